@@ -1,0 +1,58 @@
+"""The progress bar of a launch."""
+
+import time
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from .launch import Event
+
+
+class LaunchProgress:
+    """Trials done, the front so far, the time left; every result stays as a line above the bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("front {task.fields[front]}"),
+            TimeElapsedColumn(),
+            TextColumn("left {task.fields[left]}"),
+            TextColumn("{task.description}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("starting", total=None, front=0, left="?")
+        self._first_done: int | None = None
+        self._since = time.monotonic()
+
+    def __enter__(self) -> "LaunchProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """React to one event of the launch."""
+        if event.kind in ("server", "note"):
+            self._progress.update(self._task, description=escape(event.text))
+            if event.kind == "note":
+                self._progress.console.print(escape(event.text))
+            return
+        if self._first_done is None and event.kind == "trial":
+            self._first_done, self._since = event.done, time.monotonic()
+        self._progress.update(self._task, completed=event.done, total=event.total, left=self._left(event))
+        if event.kind == "result":
+            self._progress.update(self._task, front=event.front)
+            self._progress.console.print(escape(f"{event.done:4}/{event.total} {event.text}"), soft_wrap=True)
+        else:
+            self._progress.update(self._task, description=escape(event.text))
+
+    def _left(self, event: Event) -> str:
+        done_here = event.done - (self._first_done or 0)
+        if done_here <= 0:
+            return "?"
+        seconds = (time.monotonic() - self._since) / done_here * (event.total - event.done)
+        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

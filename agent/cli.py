@@ -1,0 +1,291 @@
+"""The command line."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..studies import DEFAULT_STORAGE, Outcome, Records, UserError, read_study
+
+app = typer.Typer(
+    name="paretune",
+    help="Finds the fastest configuration of a diffusers pipeline that still makes the same pictures, and ships it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Storage = Annotated[
+    str, typer.Option(help="Database: sqlite:///FILE or postgresql://USER@HOST/DATABASE.", envvar="PARETUNE_STORAGE")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+LimitOption = Annotated[
+    list[str] | None, typer.Option("--limit", help="A condition such as 'peak_vram_gib<=20'; may be repeated.")
+]
+VerdictOption = Annotated[
+    str | None, typer.Option("--verdict", help="The worst verdict on the pictures that is accepted.")
+]
+LossOption = Annotated[
+    str | None,
+    typer.Option("--loss", help="The most that techniques may lose by design: bit-identical, reordered, approximate."),
+]
+ByOption = Annotated[str, typer.Option("--by", help="The figure to have least of.")]
+
+
+@app.command()
+def launch(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of one that comes with paretune.")],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Measured trials in all, earlier launches included.")
+    ] = None,
+    max_time: Annotated[str | None, typer.Option(help="Start no trial after this long: 90s, 20m, 3h.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key of the file: a.b=value.")] = None,
+) -> None:
+    """Search: measure configurations until the budget is spent. Launch again to continue."""
+    from ._progress import LaunchProgress
+    from .launch import launch as run
+
+    settings = [*(set_ or []), *([f"name={json.dumps(name)}"] if name else [])]
+    wanted = read_study(study, settings)
+    minutes = None if max_time is None else _minutes(max_time)
+    try:
+        with LaunchProgress(console) as progress:
+            results = run(wanted, storage=storage, trials=trials, max_minutes=minutes, on_event=progress.show)
+    except KeyboardInterrupt:
+        console.print("Interrupted. Nothing that was measured is lost: the same command continues.")
+        raise typer.Exit(130) from None
+    from ._summary import gain
+
+    console.print(f"[bold]{results.name}[/bold]: {gain(results)}")
+    console.print(f"Next: paretune report {results.name}; paretune export {results.name} -o bundle")
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; by default NAME-report.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Write one self-contained HTML file: the gain, the Pareto front, pictures side by side, failures."""
+    from ._results import Results
+    from .report import write_report
+
+    file = write_report(Results(Records(storage), name), output or Path(f"{name}-report"))
+    console.print(f"The report is {file}", soft_wrap=True)
+
+
+@app.command()
+def best(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    limit: LimitOption = None,
+    verdict: VerdictOption = None,
+    by: ByOption = "latency_ms",
+    loss: LossOption = None,
+    all_: Annotated[bool, typer.Option("--all", help="List every trial instead.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Show the best configuration under the given conditions."""
+    from ._results import Results
+
+    results = Results(Records(storage), name)
+    trials = results.trials if all_ else [_choose(results, limit, verdict, by, loss)]
+    if as_json:
+        _print_json([_as_dict(results, trial) for trial in trials] if all_ else _as_dict(results, trials[0]))
+        return
+    _print_trials(results, trials)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")],
+    trial: Annotated[int | None, typer.Option(help="Export this trial; by default the best one.")] = None,
+    limit: LimitOption = None,
+    verdict: VerdictOption = None,
+    by: ByOption = "latency_ms",
+    loss: LossOption = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Write a configuration as a bundle that runs without paretune."""
+    from ._results import Results
+    from .export import export as run
+
+    results = Results(Records(storage), name)
+    chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by, loss)
+    folder = run(results, chosen, output)
+    console.print(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs."""
+    from .verify import verify as run
+
+    with console.status("verifying") as status:
+        verification = run(folder, on_step=lambda text: status.update(text))
+    if as_json:
+        checks = [{"name": c.name, "passed": c.passed, "text": c.text} for c in verification.checks]
+        _print_json({"passed": verification.passed, "checks": checks})
+    else:
+        for check in verification.checks:
+            mark = "[green]pass[/green]" if check.passed else "[red]differs[/red]"
+            console.print(f"{mark}  {check.name}: {check.text}", soft_wrap=True)
+        console.print("The bundle passes." if verification.passed else "The bundle differs from its evidence.")
+    raise typer.Exit(0 if verification.passed else 1)
+
+
+@app.command()
+def dashboard(
+    name: Annotated[str | None, typer.Argument(help="Open at this study.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
+) -> None:
+    """Serve the dashboard on this machine until Ctrl-C."""
+    from .dashboard import dashboard as run
+
+    run(name, storage, port, lambda address: console.print(f"The dashboard is at {address} (Ctrl-C ends it)"))
+
+
+@app.command()
+def techniques(as_json: AsJson = False) -> None:
+    """List every technique, whether it can run here, and if not why."""
+    from .doctor import availability
+
+    found = availability()
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": a.technique.name,
+                    "axis": a.technique.axis,
+                    "loss": a.technique.loss,
+                    "summary": a.technique.summary,
+                    "source": a.technique.source,
+                    "parameters": a.technique.parameters.choices(),
+                    "runs_here": a.reason is None,
+                    "reason": a.reason,
+                }
+                for a in found
+            ]
+        )
+        return
+    table = Table("technique", "axis", "may lose", "parameters", "runs here")
+    for item in found:
+        choices = item.technique.parameters.choices()
+        parameters = "\n".join(f"{key}: {', '.join(map(str, values))}" for key, values in choices.items())
+        table.add_row(item.technique.name, item.technique.axis, item.technique.loss, parameters, item.reason or "yes")
+    console.print(table)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show the machine, the versions, and what is missing. Exit code 1 when something needed is missing."""
+    from .doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([{"name": f.name, "ok": f.ok, "text": f.text} for f in findings])
+    else:
+        marks = {True: "[green]ok[/green]", False: "[red]missing[/red]", None: ""}
+        for finding in findings:
+            console.print(f"{finding.name:18} {finding.text} {marks[finding.ok]}", soft_wrap=True)
+    raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
+
+
+def main() -> None:
+    """Entry point: a UserError is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {_escaped(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _minutes(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UserError(f"--max-time {text}: write it as 90s, 20m or 3h")
+    return float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]
+
+
+def _one_of(kind: Callable[[str], Any], option: str, text: str | None, values: list[str]) -> Any:
+    if text is None:
+        return None
+    if text not in values:
+        raise UserError(f"{option} {text}: one of {', '.join(values)}")
+    return kind(text)
+
+
+def _choose(results: Any, limit: list[str] | None, verdict: str | None, by: str, loss: str | None) -> Any:
+    from ..objectives.verdict import Verdict
+    from ..search_space import LOSSES, Loss
+    from ._constraints import Limit
+
+    acceptable = [v.value for v in Verdict if v not in (Verdict.BROKEN, Verdict.NOT_ASSESSED)]
+    return results.best(
+        by=by,
+        limits=[Limit.parse(text) for text in limit or []],
+        verdict=_one_of(Verdict, "--verdict", verdict, acceptable),
+        loss=_one_of(Loss, "--loss", loss, list(LOSSES)),
+    )
+
+
+def _as_dict(results: Any, trial: Any) -> dict[str, Any]:
+    from ._summary import quality
+
+    figures = {key: trial.measurements.get(key) for key in ("latency_ms", "peak_vram_gib", "drift", "cold_start_s")}
+    return {
+        "study": results.name,
+        "trial": trial.number,
+        "outcome": trial.outcome,
+        "reason": trial.reason,
+        **figures,
+        "pictures": quality(results, trial) if trial.complete else None,
+        "acceptable": results.acceptable(trial),
+        "configuration": trial.configuration.to_dict(),
+    }
+
+
+def _print_trials(results: Any, trials: list[Any]) -> None:
+    from ._summary import milliseconds, quality, speed_up
+
+    table = Table("trial", "latency", "speed", "peak memory", "cold start", "pictures", "configuration")
+    for trial in trials:
+        if trial.outcome is not Outcome.COMPLETE:
+            table.add_row(str(trial.number), trial.outcome, "", "", "", "", f"{trial.configuration}: {trial.reason}")
+            continue
+        table.add_row(
+            str(trial.number),
+            milliseconds(trial.figure("latency_ms")),
+            f"{speed_up(results.reference, trial):.2f}x",
+            f"{trial.figure('peak_vram_gib'):.2f} GiB",
+            f"{trial.figure('cold_start_s'):.1f} s",
+            quality(results, trial) + ("" if results.acceptable(trial) else " (breaks a limit)"),
+            str(trial.configuration),
+        )
+    console.print(table)
+
+
+def _print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What this machine is and what is missing on it."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+
+import psutil
+
+from ..search_space import Technique, known_techniques
+from ._device import detect_device, installed, target_of
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "optuna", "sqlalchemy", "triton")
+EXTRAS = {"torchao": "torchao", "optuna-dashboard": "dashboard", "psycopg": "postgresql"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report; `ok` is None for what is only worth knowing."""
+
+    name: str
+    ok: bool | None
+    text: str
+
+
+def examine() -> list[Finding]:
+    """Look at the machine. Imports torch, so it takes a few seconds."""
+    findings = [Finding("python", sys.version_info[:2] in ((3, 11), (3, 12)), sys.version.split()[0])]
+    findings += [_package(name) for name in PACKAGES if name != "triton"]
+    for name, extra in EXTRAS.items():
+        version = installed(name)
+        text = version or f"not installed; pip install 'paretune[{extra}]'"
+        findings.append(Finding(name, None if version is None else True, text))
+    memory = psutil.virtual_memory()
+    findings.append(
+        Finding("main memory", None, f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} free")
+    )
+    findings.append(Finding("disk here", None, f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free"))
+    return findings + _device()
+
+
+def _package(name: str) -> Finding:
+    version = installed(name)
+    return Finding(name, version is not None, version or "not installed: make install")
+
+
+def _device() -> list[Finding]:
+    from ..objectives.fingerprint import Fingerprint
+
+    device = detect_device()
+    fingerprint = Fingerprint.current(device)
+    findings = [Finding("device", None, f"{fingerprint.device_name} ({device})")]
+    if device == "cuda":
+        import torch
+
+        works = torch.cuda.is_available()
+        findings.append(
+            Finding("driver", None, f"{fingerprint.driver}, compute capability {fingerprint.compute_capability}")
+        )
+        text = (
+            f"torch is built for CUDA {torch.version.cuda}"
+            if works
+            else "this torch cannot use the GPU: install a CUDA build"
+        )
+        findings.append(Finding("torch on the GPU", works, text))
+    compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+    findings.append(
+        Finding("C compiler", compiler is not None, compiler or "missing: torch.compile needs gcc or clang")
+    )
+    return findings
+
+
+@dataclass(frozen=True)
+class Availability:
+    """A technique and why it cannot run here, if it cannot."""
+
+    technique: Technique
+    reason: str | None
+
+
+def availability() -> list[Availability]:
+    """Every technique, judged by the machine alone: what depends on the pipelines is found out by a study."""
+    from ..objectives.fingerprint import Fingerprint
+    from ..search_space import ModuleFacts, PipelineFacts
+
+    target = target_of(Fingerprint.current(detect_device()))
+    # A pipeline that every technique finds something to change in.
+    modules = {
+        "unet": ModuleFacts(class_name="UNet2DConditionModel", dtype="float16", parameters_m=2567.0),
+        "vae": ModuleFacts(class_name="AutoencoderKL", dtype="float16", parameters_m=84.0, tile_side_px=512),
+    }
+    pipelines = {
+        "main": PipelineFacts(
+            class_name="StableDiffusionXLPipeline", modules=modules, largest_batch=4, largest_side_px=1024
+        )
+    }
+    found = []
+    for known in known_techniques():
+        reasons = [known.why_not(target, pipelines, parameters) for parameters in known.parameters.combinations()]
+        workable = any(reason is None for reason in reasons)
+        found.append(Availability(known, None if workable else reasons[0]))
+    return found

@@ -1,0 +1,266 @@
+"""Runs trials, one at a time, each in a process of its own, and always gives back a value."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..objectives.fingerprint import Fingerprint
+from ..studies import Outcome, UserError
+from ._trial_folder import LOG, PHASES, RESULT
+from .trial_process import Job
+
+POLL_S = 0.1
+SERVER_START_S = 600.0
+"""Importing torch and diffusers took over 20 s on a GPU host with a cold disk; a network disk may need far longer."""
+GPU_EMPTY_S = 30.0
+GPU_SLACK_GIB = 0.3
+GIB = 1024**3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """How a trial ended and what it measured."""
+
+    outcome: Outcome
+    reason: str = ""
+    log_tail: str = ""
+    measurements: Mapping[str, Any] = field(default_factory=dict)
+    pipelines: Mapping[str, Any] = field(default_factory=dict)
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+
+
+class Executor:
+    """A fork server and the watch over its children."""
+
+    def __init__(
+        self, device: str, classes: list[str], deadlines_s: Mapping[str, float], host_memory_gib: float | None = None
+    ) -> None:
+        """Start the fork server.
+
+        classes: diffusers pipeline classes to import beforehand. deadlines_s: seconds per phase.
+        host_memory_gib: a trial that uses more main memory is killed; by default 90 % of what is free at its start.
+        Raises UserError when the server cannot start.
+        """
+        self._deadlines_s = deadlines_s
+        self._host_memory_gib = host_memory_gib
+        self._device = device
+        self._settings = {"device": device, "classes": classes}
+        self._server: subprocess.Popen[bytes] | None = None
+        ready = self._start_server()
+        self.fingerprint = Fingerprint.from_dict(ready["fingerprint"])
+        self.import_s = float(ready["import_s"])
+        self._gpu_used_before_gib = self._gpu_used_gib()
+
+    def __enter__(self) -> "Executor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server and whatever runs in it."""
+        if self._server is not None:
+            kill_tree(self._server.pid)
+            self._server.wait()
+            self._server = None
+
+    def run(self, job: Job) -> TrialResult:
+        """Run one trial; returns when its process, and everything it started, is gone."""
+        if self._server is None or self._server.poll() is not None:
+            self._start_server()
+        folder = Path(job.folder)
+        started = time.time()
+        try:
+            result = self._watch(job, folder)
+        finally:
+            # What the trial compiled is hundreds of megabytes at times, and no later trial may use it.
+            shutil.rmtree(folder / "compiled", ignore_errors=True)
+        self._wait_until_gpu_is_empty()
+        return _with_start(result, folder, started)
+
+    def _start_server(self) -> dict[str, Any]:
+        self._unread = b""
+        self._server = subprocess.Popen(
+            [sys.executable, "-P", "-m", f"{__package__}.trial_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._send(json.dumps(self._settings))
+        answer = self._answer(SERVER_START_S)
+        if answer is None or "error" in answer:
+            said = answer["error"] if answer else "it ended or did not answer"
+            self.close()
+            raise UserError(f"the trial server could not start: {said}")
+        return answer
+
+    def _send(self, line: str) -> None:
+        assert self._server is not None
+        assert self._server.stdin is not None
+        self._server.stdin.write(line.encode() + b"\n")
+        self._server.stdin.flush()
+
+    def _answer(self, timeout_s: float) -> dict[str, Any] | None:
+        """The server's next line; None when it does not come in time or the server has ended."""
+        assert self._server is not None
+        assert self._server.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        # Bytes, not Python's buffered lines: select() knows nothing of a line that a buffer already holds.
+        while b"\n" not in self._unread:
+            ready, _, _ = select.select([self._server.stdout], [], [], max(deadline - time.monotonic(), 0))
+            received = os.read(self._server.stdout.fileno(), 65536) if ready else b""
+            if not received:
+                if ready:
+                    time.sleep(POLL_S)  # end of file: do not spin until the process is seen to have ended
+                return None
+            self._unread += received
+        line, _, self._unread = self._unread.partition(b"\n")
+        return dict(json.loads(line))
+
+    def _watch(self, job: Job, folder: Path) -> TrialResult:
+        try:
+            self._send(job.to_json())
+            answer = self._answer(timeout_s=60)
+        except BrokenPipeError:
+            answer = None
+        if answer is None:
+            self.close()
+            return TrialResult(outcome=Outcome.INFRASTRUCTURE, reason="the trial server ended")
+        child = answer["pid"]
+        limit_gib = self._host_memory_gib or 0.9 * psutil.virtual_memory().available / GIB
+        phase, since, seen = "start", time.monotonic(), 0
+        while True:
+            ended = self._answer(POLL_S)
+            if ended is not None:
+                kill_tree(child)  # what the trial started and did not end
+                return _result(folder, int(ended["exit"]))
+            if self._server is None or self._server.poll() is not None:
+                return TrialResult(outcome=Outcome.INFRASTRUCTURE, reason="the trial server ended")
+            announced = _phases(folder)
+            if len(announced) > seen:
+                phase, since, seen = announced[-1], time.monotonic(), len(announced)
+            if time.monotonic() - since > self._deadlines_s[phase]:
+                self._kill(child)
+                reason = f"{phase} took longer than its deadline of {self._deadlines_s[phase]:g} s"
+                return TrialResult(outcome=Outcome.TIMEOUT, reason=reason, log_tail=_log_tail(folder))
+            used_gib = _resident_gib(child)
+            if used_gib > limit_gib:
+                self._kill(child)
+                reason = f"{phase} used {used_gib:.1f} GiB of main memory, more than the {limit_gib:.1f} GiB it may"
+                return TrialResult(outcome=Outcome.OOM, reason=reason, log_tail=_log_tail(folder))
+
+    def _kill(self, child: int) -> None:
+        # SIGKILL at once: a trial has nothing to save, and one that hangs in a driver ignores anything softer.
+        kill_tree(child)
+        self._answer(timeout_s=30)
+
+    def _gpu_used_gib(self) -> float:
+        if not self._device.startswith("cuda"):
+            return 0.0
+        from ..objectives.memory import device_used_gib
+
+        return float(device_used_gib(self._device) or 0.0)
+
+    def _wait_until_gpu_is_empty(self) -> None:
+        deadline = time.monotonic() + GPU_EMPTY_S
+        while self._gpu_used_gib() > self._gpu_used_before_gib + GPU_SLACK_GIB and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL to a process's group and to everything it started, also what made a session of its own."""
+    try:
+        process = psutil.Process(pid)
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        family = []
+    try:
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _result(folder: Path, exit_code: int) -> TrialResult:
+    file = folder / RESULT
+    if file.is_file():
+        data = json.loads(file.read_text())
+        return TrialResult(
+            outcome=Outcome(data["outcome"]),
+            reason=data["reason"],
+            log_tail=data["log_tail"] or ("" if data["outcome"] == Outcome.COMPLETE else _log_tail(folder)),
+            measurements=data.get("measurements", {}),
+            pipelines=data.get("pipelines", {}),
+            phases_s=data["phases_s"],
+        )
+    phase = (_phases(folder) or ["start"])[-1]
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        # Nobody here sends SIGKILL without saying so: the kernel does, when main memory runs out.
+        outcome = Outcome.OOM if name == "SIGKILL" else Outcome.CRASH
+        return TrialResult(outcome=outcome, reason=f"{phase}: killed by {name}", log_tail=_log_tail(folder))
+    reason = f"{phase}: the process ended with exit code {exit_code}"
+    return TrialResult(outcome=Outcome.CRASH, reason=reason, log_tail=_log_tail(folder))
+
+
+def _with_start(result: TrialResult, folder: Path, started: float) -> TrialResult:
+    """Put the seconds from asking for the trial to its first phase in front of the phases."""
+    first = next(iter(_phase_entries(folder)), None)
+    start_s = round(first["at"] - started, 3) if first else 0.0
+    return TrialResult(
+        outcome=result.outcome,
+        reason=result.reason,
+        log_tail=result.log_tail,
+        measurements=result.measurements,
+        pipelines=result.pipelines,
+        phases_s={"start": max(start_s, 0.0), **result.phases_s},
+    )
+
+
+def _phase_entries(folder: Path) -> list[dict[str, Any]]:
+    file = folder / PHASES
+    if not file.is_file():
+        return []
+    # A line may be half written when it is read; it is whole the next time.
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _phases(folder: Path) -> list[str]:
+    return [entry["phase"] for entry in _phase_entries(folder)]
+
+
+def _log_tail(folder: Path, characters: int = 4000) -> str:
+    file = folder / LOG
+    return file.read_text(errors="replace")[-characters:] if file.is_file() else ""
+
+
+def _resident_gib(pid: int) -> float:
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0.0
+    total = 0
+    for member in family:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / GIB

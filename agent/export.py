@@ -1,0 +1,113 @@
+"""Export one configuration as a bundle: what production needs, and the evidence for it."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ..search_space import Loss, apply_source, technique
+from ..studies import UserError, utc_now
+from ._files import whole_folder, write_json, write_text
+from ._results import Results, Trial
+from ._summary import milliseconds, quality, speed_up, spread
+from ._trial_folder import write_scripts
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+def export(results: Results, trial: Trial, folder: Path) -> Path:
+    """Write the bundle of `trial` to `folder`, whole or not at all. Returns the folder.
+
+    Raises UserError when the folder holds something that is not a bundle.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} is not empty and not a bundle: choose another folder with -o")
+    versions = {name: version for name, version in results.fingerprint.packages.items() if version is not None}
+    with whole_folder(folder) as draft:
+        write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
+        write_text(draft / "apply.py", apply_source(trial.configuration, versions))
+        write_text(draft / "environment.txt", environment(results))
+        write_scripts(draft / "check", results.study.workload_description())
+        _write_evidence(draft / "evidence", results, trial)
+        write_text(draft / "README.md", bundle_readme(results, trial))
+        manifest = {
+            "schema": SCHEMA_VERSION,
+            "created_at": utc_now(),
+            "study": results.name,
+            "trial": trial.number,
+            "configuration_key": trial.configuration.key,
+            "fingerprint": results.fingerprint.to_dict(),
+            "sha256": {name: sha256(draft / name) for name in files_of(draft)},
+        }
+        write_json(draft / MANIFEST, manifest)
+    return folder
+
+
+def files_of(folder: Path) -> list[str]:
+    """Every file of a bundle but its manifest, relative, sorted. Byte code and pictures of a check are not part."""
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return sorted(str(file) for file in files if str(file) != MANIFEST and "__pycache__" not in file.parts)
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def environment(results: Results) -> str:
+    """environment.txt: exact versions, in the form that pip reads, and the machine as comments."""
+    machine = results.fingerprint
+    head = [f"# measured on {machine.device_name}, Python {machine.python}, {machine.platform}"]
+    if machine.driver:
+        head.append(f"# driver {machine.driver}, CUDA {machine.cuda}, compute capability {machine.compute_capability}")
+    pins = [f"{name}=={version}" for name, version in sorted(machine.packages.items()) if version is not None]
+    return "\n".join([*head, *pins]) + "\n"
+
+
+def bundle_readme(results: Results, trial: Trial) -> str:
+    """README.md, written for the person who deploys the bundle."""
+    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    environment_ = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    compiled = results.torch_compile
+    return environment_.get_template("bundle_readme.md.j2").render(
+        results=results,
+        trial=trial,
+        reference=results.reference,
+        compiled=compiled if compiled is not None and compiled.complete else None,
+        steps=[(step, technique(step.technique)) for step in trial.configuration.steps],
+        milliseconds=milliseconds,
+        spread=spread,
+        quality=quality(results, trial),
+        speed_up=speed_up,
+        approximate=trial.configuration.loss is Loss.APPROXIMATE,
+        requests=results.study.workload.requests,
+    )
+
+
+def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
+    folder.mkdir()
+    measured: dict[str, Any] = {"schema": SCHEMA_VERSION, "study": results.name}
+    measured["fingerprint"] = results.fingerprint.to_dict()
+    measured["trial"] = _evidence(trial)
+    measured["reference"] = _evidence(results.reference)
+    if results.torch_compile is not None and results.torch_compile.complete:
+        measured["torch_compile"] = _evidence(results.torch_compile)
+    write_json(folder / "measurements.json", measured)
+    for name, source in (("reference", results.reference), ("winner", trial)):
+        (folder / name).mkdir()
+        for picture in source.pictures():
+            shutil.copyfile(picture, folder / name / picture.name)
+
+
+def _evidence(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "configuration": trial.configuration.to_dict(),
+        "measurements": dict(trial.measurements),
+        "phases_s": dict(trial.phases_s),
+    }

@@ -1,0 +1,61 @@
+"""make quickstart: the three jobs, one after the other, on the model that comes with paretune."""
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from ..objectives.verdict import Verdict
+from ..studies import Records, UserError, read_study
+from ._progress import LaunchProgress
+from ._results import Results
+from ._summary import gain, shortfall, winner
+from .export import export
+from .launch import launch
+from .report import write_report
+from .verify import verify
+
+FOLDER = Path("paretune-quickstart")
+
+
+def main() -> None:
+    """Launch, report, export, verify; print where everything is. Launched again, it continues."""
+    console = Console()
+    started = time.monotonic()
+    try:
+        passed = _run(console, f"sqlite:///{FOLDER / 'paretune.db'}")
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", soft_wrap=True, markup=False)
+        sys.exit(2)
+    console.print(f"All of it took {time.monotonic() - started:.0f} s.")
+    sys.exit(0 if passed else 1)
+
+
+def _run(console: Console, storage: str) -> bool:
+    console.rule("1. launch a search")
+    with LaunchProgress(console) as progress:
+        launch(read_study("quickstart"), storage=storage, on_event=progress.show)
+    results = Results(Records(storage), "quickstart")
+    console.rule("2. review what was found")
+    report = write_report(results, FOLDER / "report")
+    best = winner(results) or results.reference
+    console.print(f"trial {best.number}: {best.configuration}", markup=False)
+    console.rule("3. export the best and verify it")
+    bundle = export(results, best, FOLDER / "bundle")
+    verification = verify(bundle)
+    for check in verification.checks:
+        mark = "pass" if check.passed else "differs"
+        console.print(f"{mark}  {check.name}: {check.text}", markup=False, soft_wrap=True)
+    console.rule("done")
+    console.print(gain(results), markup=False)
+    if (why := shortfall(results)) is not None or not best.verdict.at_least(Verdict.NEAR_LOSSLESS):
+        console.print(why or "", markup=False)
+    for what, where in (("report", report), ("bundle", bundle), ("database", FOLDER / "paretune.db")):
+        console.print(f"{what:9} {where}", markup=False, soft_wrap=True)
+    console.print(f"dashboard paretune dashboard quickstart --storage {storage}", markup=False, soft_wrap=True)
+    return verification.passed
+
+
+if __name__ == "__main__":
+    main()

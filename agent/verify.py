@@ -1,0 +1,174 @@
+"""Verify a bundle: nothing changed, and it still does what its evidence says, in a process without paretune."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..objectives.fingerprint import Fingerprint
+from ..objectives.verdict import Verdict
+from ..studies import UserError
+from .export import MANIFEST, SCHEMA_VERSION, files_of, sha256
+
+LATENCY_TOLERANCE = 0.15
+"""Relative; the spread of both measurements is added to it."""
+MEMORY_TOLERANCE = 0.10
+MEMORY_SLACK_GIB = 0.1
+"""Beside the relative tolerance: what libraries load once, whatever the model's size, moves between processes."""
+TIMEOUT_S = 3600
+
+# Runs run.py in a process where importing paretune fails, wherever it is installed.
+_WITHOUT_PARETUNE = """
+import runpy, sys
+sys.modules["paretune"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was compared."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a fresh process found."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing differs."""
+        return all(check.passed for check in self.checks)
+
+
+def verify(folder: Path, *, on_step: Callable[[str], None] = lambda text: None) -> Verification:
+    """Check every file, run the bundle in a fresh process, and compare with the evidence.
+
+    Raises UserError when the folder is no bundle, a file was changed, or the process could not run it.
+    """
+    on_step("checking the files")
+    manifest = read_manifest(folder)
+    evidence = json.loads((folder / "evidence" / "measurements.json").read_text())
+    with tempfile.TemporaryDirectory(prefix="paretune-verify-") as scratch:
+        on_step("running the bundle in a fresh process")
+        measured, pictures = _run(folder, Path(scratch), str(manifest["fingerprint"]["device_kind"]))
+        expected = evidence["trial"]["measurements"]
+        on_step("comparing with the evidence")
+        checks = [
+            Check("files", True, f"{len(manifest['sha256'])} files are as they were exported"),
+            _compare_machine(Fingerprint.from_dict(manifest["fingerprint"])),
+            _compare_latency(expected, measured),
+            _compare_memory(expected, measured),
+            _compare_pictures(folder / "evidence" / "winner", pictures, expected),
+        ]
+    return Verification(tuple(checks))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, after checking every file against it. Raises UserError."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise UserError(f"{folder} is not a bundle: it has no {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+        expected: Mapping[str, str] = manifest["sha256"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+        raise UserError(f"{file} is damaged: export the bundle again") from None
+    if manifest.get("schema") != SCHEMA_VERSION:
+        raise UserError(f"{file} has schema {manifest.get('schema')!r}; this version reads {SCHEMA_VERSION}")
+    present = set(files_of(folder))
+    for name, digest in expected.items():
+        if name not in present:
+            raise UserError(f"{folder}: {name} is missing; export the bundle again")
+        if sha256(folder / name) != digest:
+            raise UserError(f"{folder}: {name} was changed after the export; export the bundle again")
+    if extra := sorted(present - set(expected)):
+        raise UserError(f"{folder}: {extra[0]} is not part of the bundle; remove it or export again")
+    return manifest
+
+
+def _run(folder: Path, scratch: Path, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    import numpy as np
+
+    # A copy: running it leaves byte code and results, and a bundle stays as it was exported.
+    bundle, out = scratch / "bundle", scratch / "out"
+    shutil.copytree(folder, bundle)
+    command = [sys.executable, "-P", "-c", _WITHOUT_PARETUNE, str(bundle / "check" / "run.py")]
+    command += ["--device", device, "--out", str(out)]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{folder} did not finish within {TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{folder} could not be run: {last}")
+    measured = json.loads((out / "result.json").read_text())
+    with np.load(out / "pictures.npz", allow_pickle=False) as arrays:
+        pictures = {name: arrays[name] for name in arrays.files}
+    return measured, pictures
+
+
+def _compare_machine(expected: Fingerprint) -> Check:
+    try:
+        here = Fingerprint.current(expected.device_kind)
+    except RuntimeError as error:
+        return Check("machine", False, str(error))
+    differences = expected.differences(here)
+    text = "the machine and the versions of the evidence" if not differences else "; ".join(differences)
+    return Check("machine", not differences, text)
+
+
+def _relative_spread(measurements: Mapping[str, Any]) -> float:
+    return max(
+        float(shape["max_ms"] - shape["min_ms"]) / float(shape["median_ms"]) for shape in measurements["latency"]
+    )
+
+
+def _compare_latency(expected: Mapping[str, Any], measured: Mapping[str, Any]) -> Check:
+    before, now = float(expected["latency_ms"]), float(measured["latency_ms"])
+    tolerance = LATENCY_TOLERANCE + _relative_spread(expected) + _relative_spread(measured)
+    change = now / before - 1
+    text = f"{now:.1f} ms now, {before:.1f} ms in the evidence ({change:+.0%}, tolerated {tolerance:.0%})"
+    return Check("latency_ms", change <= tolerance, text)
+
+
+def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any]) -> Check:
+    before, now = float(expected["peak_vram_gib"]), float(measured["peak_vram_gib"])
+    change = now / before - 1
+    tolerance = MEMORY_TOLERANCE + MEMORY_SLACK_GIB / before
+    text = f"{now:.2f} GiB now, {before:.2f} GiB in the evidence ({change:+.0%}, tolerated {tolerance:.0%})"
+    return Check("peak_vram_gib", change <= tolerance, text)
+
+
+def _compare_pictures(winner: Path, pictures: Mapping[str, Any], expected: Mapping[str, Any]) -> Check:
+    import torch
+
+    from ..objectives.pictures import judge_pictures, load_png, summarize_pictures
+
+    if expected["quality"]["verdict"] == Verdict.NOT_ASSESSED:
+        finite = all(torch.from_numpy(images).isfinite().all() for images in pictures.values())
+        text = "not assessed (random weights); all finite" if finite else "values that are not finite"
+        return Check("pictures", finite, text)
+    judgements = []
+    for name, images in pictures.items():
+        for index, image in enumerate(torch.from_numpy(images)):
+            file = winner / f"{name}-{index}.png"
+            if not file.is_file():
+                return Check("pictures", False, f"the evidence has no picture {file.name}")
+            judgements += judge_pictures(load_png(file)[None], image[None])
+    summary = summarize_pictures(judgements)
+    text = f"{summary.n} pictures, the worst is {summary.verdict} against the evidence"
+    return Check("pictures", summary.verdict.at_least(Verdict.IMPERCEPTIBLE), text)

@@ -1,0 +1,216 @@
+"""Judging pictures against their references: metrics, detectors and verdict of each, and the summary of all.
+
+Pictures are compared as the 8-bit pictures people get; only NaN and infinities are looked for in the floats before.
+"""
+
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import verdict as verdicts
+from .detectors import DETECTORS
+from .drift import METRICS
+from .images import check_pair, from_uint8, to_uint8
+from .verdict import Verdict
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PictureJudgement:
+    """One picture compared with its reference.
+
+    `metrics` by the metrics' names (PSNR of equal pictures is +inf); `flags` are sentences "detector: reason";
+    `broken` is the first reason that breaks the picture, in the same form, or None.
+    """
+
+    metrics: Mapping[str, float]
+    verdict: Verdict
+    drift: float
+    flags: tuple[str, ...]
+    broken: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able. An infinite PSNR (equal pictures, or equal in every tile) is written as null."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "metrics": _metrics_to_json(self.metrics),
+            "verdict": self.verdict.value,
+            "drift": self.drift,
+            "flags": list(self.flags),
+            "broken": self.broken,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PictureJudgement":
+        """The inverse of `to_dict`. Raises ValueError for another schema version."""
+        _check_schema(values)
+        return cls(
+            metrics=_metrics_from_json(values["metrics"]),
+            verdict=Verdict(values["verdict"]),
+            drift=values["drift"],
+            flags=tuple(values["flags"]),
+            broken=values["broken"],
+        )
+
+
+@dataclass(frozen=True)
+class QualitySummary:
+    """All pictures of one configuration. The worst picture decides `verdict` and `drift`: one bad one is a bad day.
+
+    `worst_metrics` takes each metric's worst picture, not necessarily the same one; `counts` has every verdict;
+    `flags` and `broken` are sentences "picture 3: detector: reason", counted from 0.
+    """
+
+    n: int
+    verdict: Verdict
+    drift: float
+    median_drift: float
+    median_metrics: Mapping[str, float]
+    worst_metrics: Mapping[str, float]
+    counts: Mapping[Verdict, int]
+    flags: tuple[str, ...]
+    broken: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able. An infinite PSNR (equal pictures, or equal in every tile) is written as null."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "n": self.n,
+            "verdict": self.verdict.value,
+            "drift": self.drift,
+            "median_drift": self.median_drift,
+            "median_metrics": _metrics_to_json(self.median_metrics),
+            "worst_metrics": _metrics_to_json(self.worst_metrics),
+            "counts": {verdict.value: count for verdict, count in self.counts.items()},
+            "flags": list(self.flags),
+            "broken": list(self.broken),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "QualitySummary":
+        """The inverse of `to_dict`. Raises ValueError for another schema version."""
+        _check_schema(values)
+        return cls(
+            n=values["n"],
+            verdict=Verdict(values["verdict"]),
+            drift=values["drift"],
+            median_drift=values["median_drift"],
+            median_metrics=_metrics_from_json(values["median_metrics"]),
+            worst_metrics=_metrics_from_json(values["worst_metrics"]),
+            counts={Verdict(name): count for name, count in values["counts"].items()},
+            flags=tuple(values["flags"]),
+            broken=tuple(values["broken"]),
+        )
+
+
+def judge_pictures(reference_BCHW: Tensor, candidate_BCHW: Tensor) -> list[PictureJudgement]:
+    """Compare B pairs of pictures, floats (B, 3, H, W) in [0, 1], on any device -> B judgements.
+
+    Raises ValueError when the shapes differ or are not pictures, and when the reference itself is not finite: nothing
+    can be compared with it.
+    """
+    check_pair(reference_BCHW, candidate_BCHW)
+    if not reference_BCHW.isfinite().all():
+        raise ValueError("the reference holds NaN or infinite values: nothing can be compared with it")
+    # One at a time: the float64 maps of a whole batch of large pictures would take gigabytes.
+    return [_judge_picture(reference_BCHW[i : i + 1], candidate_BCHW[i : i + 1]) for i in range(len(candidate_BCHW))]
+
+
+def summarize_pictures(judgements: Sequence[PictureJudgement]) -> QualitySummary:
+    """Summarise the pictures of one configuration. Raises ValueError when there are none."""
+    if not judgements:
+        raise ValueError("no judged pictures to summarise")
+    higher_is_better = {metric.name: metric.higher_is_better for metric in METRICS}
+    values = {name: [j.metrics[name] for j in judgements] for name in judgements[0].metrics}
+    return QualitySummary(
+        n=len(judgements),
+        verdict=verdicts.worst([j.verdict for j in judgements]),
+        drift=max(j.drift for j in judgements),
+        median_drift=statistics.median(j.drift for j in judgements),
+        median_metrics={name: statistics.median(column) for name, column in values.items()},
+        worst_metrics={name: min(c) if higher_is_better[name] else max(c) for name, c in values.items()},
+        counts={verdict: sum(j.verdict is verdict for j in judgements) for verdict in Verdict},
+        flags=tuple(f"picture {i}: {flag}" for i, j in enumerate(judgements) for flag in j.flags),
+        broken=tuple(f"picture {i}: {j.broken}" for i, j in enumerate(judgements) if j.broken is not None),
+    )
+
+
+def save_png(image_CHW: Tensor, path: str | Path) -> None:
+    """Write floats (3, H, W) in [0, 1] as a lossless 8-bit RGB PNG, whole or not at all.
+
+    Raises ValueError for another shape.
+    """
+    if image_CHW.ndim != 3 or image_CHW.shape[0] != 3:
+        raise ValueError(f"a picture has shape (3, H, W), not {tuple(image_CHW.shape)}")
+    path = Path(path)
+    pixels_HWC = numpy.ascontiguousarray(to_uint8(image_CHW).permute(1, 2, 0).numpy())
+    # In the same folder, because os.replace is atomic only within a file system; named by process, because two may
+    # write the same picture.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            Image.fromarray(pixels_HWC).save(file, format="PNG")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_png(path: str | Path) -> Tensor:
+    """Read a picture as float32 (3, H, W) in [0, 1]; what `save_png` wrote comes back to the level."""
+    with Image.open(path) as image:
+        pixels_HWC = numpy.array(image.convert("RGB"))
+    return from_uint8(torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous())
+
+
+def _judge_picture(reference_1CHW: Tensor, candidate_1CHW: Tensor) -> PictureJudgement:
+    reference_u8, candidate_u8 = to_uint8(reference_1CHW), to_uint8(candidate_1CHW)
+    reference, candidate = from_uint8(reference_u8), from_uint8(candidate_u8)
+    if torch.equal(reference_u8, candidate_u8):  # metrics of equal pictures are known, and most of the cost
+        metrics = {metric.name: metric.best for metric in METRICS}
+    else:
+        metrics = {metric.name: float(metric(reference, candidate)[0]) for metric in METRICS}
+    flags: list[str] = []
+    broken: str | None = None
+    for detector in DETECTORS:
+        before, after = (reference_1CHW, candidate_1CHW) if detector.raw else (reference, candidate)
+        reason = detector(before, after)[0]
+        if reason is None:
+            continue
+        sentence = f"{detector.name}: {reason}"
+        if detector.breaks:
+            broken = broken or sentence
+        flags.append(sentence)
+    return PictureJudgement(
+        metrics=metrics,
+        verdict=verdicts.judge(metrics, broken is not None),
+        drift=verdicts.drift(metrics, broken is not None),
+        flags=tuple(flags),
+        broken=broken,
+    )
+
+
+def _metrics_to_json(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    # JSON has no infinity, and Python's default of writing one anyway breaks other readers.
+    return {name: None if value == math.inf else value for name, value in metrics.items()}
+
+
+def _metrics_from_json(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.inf if value is None else value for name, value in metrics.items()}
+
+
+def _check_schema(values: Mapping[str, Any]) -> None:
+    version = values.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"quality schema {version!r} cannot be read: this version reads {SCHEMA_VERSION}")

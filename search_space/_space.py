@@ -1,0 +1,118 @@
+"""The conditional Optuna space: which techniques, and which of their values, a study may choose from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ._configuration import Configuration
+from ._target import PipelineFacts, Target
+from ._technique import Technique, Value
+from ._techniques import known_techniques, technique
+
+if TYPE_CHECKING:
+    import optuna
+
+OFF, ON = "off", "on"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """{technique: {parameter: choices}}, in the order of application.
+
+    In Optuna a technique is a categorical `technique` (off, on), and each parameter with more than one choice a
+    categorical `technique.parameter` that exists only where the technique is on.
+    """
+
+    techniques: Mapping[str, Mapping[str, tuple[Value, ...]]]
+
+    @classmethod
+    def of(cls, selection: Mapping[str, Mapping[str, Any]] | None = None) -> "SearchSpace":
+        """The space that a study file asks for: all techniques, or the named ones with the named choices.
+
+        Raises ValueError, in one sentence, for an unknown technique, parameter or choice.
+        """
+        if selection is None:
+            selection = {known.name: {} for known in known_techniques()}
+        chosen = {name: _narrowed(technique(name), wanted or {}) for name, wanted in selection.items()}
+        return cls({known.name: chosen[known.name] for known in known_techniques() if known.name in chosen})
+
+    def possible(self, target: Target, pipelines: Mapping[str, PipelineFacts]) -> tuple["SearchSpace", dict[str, str]]:
+        """Without the techniques and values that can never work there, and the reasons of what was left out."""
+        kept: dict[str, Mapping[str, tuple[Value, ...]]] = {}
+        left_out: dict[str, str] = {}
+        for name, choices in self.techniques.items():
+            known = technique(name)
+            verdicts = [(p, known.why_not(target, pipelines, p)) for p in known.parameters.combinations(choices)]
+            workable = [parameters for parameters, reason in verdicts if reason is None]
+            if not workable:
+                left_out[name] = next(reason for _, reason in verdicts if reason is not None)
+                continue
+            kept[name] = {
+                parameter: tuple(v for v in values if any(getattr(p, parameter) == v for p in workable))
+                for parameter, values in choices.items()
+            }
+            for parameter, values in choices.items():
+                for value in values:
+                    if value not in kept[name][parameter]:
+                        reasons = [reason for p, reason in verdicts if getattr(p, parameter) == value]
+                        left_out[f"{name}.{parameter}={value}"] = str(reasons[0])
+        return SearchSpace(kept), left_out
+
+    def suggest(self, trial: "optuna.Trial") -> Configuration:
+        """The configuration that the sampler proposes."""
+        chosen = {}
+        for name, choices in self.techniques.items():
+            if trial.suggest_categorical(name, [OFF, ON]) == ON:
+                chosen[name] = {
+                    parameter: values[0]
+                    if len(values) == 1
+                    else trial.suggest_categorical(f"{name}.{parameter}", list(values))
+                    for parameter, values in choices.items()
+                }
+        return Configuration.of(chosen)
+
+    def optuna_parameters(self, configuration: Configuration) -> dict[str, Value]:
+        """What to enqueue so that `suggest` gives this configuration.
+
+        Raises ValueError, in one sentence, when the configuration lies outside the space.
+        """
+        parameters: dict[str, Value] = dict.fromkeys(self.techniques, OFF)
+        for step in configuration.steps:
+            if step.technique not in self.techniques:
+                raise ValueError(f"{step.technique} is not in the study's space")
+            parameters[step.technique] = ON
+            for parameter, value in step.values().items():
+                choices = self.techniques[step.technique][parameter]
+                if value not in choices:
+                    raise ValueError(f"{step.technique}.{parameter}={value} is not in the study's space")
+                if len(choices) > 1:
+                    parameters[f"{step.technique}.{parameter}"] = value
+        return parameters
+
+    def size(self) -> int:
+        """How many configurations there are, combinations that clash included."""
+        total = 1
+        for choices in self.techniques.values():
+            combinations = 1
+            for values in choices.values():
+                combinations *= len(values)
+            total *= 1 + combinations
+        return total
+
+
+def _narrowed(known: Technique, wanted: Mapping[str, Any]) -> dict[str, tuple[Value, ...]]:
+    choices = known.parameters.choices()
+    if not isinstance(wanted, Mapping):
+        raise ValueError(f"space.{known.name}: write its parameters as a mapping, or {{}} for all choices")
+    for parameter, values in wanted.items():
+        if parameter not in choices:
+            raise ValueError(f"{known.name} has no parameter {parameter!r}; it has {', '.join(choices) or 'none'}")
+        values = values if isinstance(values, list) else [values]
+        if not values:
+            raise ValueError(f"space.{known.name}.{parameter} lists no choice")
+        for value in values:
+            if not any(value == choice and type(value) is type(choice) for choice in choices[parameter]):
+                allowed = ", ".join(map(str, choices[parameter]))
+                raise ValueError(f"{known.name}.{parameter} cannot be {value!r}; it is one of {allowed}")
+        choices[parameter] = tuple(values)
+    return choices

@@ -1,0 +1,129 @@
+"""What a technique is: one way to change a pipeline, with typed parameters.
+
+A technique lives in a file of its own, in the folder of its axis. The file holds a `Parameters` class, one plain
+function that applies the technique with public libraries only, one that checks that it took effect, and the
+`TECHNIQUE` that ties them together. The source of the plain function is what a bundle ships.
+"""
+
+import itertools
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ._target import PipelineFacts, Target
+
+Value = str | int | float | bool
+"""A parameter's value: what Optuna stores and YAML writes without help."""
+
+
+class Axis(StrEnum):
+    """The five families of techniques."""
+
+    COMPILER = "compiler"
+    ATTENTION = "attention"
+    CACHING = "caching"
+    PRECISION = "precision"
+    MEMORY = "memory"
+
+
+class Loss(StrEnum):
+    """What a technique may lose, by the way it works; what it did lose is measured as drift."""
+
+    BIT_IDENTICAL = "bit-identical"
+    """The same operations on the same numbers: the same bits."""
+    REORDERED = "reordered"
+    """The same mathematics in another order or by another kernel: rounding differs."""
+    APPROXIMATE = "approximate"
+    """Other mathematics: fewer bits, skipped work, blended tiles."""
+
+
+LOSSES = (Loss.BIT_IDENTICAL, Loss.REORDERED, Loss.APPROXIMATE)
+"""From the least to the most that can be lost."""
+
+
+class Parameters(BaseModel):
+    """The parameters of one technique: every field is a `Literal` or a `bool`, so that all choices can be listed.
+
+    A field's default is what `configuration.yaml` may leave out; it is written out when the file is read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def choices(cls) -> dict[str, tuple[Value, ...]]:
+        """Every parameter's allowed values, in the order they are declared."""
+        return {name: _values(name, field.annotation) for name, field in cls.model_fields.items()}
+
+    @classmethod
+    def combinations(cls, choices: Mapping[str, tuple[Value, ...]] | None = None) -> Iterator["Parameters"]:
+        """Every combination of `choices` (by default of all choices)."""
+        choices = cls.choices() if choices is None else choices
+        for values in itertools.product(*choices.values()):
+            yield cls(**dict(zip(choices, values, strict=True)))
+
+
+def _values(name: str, annotation: Any) -> tuple[Value, ...]:
+    if annotation is bool:
+        return (False, True)
+    if typing.get_origin(annotation) is typing.Literal:
+        return typing.get_args(annotation)
+    raise TypeError(f"parameter {name}: a technique's parameters are Literal or bool, not {annotation}")
+
+
+class NoParameters(Parameters):
+    """For a technique that is on or off."""
+
+
+def never_refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: Any) -> str | None:
+    """For a technique that runs everywhere."""
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Technique:
+    """One way to change a pipeline.
+
+    apply(pipelines, **parameters) changes `pipelines` ({name: diffusers pipeline}) in place. It acts on modules, once
+    each, however many pipelines share them. It imports public libraries only, inside its body, and calls nothing
+    outside itself but its `helpers`: its source is exported.
+
+    took_effect(pipelines, **parameters) looks at pipelines that have been applied to and run at least once, and
+    returns why nothing changed, or None.
+
+    refuses(target, pipelines, parameters) returns in one sentence why this cannot work there, or None. It sees
+    descriptions, not the pipelines: it is asked before anything is started.
+    """
+
+    name: str
+    axis: Axis
+    loss: Loss
+    summary: str
+    """One sentence for people: what it does and what it is good for."""
+    source: str
+    """Paper, documentation or code that says how it works."""
+    parameters: type[Parameters]
+    apply: Callable[..., None]
+    took_effect: Callable[..., str | None]
+    refuses: Callable[[Target, Mapping[str, PipelineFacts], Any], str | None] = never_refuses
+    helpers: tuple[Callable[..., Any], ...] = ()
+    packages: tuple[str, ...] = ()
+    """Python packages (as pip names them) that it needs beyond torch and diffusers."""
+
+    def __post_init__(self) -> None:
+        for function in (self.apply, *self.helpers):
+            if not isinstance(function, types.FunctionType) or function.__closure__:
+                raise TypeError(f"technique {self.name}: {function} must be a plain function, its source is exported")
+        if self.apply.__name__ != self.name:
+            raise TypeError(f"technique {self.name}: its function must have the same name")
+
+    def why_not(self, target: Target, pipelines: Mapping[str, PipelineFacts], parameters: Parameters) -> str | None:
+        """Why it cannot be applied with these parameters there, or None."""
+        missing = [package for package in self.packages if package not in target.packages]
+        if missing:
+            return f"the package {missing[0]} is not installed: pip install 'paretune[{missing[0]}]'"
+        return self.refuses(target, pipelines, parameters)

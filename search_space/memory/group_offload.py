@@ -1,0 +1,73 @@
+"""The U-Net's weights wait in main memory and visit the GPU block by block, or layer by layer."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .._modules import unique_modules
+from .._target import PipelineFacts, Target
+from .._technique import Axis, Loss, Parameters, Technique
+
+
+class GroupOffloadParameters(Parameters):
+    """level: what is moved at a time, a block or a single layer. use_stream: copy the next group while this one
+    computes; that pins the weights in main memory.
+    """
+
+    level: Literal["block_level", "leaf_level"] = "block_level"
+    use_stream: bool = True
+
+
+def group_offload(pipelines: dict[str, Any], *, level: str, use_stream: bool) -> None:
+    """Offload the U-Nets, which hold most of the weights; everything else is small enough to stay on the GPU."""
+    import torch
+
+    device = torch.device("cuda")
+    unets = unique_modules(pipelines, "unet")
+    for pipeline in pipelines.values():
+        for module in pipeline.components.values():
+            # Not pipeline.to(device), which would move the U-Net as well: the pipelines may come in main memory.
+            if isinstance(module, torch.nn.Module) and all(module is not unet for unet in unets):
+                module.to(device)
+    for unet in unets:
+        unet.enable_group_offload(
+            onload_device=device,
+            offload_device=torch.device("cpu"),
+            offload_type=level,
+            num_blocks_per_group=1 if level == "block_level" else None,
+            use_stream=use_stream,
+        )
+
+
+def took_effect(pipelines: dict[str, Any], *, level: str, use_stream: bool) -> str | None:
+    """Whether the U-Nets have left the GPU after the call."""
+    for unet in unique_modules(pipelines, "unet"):
+        parameters = list(unet.parameters())
+        on_gpu = sum(parameter.numel() for parameter in parameters if parameter.device.type != "cpu")
+        if on_gpu > sum(parameter.numel() for parameter in parameters) / 2:
+            return "most of the U-Net's weights stayed on the GPU"
+        if not hasattr(unet, "_diffusers_hook"):
+            return "the U-Net has no offload hooks"
+    return None
+
+
+def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: GroupOffloadParameters) -> str | None:
+    """Devices without memory of their own, and pipelines without a U-Net."""
+    if target.device != "cuda":
+        return "there is no GPU memory to save"
+    if not any("unet" in pipeline.modules for pipeline in pipelines.values()):
+        return "no pipeline has a U-Net"
+    return None
+
+
+TECHNIQUE = Technique(
+    name="group_offload",
+    axis=Axis.MEMORY,
+    loss=Loss.BIT_IDENTICAL,
+    summary="Keeps the U-Net's weights in main memory and streams blocks or layers to the GPU as they are needed.",
+    source="https://huggingface.co/docs/diffusers/optimization/memory#group-offloading",
+    parameters=GroupOffloadParameters,
+    apply=group_offload,
+    took_effect=took_effect,
+    refuses=refuses,
+    helpers=(unique_modules,),
+)

@@ -1,0 +1,58 @@
+"""The number format of all weights and activations."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .._target import PipelineFacts, Target
+from .._technique import Axis, Loss, Parameters, Technique
+
+
+class DtypeParameters(Parameters):
+    """dtype: of every module of every pipeline, because neighbouring modules have to agree."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+
+
+def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
+    """Convert whole pipelines. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call."""
+    import torch
+
+    for pipeline in pipelines.values():
+        # Modules that an earlier pipeline shared are in that dtype already, and stay as they are.
+        pipeline.to(dtype=getattr(torch, dtype), silence_dtype_warnings=True)
+
+
+def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
+    """Whether every module is in that dtype."""
+    import torch
+
+    for pipeline in pipelines.values():
+        for name, module in pipeline.components.items():
+            if isinstance(module, torch.nn.Module):
+                for parameter in module.parameters():
+                    if parameter.is_floating_point() and parameter.dtype != getattr(torch, dtype):
+                        return f"{name} has weights in {str(parameter.dtype).removeprefix('torch.')}"
+    return None
+
+
+def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: DtypeParameters) -> str | None:
+    """The dtype that everything has already, and bfloat16 where the GPU only emulates it."""
+    present = {module.dtype for pipeline in pipelines.values() for module in pipeline.modules.values()}
+    if present - {"none"} == {parameters.dtype}:
+        return f"all modules are in {parameters.dtype} already"
+    if target.device == "cuda" and parameters.dtype == "bfloat16" and target.sm() < 80:
+        return "bfloat16 needs compute capability 8.0"
+    return None
+
+
+TECHNIQUE = Technique(
+    name="dtype",
+    axis=Axis.PRECISION,
+    loss=Loss.APPROXIMATE,
+    summary="Runs the pipelines in another number format: 16 bits halve memory and use the fast matrix units.",
+    source="https://huggingface.co/docs/diffusers/optimization/fp16#half-precision",
+    parameters=DtypeParameters,
+    apply=dtype,
+    took_effect=took_effect,
+    refuses=refuses,
+)

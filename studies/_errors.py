@@ -1,0 +1,5 @@
+"""The one kind of error that a user can cause."""
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text is one clear sentence that says what to change; the exit code is 2."""

@@ -1,0 +1,193 @@
+"""Our own tables, beside Optuna's in the same database: studies and every measurement, written as they happen."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, Engine, Text, UniqueConstraint, create_engine, event, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from ._errors import UserError
+
+SCHEMA_VERSION = 1
+DEFAULT_STORAGE = "sqlite:///paretune.db"
+
+
+class Outcome(StrEnum):
+    """How a trial ended. All but `infrastructure` teach the sampler; `infrastructure` is tried again."""
+
+    COMPLETE = "complete"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    COMPILE_ERROR = "compile_error"
+    APPLY_ERROR = "apply_error"
+    UNSUPPORTED = "unsupported"
+    INVALID_OUTPUT = "invalid_output"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class _Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012 (SQLAlchemy's own name)
+
+
+class StudyRecord(_Base):
+    """A launched study, with everything that has to stay the same when it is continued."""
+
+    __tablename__ = "paretune_study"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    schema_version: Mapped[int]
+    created_at: Mapped[str]
+    study: Mapped[dict[str, Any]]
+    """The study file, resolved."""
+    workload_key: Mapped[str]
+    fingerprint: Mapped[dict[str, Any]]
+    files: Mapped[str]
+    """Folder with one subfolder per trial: apply.py, log, pictures."""
+    space: Mapped[dict[str, Any] | None]
+    """{technique: {parameter: choices}} that can work on this device; None until the reference was measured."""
+    left_out: Mapped[dict[str, Any] | None]
+    """Techniques and values of the study's space that cannot work there, with reasons."""
+    pipelines: Mapped[dict[str, Any] | None]
+    """{name: PipelineFacts} as the reference found them."""
+
+
+class MeasurementRecord(_Base):
+    """One configuration, tried: its outcome and everything that was measured."""
+
+    __tablename__ = "paretune_measurement"
+    __table_args__ = (UniqueConstraint("study", "configuration_key", name="one_measurement_per_configuration"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    schema_version: Mapped[int]
+    study: Mapped[str] = mapped_column(index=True)
+    trial: Mapped[int]
+    workload_key: Mapped[str]
+    configuration_key: Mapped[str]
+    configuration: Mapped[dict[str, Any]]
+    fingerprint_key: Mapped[str]
+    fingerprint: Mapped[dict[str, Any]]
+    outcome: Mapped[str]
+    reason: Mapped[str] = mapped_column(Text)
+    """One sentence; empty when complete."""
+    log_tail: Mapped[str] = mapped_column(Text)
+    measurements: Mapped[dict[str, Any]]
+    """latency_ms, peak_vram_gib, drift, ... with their spread; empty unless complete."""
+    phases_s: Mapped[dict[str, Any]]
+    """Seconds per phase, in order."""
+    finished_at: Mapped[str]
+
+
+def utc_now() -> str:
+    """ISO 8601 with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Records:
+    """The tables behind one storage URL."""
+
+    def __init__(self, url: str) -> None:
+        """Connect, and make the tables where they are missing. Raises UserError when the database cannot be used."""
+        self.url = url
+        self.engine = _connect(url)
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except DBAPIError as error:
+            raise UserError(f"the database {_shown(self.url)} failed: {_first_line(error)}") from None
+
+    def studies(self) -> list[StudyRecord]:
+        """Every study, oldest first."""
+        with self._session() as session:
+            return list(session.scalars(select(StudyRecord).order_by(StudyRecord.created_at)))
+
+    def study(self, name: str) -> StudyRecord:
+        """One study. Raises UserError when there is none of that name."""
+        with self._session() as session:
+            record = session.get(StudyRecord, name)
+        if record is None:
+            names = ", ".join(study.name for study in self.studies()) or "none yet"
+            raise UserError(f"there is no study {name!r} in {_shown(self.url)} (studies there: {names})")
+        return record
+
+    def find_study(self, name: str) -> StudyRecord | None:
+        """One study, or None."""
+        with self._session() as session:
+            return session.get(StudyRecord, name)
+
+    def add_study(self, record: StudyRecord, reference: MeasurementRecord) -> None:
+        """Write a new study together with the measurement of its reference: both or neither."""
+        with self._session() as session:
+            session.add_all([record, reference])
+
+    def measurements(self, study: str) -> list[MeasurementRecord]:
+        """Every measurement of a study, by trial."""
+        query = select(MeasurementRecord).where(MeasurementRecord.study == study).order_by(MeasurementRecord.trial)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def find_measurement(self, study: str, configuration_key: str) -> MeasurementRecord | None:
+        """What is known of a configuration in a study, or None."""
+        query = select(MeasurementRecord).where(
+            MeasurementRecord.study == study, MeasurementRecord.configuration_key == configuration_key
+        )
+        with self._session() as session:
+            return session.scalars(query).one_or_none()
+
+    def add_measurement(self, record: MeasurementRecord) -> None:
+        """Write one measurement, at once."""
+        with self._session() as session:
+            session.add(record)
+
+
+def _connect(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, pool_pre_ping=True, json_serializer=_to_json)
+        if parsed.get_backend_name() == "sqlite":
+            event.listen(engine, "connect", _durable)
+        _Base.metadata.create_all(engine)
+    except (ArgumentError, NoSuchModuleError):
+        raise UserError(
+            f"--storage {_shown(url)} is not a database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        ) from None
+    except ModuleNotFoundError as error:
+        raise UserError(f"the database driver {error.name} is missing: pip install 'paretune[postgresql]'") from None
+    except (SQLAlchemyError, OSError) as error:
+        raise UserError(f"the database {_shown(url)} cannot be used: {_first_line(error)}") from None
+    return engine
+
+
+def _durable(connection: Any, _: Any) -> None:
+    # Readers (report, dashboard) never block a running launch, and a killed launch loses nothing.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA busy_timeout=30000")
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return repr(url)
+
+
+def _first_line(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    return str(original).strip().splitlines()[0].rstrip(".") if str(original).strip() else type(original).__name__

@@ -1,0 +1,1 @@
+"""A small trained pipeline of SDXL's architecture, and everything that made it."""

@@ -1,0 +1,181 @@
+"""Loads a workload's pipelines and runs its requests.
+
+This file is copied beside every apply.py, so it stands on torch, diffusers and the standard library alone. It reads
+`workload.json`, which lies in the same folder, and describes either diffusers pipelines or the user's own Python file.
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One call as production makes it.
+
+    `batch` pictures are made with the seeds seed, seed + 1, ...; `weight` is this request's share in the mix that
+    latency is averaged over. `arguments` go to the pipeline's call as they are.
+    """
+
+    name: str
+    pipeline: str
+    prompt: str
+    width_px: int
+    height_px: int
+    steps: int
+    negative_prompt: str | None = None
+    batch: int = 1
+    guidance: float = 5.0
+    seed: int = 0
+    weight: float = 1.0
+    adapters: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def shape(self) -> tuple[Any, ...]:
+        """What latency depends on: requests that are equal in this are timed together."""
+        settings = (self.pipeline, self.width_px, self.height_px, self.batch, self.steps, self.guidance > 1)
+        return (*settings, self.adapters, json.dumps(dict(self.arguments), sort_keys=True))
+
+
+class Workload:
+    """Named pipelines, which may share modules, and the requests they serve."""
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        """description: the content of workload.json. Raises ValueError for another schema version."""
+        if description.get("schema") != SCHEMA_VERSION:
+            raise ValueError(f"workload schema {description.get('schema')!r} is not {SCHEMA_VERSION}")
+        self._description = description
+        self._module: ModuleType | None = None
+        self.requests = [
+            Request(**{**request, "adapters": tuple(request.get("adapters", ()))})
+            for request in description["requests"]
+        ]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Workload":
+        """From the workload.json in a folder."""
+        return cls(json.loads((folder / "workload.json").read_text()))
+
+    def load(self, device: str) -> dict[str, Any]:
+        """Load every pipeline onto the device: {name: pipeline}; shared modules are the same object in several."""
+        if "python" in self._description:
+            self._module = _user_module(Path(self._description["python"]))
+            return dict(self._module.load(device))
+        pipelines: dict[str, Any] = {}
+        for name, spec in self._description["pipelines"].items():
+            pipelines[name] = _load_pipeline(spec, pipelines, device)
+            pipelines[name].set_progress_bar_config(disable=True)
+        return pipelines
+
+    def run(self, pipelines: Mapping[str, Any], request: Request) -> Any:
+        """Serve one request. Returns pictures (B, 3, H, W), floating point in [0, 1], on any device."""
+        import torch
+
+        if self._module is not None:
+            return _as_tensor(self._module.run(pipelines, request))
+        generators = [torch.Generator("cpu").manual_seed(request.seed + index) for index in range(request.batch)]
+        return pipelines[request.pipeline](
+            prompt=[request.prompt] * request.batch,
+            negative_prompt=None if request.negative_prompt is None else [request.negative_prompt] * request.batch,
+            width=request.width_px,
+            height=request.height_px,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            generator=generators,
+            output_type="pt",
+            **request.arguments,
+        ).images
+
+
+def _user_module(path: Path) -> ModuleType:
+    # The user's file may import its neighbours, as it would when run as a script.
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    for function in ("load", "run"):
+        if not callable(getattr(module, function, None)):
+            raise AttributeError(f"{path} has no function {function}()")
+    return module
+
+
+def _as_tensor(images: Any) -> Any:
+    import numpy as np
+    import torch
+
+    if isinstance(images, torch.Tensor):
+        return images
+    arrays = [np.asarray(image.convert("RGB"), dtype=np.float32) / 255 for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _load_pipeline(spec: Mapping[str, Any], loaded: Mapping[str, Any], device: str) -> Any:
+    import diffusers
+    import torch
+
+    pipeline_class = getattr(diffusers, spec["class"])
+    shared = {component: getattr(loaded[owner], component) for component, owner in spec["share"].items()}
+    dtype = getattr(torch, spec["dtype"])
+    if spec["weights"] == "random":
+        return _random_pipeline(pipeline_class, Path(spec["config"]), shared, dtype, device)
+    options = {key: spec[key] for key in ("variant", "revision") if spec[key] is not None}
+    return pipeline_class.from_pretrained(spec["model"], torch_dtype=dtype, **shared, **options).to(device)
+
+
+def _random_pipeline(pipeline_class: Any, config: Path, shared: Mapping[str, Any], dtype: Any, device: str) -> Any:
+    """A full-size pipeline from its published configuration, with random weights made on the device."""
+    import diffusers
+    import torch
+    import transformers
+
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    components: dict[str, Any] = dict(shared)
+    torch.manual_seed(0)
+    for name, entry in json.loads((config / "model_index.json").read_text()).items():
+        if name.startswith("_") or name in shared or not isinstance(entry, list) or entry[0] is None:
+            continue
+        component_class = getattr(libraries[entry[0]], entry[1])
+        if "Tokenizer" in entry[1]:
+            components[name] = _letter_tokenizer(transformers)
+        elif not issubclass(component_class, torch.nn.Module):
+            components[name] = component_class.from_config(component_class.load_config(config / name))
+        else:
+            components[name] = _random_module(component_class, config / name, dtype, device)
+    return pipeline_class(**components)
+
+
+def _random_module(module_class: Any, config: Path, dtype: Any, device: str) -> Any:
+    """Made where it will run, in its final number format: a copy in main memory would double what a machine needs."""
+    import torch
+
+    default_dtype = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            if hasattr(module_class, "from_config"):
+                module = module_class.from_config(module_class.load_config(config))
+            else:
+                module = module_class(module_class.config_class.from_pretrained(config))
+    finally:
+        torch.set_default_dtype(default_dtype)
+    return module.to(device, dtype).eval().requires_grad_(False)
+
+
+def _letter_tokenizer(transformers: ModuleType) -> Any:
+    """A CLIP tokenizer that spells: with random weights only the number of tokens matters, and it is always 77."""
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=[])
+    tokenizer.model_max_length = 77
+    return tokenizer

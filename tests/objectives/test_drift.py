@@ -1,0 +1,157 @@
+"""The contract of every metric, and values of independent implementations."""
+
+import math
+
+import pytest
+import torch
+from paretune.objectives.drift import METRICS, Metric, ciede2000, ms_ssim
+from paretune.objectives.verdict import EQUALITY_METRIC, THRESHOLDS
+from torch import Tensor
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+each_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+
+
+def noisy(picture: Tensor, sigma_lsb: float) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return (picture + torch.randn(picture.shape, generator=generator) * sigma_lsb / 255).clamp(0, 1)
+
+
+def known_pair() -> tuple[Tensor, Tensor]:
+    """A pair from integer formulas, which other implementations can be given exactly."""
+    y, x = torch.arange(192)[:, None], torch.arange(176)[None, :]
+    reference = torch.stack([(x * (3 + c) + y * (2 + c) + ((x * y) // (7 + c)) * 5) % 256 for c in range(3)])[None]
+    change = torch.stack([((x * 31 + y * 17 + c * 7 + (x * y) % 13) % 21) - 10 for c in range(3)])[None]
+    return reference.float() / 255, (reference + change).clamp(0, 255).float() / 255
+
+
+def test_names_are_unique_and_documented() -> None:
+    assert len(BY_NAME) == len(METRICS)
+    assert all(metric.unit and metric.summary and metric.source for metric in METRICS)
+    assert EQUALITY_METRIC in BY_NAME
+    for row in THRESHOLDS:
+        assert BY_NAME[row.metric].higher_is_better == row.higher_is_better
+
+
+@each_metric
+@pytest.mark.parametrize("size", [(128, 128), (64, 96), (33, 50), (16, 17)])
+def test_equal_pictures_get_exactly_the_best_value(metric: Metric, size: tuple[int, int]) -> None:
+    picture = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    assert metric(picture, picture.clone()).tolist() == [metric.best] * 2
+
+
+@each_metric
+def test_one_finite_float64_per_picture_and_nothing_mutated(metric: Metric, comic: Tensor) -> None:
+    reference = comic.repeat(2, 1, 1, 1)
+    candidate = noisy(reference, 5)
+    kept = reference.clone(), candidate.clone()
+    value = metric(reference, candidate)
+    assert value.shape == (2,)
+    assert value.dtype == torch.float64
+    assert value.isfinite().all()
+    assert torch.equal(reference, kept[0])
+    assert torch.equal(candidate, kept[1])
+
+
+@each_metric
+def test_pictures_of_a_batch_do_not_influence_each_other(metric: Metric, comic: Tensor) -> None:
+    candidate = noisy(comic, 3)
+    awful = torch.zeros_like(comic)
+    together = metric(torch.cat([comic, comic]), torch.cat([candidate, awful]))
+    assert together[0].item() == pytest.approx(metric(comic, candidate).item(), rel=1e-5)
+    assert together[1].item() == pytest.approx(metric(comic, awful).item(), rel=1e-5, abs=1e-6)
+
+
+@each_metric
+@pytest.mark.parametrize("name", ["comic", "scene"])
+def test_more_noise_is_never_better(metric: Metric, name: str, request: pytest.FixtureRequest) -> None:
+    picture: Tensor = request.getfixturevalue(name)
+    values = [metric(picture, noisy(picture, sigma)).item() for sigma in (0, 1, 4, 16, 48)]
+    assert values == sorted(values, reverse=metric.higher_is_better)
+    assert len(set(values)) > 1
+
+
+@each_metric
+def test_extremes_give_numbers(metric: Metric) -> None:
+    black, white = torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)
+    for value in (metric(black, white), metric(white, black)):
+        assert not value.isnan().any()
+
+
+@each_metric
+def test_half_precision_is_accepted_and_wrong_shapes_are_not(metric: Metric, comic: Tensor) -> None:
+    assert metric(comic.bfloat16(), comic.bfloat16()).tolist() == [metric.best]
+    with pytest.raises(ValueError, match="shape"):
+        metric(comic, comic[:, :, :64])
+    with pytest.raises(ValueError, match="floats"):
+        metric(comic[0], comic[0])
+    with pytest.raises(ValueError, match="floats"):
+        metric((comic * 255).to(torch.uint8), (comic * 255).to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "tolerance"),
+    [
+        ("psnr_db", 32.58283554842477, 1e-5),  # scikit-image peak_signal_noise_ratio
+        ("ssim", 0.9964326252324183, 1e-6),  # scikit-image structural_similarity, Gaussian weights, population variance
+        ("ms_ssim", 0.9958082252393315, 5e-6),  # pytorch-msssim 1.0.0, float64
+        ("gmsd", 0.004517926966798004, 1e-8),  # numpy and scipy.signal.convolve2d, from the paper's formulas
+        ("delta_e_mean", 3.073340068662081, 1e-4),  # scikit-image deltaE_ciede2000 (its sRGB matrix is rounded)
+        ("delta_e_p99", 9.311460948830549, 1e-2),  # the same; numpy interpolates the percentile
+    ],
+)
+def test_values_of_independent_implementations(name: str, expected: float, tolerance: float) -> None:
+    assert BY_NAME[name](*known_pair()).item() == pytest.approx(expected, abs=tolerance)
+
+
+# Pairs 1, 4, 7, 9, 10, 11, 13, 15, 17, 20, 25, 28, 31, 33, 34 of Sharma, Wu & Dalal 2005, table 1.
+SHARMA = [
+    ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
+    ((50.0, -1.3802, -84.2814), (50.0, 0.0, -82.7485), 1.0000),
+    ((50.0, 0.0, 0.0), (50.0, -1.0, 2.0), 2.3669),
+    ((50.0, 2.49, -0.001), (50.0, -2.49, 0.0009), 7.1792),
+    ((50.0, 2.49, -0.001), (50.0, -2.49, 0.0010), 7.1792),
+    ((50.0, 2.49, -0.001), (50.0, -2.49, 0.0011), 7.2195),
+    ((50.0, -0.001, 2.49), (50.0, 0.0009, -2.49), 4.8045),
+    ((50.0, -0.001, 2.49), (50.0, 0.0011, -2.49), 4.7461),
+    ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
+    ((50.0, 2.5, 0.0), (58.0, 24.0, 15.0), 19.4535),
+    ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ((35.0831, -44.1164, 3.7933), (35.0232, -40.0716, 1.5901), 1.8645),
+    ((36.4612, 47.8580, 18.3852), (36.2715, 50.5065, 21.2231), 1.4146),
+    ((6.7747, -0.2908, -2.4247), (5.8714, -0.0985, -2.2286), 0.6377),
+    ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), SHARMA)
+def test_ciede2000_of_the_published_pairs(first: tuple[float, ...], second: tuple[float, ...], expected: float) -> None:
+    one, two = (torch.tensor(lab, dtype=torch.float64).view(1, 3, 1) for lab in (first, second))
+    assert ciede2000.ciede2000(one, two).item() == pytest.approx(expected, abs=1e-4)
+    assert ciede2000.ciede2000(two, one).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_greys_have_no_chroma_and_white_is_100() -> None:
+    lab = ciede2000.srgb_to_lab(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 1, 1))
+    assert lab[:, 1:].abs().max() < 1e-9
+    assert lab[0, 0].item() == pytest.approx(0, abs=1e-9)
+    assert lab[2, 0].item() == pytest.approx(100, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("side", "scales"), [(1024, 5), (161, 5), (160, 4), (128, 4), (80, 3), (40, 2), (20, 1), (16, 1)]
+)
+def test_small_pictures_use_fewer_scales(side: int, scales: int) -> None:
+    assert ms_ssim.scales_that_fit(side) == scales
+
+
+def test_an_empty_picture_does_not_correlate(comic: Tensor) -> None:
+    assert BY_NAME["ncc32"](comic, torch.zeros_like(comic)).item() < 0.1
+
+
+def test_the_worst_tile_is_found_at_an_edge_the_tile_does_not_divide() -> None:
+    picture = torch.full((1, 3, 100, 70), 0.5)
+    candidate = picture.clone()
+    candidate[..., -10:, -10:] = 1.0
+    expected_db = -10 * math.log10(0.25 * 100 / 64**2)
+    assert BY_NAME["worst_tile_psnr_db"](picture, candidate).item() == pytest.approx(expected_db, abs=1e-5)

@@ -1,0 +1,126 @@
+"""Whole pictures: judged as the 8-bit pictures people get, summarised, saved and read back."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from paretune.objectives.drift import METRICS
+from paretune.objectives.pictures import (
+    PictureJudgement,
+    QualitySummary,
+    judge_pictures,
+    load_png,
+    save_png,
+    summarize_pictures,
+)
+from paretune.objectives.verdict import Verdict
+from torch import Tensor
+
+
+def noisy(picture: Tensor, sigma_lsb: float) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return (picture + torch.randn(picture.shape, generator=generator) * sigma_lsb / 255).clamp(0, 1)
+
+
+def test_less_than_half_a_step_is_bit_exact(comic: Tensor) -> None:
+    (judgement,) = judge_pictures(comic, comic + 0.4 / 255)
+    assert judgement.verdict is Verdict.BIT_EXACT
+    assert judgement.drift == 0
+    assert judgement.metrics == {metric.name: metric.best for metric in METRICS}
+    assert (judgement.flags, judgement.broken) == ((), None)
+
+
+@pytest.mark.parametrize("picture", ["comic", "scene"])
+def test_a_ladder_of_noise(picture: str, request: pytest.FixtureRequest) -> None:
+    reference: Tensor = request.getfixturevalue(picture)
+    ladder = [judge_pictures(reference, noisy(reference, sigma))[0] for sigma in (0, 1, 2, 10)]
+    assert [judgement.verdict for judgement in ladder] == list(Verdict)[:4]
+    drifts = [judgement.drift for judgement in ladder]
+    assert drifts == sorted(drifts)
+
+
+def blurred(picture: Tensor) -> Tensor:
+    padded = torch.nn.functional.pad(picture, [2] * 4, mode="replicate")
+    return torch.nn.functional.avg_pool2d(padded, 5, stride=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda picture: torch.roll(picture, 1, dims=3), Verdict.VISIBLE),  # the safe direction for "lossless"
+        (lambda picture: (picture + torch.tensor([6.0, 0, -6]).view(1, 3, 1, 1) / 255).clamp(0, 1), Verdict.VISIBLE),
+        (blurred, Verdict.VISIBLE),
+        (lambda picture: picture.flip(2), Verdict.DIFFERENT),
+        (torch.zeros_like, Verdict.BROKEN),
+    ],
+)
+def test_other_distortions(change: Callable[[Tensor], Tensor], expected: Verdict, scene: Tensor) -> None:
+    (judgement,) = judge_pictures(scene, change(scene))
+    assert judgement.verdict is expected
+
+
+def test_nan_is_found_before_it_becomes_black(comic: Tensor) -> None:
+    spoilt = comic.clone()
+    spoilt[0, 0, 3, 3] = torch.nan
+    (judgement,) = judge_pictures(comic, spoilt)
+    assert judgement.verdict is Verdict.BROKEN
+    assert judgement.drift == 4
+    assert judgement.broken is not None
+    assert judgement.broken.startswith("non_finite: 1 of")
+    assert not any(math.isnan(value) for value in judgement.metrics.values())
+
+
+def test_a_replaced_object_is_visible_although_the_mean_is_high(scene: Tensor) -> None:
+    candidate = scene.repeat(1, 1, 2, 2)
+    reference = candidate.clone()
+    candidate[:, :, 192:256, 192:256] = candidate[:, :, 192:256, 192:256].flip(1, 2)
+    (judgement,) = judge_pictures(reference, candidate)
+    assert judgement.metrics["ssim"] > 0.98
+    assert judgement.verdict is Verdict.VISIBLE
+
+
+def test_a_reference_that_is_not_finite_is_refused(comic: Tensor) -> None:
+    with pytest.raises(ValueError, match="reference"):
+        judge_pictures(comic * torch.nan, comic)
+
+
+def test_the_worst_picture_decides(comic: Tensor) -> None:
+    reference = comic.repeat(3, 1, 1, 1)
+    judgements = judge_pictures(reference, torch.cat([comic, noisy(comic, 1), torch.zeros_like(comic)]))
+    summary = summarize_pictures(judgements)
+    assert summary.n == 3
+    assert summary.verdict is Verdict.BROKEN
+    assert summary.drift == 4
+    assert summary.median_drift == judgements[1].drift
+    assert summary.median_metrics["psnr_db"] == judgements[1].metrics["psnr_db"]
+    assert summary.worst_metrics["psnr_db"] == judgements[2].metrics["psnr_db"]
+    assert summary.worst_metrics["delta_e_mean"] == judgements[2].metrics["delta_e_mean"]
+    assert summary.counts[Verdict.BIT_EXACT] == summary.counts[Verdict.IMPERCEPTIBLE] == 1
+    assert summary.broken[0].startswith("picture 2: black: ")
+    with pytest.raises(ValueError, match="no judged pictures"):
+        summarize_pictures([])
+
+
+def test_json_without_infinities(comic: Tensor) -> None:
+    judgements = judge_pictures(comic.repeat(2, 1, 1, 1), torch.cat([comic, noisy(comic, 2)]))
+    summary = summarize_pictures(judgements)
+    text = json.dumps([judgements[0].to_dict(), summary.to_dict()], allow_nan=False)
+    first, second = json.loads(text)
+    assert first["metrics"]["psnr_db"] is None
+    assert PictureJudgement.from_dict(first) == judgements[0]
+    assert QualitySummary.from_dict(second) == summary
+    with pytest.raises(ValueError, match="schema"):
+        QualitySummary.from_dict({**second, "schema_version": 99})
+
+
+def test_png_is_lossless_and_whole(comic: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    save_png(comic[0], path)
+    save_png(comic[0], path)  # replaces
+    assert torch.equal(load_png(path), comic[0])
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match="shape"):
+        save_png(comic, path)

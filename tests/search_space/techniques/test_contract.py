@@ -1,0 +1,160 @@
+"""What every technique promises, checked on the tiny pipeline with every combination of parameters that can work."""
+
+import builtins
+import dis
+import functools
+import importlib.metadata
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from paretune.search_space import TECHNIQUES, Loss, Parameters, Target, Technique, technique
+from support.tiny_sdxl import TINY_FACTS, picture, relative_difference, sibling, tiny_sdxl
+
+PACKAGES = frozenset({"torchao"} & {found.name for found in importlib.metadata.distributions()})
+TARGETS = {
+    "cpu": Target(device="cpu", name="cpu", packages=PACKAGES),
+    "cuda": Target(
+        device="cuda",
+        name="gpu",
+        packages=PACKAGES,
+        compute_capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0),
+    ),
+}
+# GPU kernels of every kind take bfloat16; on the CPU float32 tells rounding apart from mistakes.
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+CLOSE = {"cpu": 1e-4, "cuda": 5e-2}
+# Seconds each, and nothing new beside the other combinations: float16 is slow on a CPU, tracing a whole U-Net as well.
+# Modes other than "default" are for the compiler, which does not run here. On the GPU, what the pipeline has already.
+MODES = ("reduce-overhead", "max-autotune-no-cudagraphs")
+LEFT_OUT: dict[str, set[tuple[Any, ...]]] = {
+    "cpu": {("dtype", "float16"), ("torch_compile", "whole", "default", False)},
+    "cuda": {("dtype", "bfloat16")}
+    | {
+        ("torch_compile", region, mode, vae)
+        for region in ("whole", "repeated_blocks")
+        for mode in MODES
+        for vae in (True, False)
+    },
+}
+SAME_PICTURE = 0.2
+
+
+def _combinations(known: Technique, device: str) -> list[Parameters]:
+    facts = {"main": TINY_FACTS}
+    combinations = [p for p in known.parameters.combinations() if known.why_not(TARGETS[device], facts, p) is None]
+    return [p for p in combinations if (known.name, *p.model_dump().values()) not in LEFT_OUT[device]]
+
+
+CASES = [
+    pytest.param(
+        device,
+        known,
+        parameters.model_dump(),
+        id="-".join([device, known.name, *map(str, parameters.model_dump().values())]),
+        marks=[pytest.mark.gpu] if device == "cuda" else [],
+    )
+    for device in ("cpu", "cuda")
+    for known in TECHNIQUES
+    for parameters in _combinations(known, device)
+]
+
+
+@functools.cache
+def _reference(device: str) -> torch.Tensor:
+    return picture(tiny_sdxl(device, DTYPES[device]))
+
+
+@pytest.mark.usefixtures("traced_only")
+@pytest.mark.parametrize(("device", "known", "parameters"), CASES)
+def test_technique_keeps_its_promises(device: str, known: Technique, parameters: dict[str, Any]) -> None:
+    reference = _reference(device)
+    pipeline = tiny_sdxl(device, DTYPES[device])
+    pipelines = {"main": pipeline, "second": sibling(pipeline, DDIMScheduler())}
+
+    known.apply(pipelines, **parameters)
+    first = picture(pipeline)
+    again = picture(pipeline)
+
+    assert known.took_effect(pipelines, **parameters) is None
+    assert first.isfinite().all()
+    if known.loss is Loss.BIT_IDENTICAL:
+        assert torch.equal(first, reference)
+    else:
+        limit = CLOSE[device] if known.loss is Loss.REORDERED else SAME_PICTURE
+        assert relative_difference(first, reference) < limit
+    assert torch.equal(again, first)
+    # The pipeline beside it, of the same modules, works too.
+    assert picture(pipelines["second"]).isfinite().all()
+
+
+@pytest.mark.parametrize(("device", "known", "parameters"), CASES)
+def test_took_effect_notices_an_untouched_pipeline(device: str, known: Technique, parameters: dict[str, Any]) -> None:
+    assert known.took_effect({"main": _untouched(device)}, **parameters) is not None
+
+
+@functools.cache
+def _untouched(device: str) -> Any:
+    pipeline = tiny_sdxl(device, DTYPES[device])
+    picture(pipeline)
+    return pipeline
+
+
+@pytest.mark.parametrize("known", TECHNIQUES, ids=lambda known: known.name)
+def test_exported_source_stands_alone(known: Technique) -> None:
+    namespace: dict[str, Any] = {"Any": Any}
+    for function in (*known.helpers, known.apply):
+        exec(inspect.getsource(function), namespace)
+    exported = namespace[known.name]
+
+    unresolved = _global_names(exported.__code__) - set(namespace) - set(dir(builtins))
+    assert not unresolved
+    assert "paretune" not in inspect.getsource(known.apply)
+    pipeline = tiny_sdxl()
+    parameters = next(iter(_combinations(known, "cpu")), None)
+    if parameters is not None:
+        exported({"main": pipeline}, **parameters.model_dump())
+
+
+def _global_names(code: Any) -> set[str]:
+    """Names that a function and the functions in it look up in their module."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names.union(*(_global_names(constant) for constant in code.co_consts if inspect.iscode(constant)))
+
+
+@pytest.mark.parametrize("known", TECHNIQUES, ids=lambda known: known.name)
+def test_no_technique_works_without_its_module(known: Technique) -> None:
+    if known.name in ("dtype", "model_offload"):
+        pytest.skip("acts on whatever modules there are")
+    without = {"main": TINY_FACTS.from_dict({**TINY_FACTS.to_dict(), "modules": {}})}
+    target = TARGETS["cuda"]
+    assert all(known.why_not(target, without, p) is not None for p in known.parameters.combinations())
+
+
+def test_technique_by_name() -> None:
+    assert technique("deepcache").name == "deepcache"
+    with pytest.raises(ValueError, match="did you mean deepcache"):
+        technique("deep_cache")
+    with pytest.raises(ValueError, match="there are dtype, fused_qkv"):
+        technique("zzz")
+
+
+def test_every_technique_says_what_it_is() -> None:
+    assert len({known.name for known in TECHNIQUES}) == len(TECHNIQUES)
+    for known in TECHNIQUES:
+        assert known.source.startswith("https://")
+        assert known.summary.endswith(".")
+        assert known.apply.__doc__
+        assert list(inspect.signature(known.apply).parameters)[1:] == list(known.parameters.choices())
+
+
+def test_tiny_sdxl_tells_pictures_apart() -> None:
+    """The limits above mean something only if other seeds, prompts and guidance make pictures that are further apart."""
+    pipeline = tiny_sdxl()
+    ours = picture(pipeline)
+    others = picture(pipeline, seed=10), picture(pipeline, "the red sea"), picture(pipeline, guidance=1.0)
+    print([relative_difference(other, ours) for other in others])
+    assert relative_difference(others[0], ours) > SAME_PICTURE
+    assert all(relative_difference(other, ours) > 50 * CLOSE["cpu"] for other in others)

@@ -1,0 +1,101 @@
+"""What techniques refuse before anything is started, and what they refuse to do to a pipeline that is not ready."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from paretune.search_space import PipelineFacts, Target, describe_pipelines, technique
+from paretune.search_space.attention.fused_qkv import fused_qkv
+from support.tiny_sdxl import SIDE_PX, TINY_FACTS, tiny_sdxl
+
+CPU = Target(device="cpu", name="cpu", packages=frozenset({"torchao"}))
+
+
+def _gpu(major: int, minor: int) -> Target:
+    return Target(device="cuda", name="gpu", compute_capability=(major, minor), packages=frozenset({"torchao"}))
+
+
+ONE_PICTURE = replace(TINY_FACTS, largest_batch=1)
+SMALL = replace(TINY_FACTS, largest_side_px=32)
+UNGUIDED = replace(TINY_FACTS, guided=False)
+OTHER_UNET = replace(
+    TINY_FACTS, modules={"unet": replace(TINY_FACTS.modules["unet"], class_name="UNetSpatioTemporalConditionModel")}
+)
+ONE_LAYER = replace(TINY_FACTS, modules={"unet": replace(TINY_FACTS.modules["unet"], layers_per_block=1)})
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "target", "facts", "reason"),
+    [
+        ("dtype", {"dtype": "float32"}, CPU, TINY_FACTS, "already"),
+        ("dtype", {"dtype": "bfloat16"}, _gpu(7, 5), TINY_FACTS, "8.0"),
+        ("dtype", {"dtype": "bfloat16"}, _gpu(8, 0), TINY_FACTS, None),
+        ("torchao_quantization", {"scheme": "float8_dynamic_tensor"}, CPU, TINY_FACTS, "8.9"),
+        ("torchao_quantization", {"scheme": "float8_dynamic_row"}, _gpu(8, 6), TINY_FACTS, "8.9"),
+        ("torchao_quantization", {"scheme": "float8_dynamic_row"}, _gpu(8, 9), TINY_FACTS, None),
+        ("torchao_quantization", {"scheme": "int8_dynamic"}, _gpu(7, 0), TINY_FACTS, "7.5"),
+        ("torchao_quantization", {}, Target(device="cpu", name="cpu"), TINY_FACTS, "not installed"),
+        ("deepcache", {}, CPU, OTHER_UNET, "unknown"),
+        ("deepcache", {"branch": 2}, CPU, ONE_LAYER, "no skip connection 2"),
+        ("deepcache", {"branch": 1}, CPU, ONE_LAYER, None),
+        ("guidance_cutoff", {}, CPU, UNGUIDED, "no request uses guidance"),
+        ("vae_slicing", {}, CPU, ONE_PICTURE, "one picture"),
+        ("vae_slicing", {}, CPU, TINY_FACTS, None),
+        ("vae_tiling", {}, CPU, SMALL, "one tile"),
+        ("vae_tiling", {}, CPU, TINY_FACTS, None),
+        ("model_offload", {}, CPU, TINY_FACTS, "no GPU memory"),
+        ("group_offload", {}, CPU, TINY_FACTS, "no GPU memory"),
+        ("torch_compile", {"mode": "reduce-overhead"}, CPU, TINY_FACTS, "CUDA"),
+    ],
+)
+def test_refuses(
+    name: str, parameters: dict[str, Any], target: Target, facts: PipelineFacts, reason: str | None
+) -> None:
+    known = technique(name)
+    said = known.why_not(target, {"main": facts}, known.parameters(**parameters))
+    assert said is None if reason is None else said is not None and reason in said
+
+
+def test_tiny_facts_are_what_describe_pipelines_says() -> None:
+    request = SimpleNamespace(pipeline="main", batch=2, width_px=SIDE_PX, height_px=SIDE_PX, guidance=5.0)
+    described = describe_pipelines({"main": tiny_sdxl()}, [request])["main"]
+    assert {name: replace(m, parameters_m=0) for name, m in described.modules.items()} == {
+        name: replace(m, parameters_m=0) for name, m in TINY_FACTS.modules.items()
+    }
+    assert replace(described, modules={}) == replace(TINY_FACTS, modules={})
+
+
+def test_fused_qkv_does_not_drop_adapters_in_silence() -> None:
+    pipeline = tiny_sdxl()
+    pipeline.unet.peft_config = {"style": object()}
+    with pytest.raises(ValueError, match="LoRA"):
+        fused_qkv({"main": pipeline})
+
+    pipeline = tiny_sdxl()
+    pipeline.load_ip_adapter(_ip_adapter(pipeline.unet), subfolder="", weight_name="", image_encoder_folder=None)
+    with pytest.raises(ValueError, match="IP-Adapter"):
+        fused_qkv({"main": pipeline})
+
+
+def _ip_adapter(unet: Any, width: int = 8) -> dict[str, dict[str, torch.Tensor]]:
+    """An adapter's weights, random, for image embeddings of that width."""
+    context = unet.config.cross_attention_dim
+    adapter = {
+        "image_proj": {
+            "proj.weight": torch.randn(context * 4, width) * 0.05,
+            "proj.bias": torch.zeros(context * 4),
+            "norm.weight": torch.ones(context),
+            "norm.bias": torch.zeros(context),
+        },
+        "ip_adapter": {},
+    }
+    number = 1
+    for name in unet.attn_processors:
+        if not name.endswith("attn1.processor"):
+            inner = unet.get_submodule(name.removesuffix(".processor")).inner_dim
+            for key in ("k", "v"):
+                adapter["ip_adapter"][f"{number}.to_{key}_ip.weight"] = torch.randn(inner, context) * 0.05
+            number += 2
+    return adapter
