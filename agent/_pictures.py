@@ -1,6 +1,10 @@
-"""Pictures made of pictures, for people: reference beside candidate."""
+"""Pictures made of pictures, for people: reference beside candidate, and pictures inside an HTML file."""
 
+import base64
+import io
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -9,6 +13,32 @@ GAP_PX = 4
 LABEL_PX = 18
 MOST_ROWS = 3
 LONGEST_SIDE_PX = 512
+INLINE_BYTES = 6_500_000
+"""What all pictures of one HTML file may weigh before base64, which adds a third."""
+_SMALLER_SIDES_PX = (768, 512, 384, 256, 192, 128)
+
+
+@dataclass(frozen=True)
+class InlinedPictures:
+    """Pictures as data URIs, by file; `longest_side_px` is None when they are the files' own bytes."""
+
+    uris: Mapping[Path, str]
+    longest_side_px: int | None
+
+
+def inline_pictures(files: Iterable[Path], most_bytes: int = INLINE_BYTES) -> InlinedPictures:
+    """PNG files as data URIs: unchanged when they fit into `most_bytes` together, else all downscaled alike as WebP.
+
+    All alike, because pictures are compared with each other. Files that are missing or unreadable are left out.
+    """
+    found = [file for file in dict.fromkeys(files) if file.is_file()]
+    if sum(file.stat().st_size for file in found) <= most_bytes:
+        return InlinedPictures({file: _uri("png", file.read_bytes()) for file in found if _readable(file)}, None)
+    for side_px in _SMALLER_SIDES_PX:
+        smaller = {file: _webp(file, side_px) for file in found if _readable(file)}
+        if sum(map(len, smaller.values())) <= most_bytes or side_px == _SMALLER_SIDES_PX[-1]:
+            break
+    return InlinedPictures({file: _uri("webp", data) for file, data in smaller.items()}, side_px)
 
 
 def side_by_side(reference: Path, candidate: Path, out: Path) -> bool:
@@ -37,8 +67,27 @@ def side_by_side(reference: Path, candidate: Path, out: Path) -> bool:
     return True
 
 
-def _open(file: Path) -> Image.Image:
+def _open(file: Path, longest_side_px: int = LONGEST_SIDE_PX) -> Image.Image:
     with Image.open(file) as image:
         picture = image.convert("RGB")
-    picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
+    picture.thumbnail((longest_side_px, longest_side_px))
     return picture
+
+
+def _readable(file: Path) -> bool:
+    try:
+        with Image.open(file) as image:
+            image.load()  # all of it: a picture that was cut off has a good beginning
+    except (OSError, SyntaxError):  # Pillow raises SyntaxError for a broken PNG
+        return False
+    return True
+
+
+def _webp(file: Path, longest_side_px: int) -> bytes:
+    data = io.BytesIO()
+    _open(file, longest_side_px).save(data, format="WEBP", quality=88)
+    return data.getvalue()
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

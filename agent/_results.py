@@ -58,7 +58,10 @@ class Results:
         self.record: StudyRecord = records.study(name)
         self.study = Study.model_validate(self.record.study)
         self.study.load_techniques()
-        self.trials = [_trial(row, Path(self.record.files)) for row in records.measurements(name)]
+        try:
+            self.trials = [_trial(row, Path(self.record.files)) for row in records.measurements(name)]
+        except ValueError as error:
+            raise UserError(f"study {name} was measured with techniques that have changed since: {error}") from None
 
     @property
     def name(self) -> str:
@@ -167,9 +170,16 @@ def pareto_front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Tri
 
 
 def _trial(row: MeasurementRecord, files: Path) -> Trial:
+    try:
+        configuration = Configuration.from_dict(row.configuration)
+    except ValueError as error:
+        raise UserError(
+            f"trial {row.trial} of {row.study} cannot be read, another version of paretune measured it ({error}): "
+            "use that version, or launch the study again under another --name"
+        ) from None
     return Trial(
         number=row.trial,
-        configuration=Configuration.from_dict(row.configuration),
+        configuration=configuration,
         outcome=Outcome(row.outcome),
         reason=row.reason,
         log_tail=row.log_tail,

@@ -68,10 +68,55 @@ def shortfall(results: Results) -> str | None:
     faster = [trial for trial in results.complete if speed_up(reference, trial) >= 1.5]
     if not faster:
         return f"Nothing that was tried reached 1.5 times the reference's speed ({len(results.trials)} trials)."
+    which = "One configuration" if len(faster) == 1 else f"{len(faster)} configurations"
     return (
-        f"{len(faster)} configurations reached 1.5 times the reference's speed and break the study's limits: "
-        f"their pictures are {', '.join(sorted({str(t.verdict) for t in faster}, key=lambda v: Verdict(v).rank))}."
+        f"{which} reached 1.5 times the reference's speed and broke the study's limits; the pictures: "
+        f"{', '.join(sorted({str(t.verdict) for t in faster}, key=lambda v: Verdict(v).rank))}."
     )
+
+
+def overlap_note(results: Results) -> str | None:
+    """A difference that lies within the spread of single calls is not a finding."""
+    best = winner(results)
+    if best is None or best is results.reference:
+        return None
+    compiled = results.torch_compile
+    others = [("the reference", results.reference)]
+    if compiled is not None and compiled.complete and compiled is not best:
+        others.append(("torch.compile", compiled))
+    close = [name for name, other in others if _overlap(best, other)]
+    if not close:
+        return None
+    return (
+        f"The timed calls of the best configuration and of {' and of '.join(close)} overlap: "
+        "the difference may be noise. More calls (measurement.calls) would tell."
+    )
+
+
+def unsteady_note(results: Results) -> str | None:
+    """Calls of one configuration that differ by half are not the pipeline's doing."""
+    unsteady = [
+        trial.number
+        for trial in results.complete
+        if any(shape["max_ms"] > 1.5 * shape["min_ms"] for shape in trial.measurements["latency"])
+    ]
+    if not unsteady:
+        return None
+    one = len(unsteady) == 1
+    return (
+        f"The slowest timed call took more than 1.5 times as long as the fastest in {'trial' if one else 'trials'} "
+        f"{', '.join(map(str, unsteady))}: something else probably ran on the machine. Measure again before you decide."
+    )
+
+
+def _overlap(one: Trial, other: Trial) -> bool:
+    pairs = zip(one.measurements["latency"], other.measurements["latency"], strict=False)
+    return all(a["min_ms"] <= b["max_ms"] and b["min_ms"] <= a["max_ms"] for a, b in pairs)
+
+
+def doubts(results: Results) -> list[str]:
+    """What a reader has to know before trusting the gain; empty when nothing speaks against it."""
+    return [note for note in (shortfall(results), overlap_note(results), unsteady_note(results)) if note is not None]
 
 
 def study_note(results: Results) -> str:
@@ -79,7 +124,7 @@ def study_note(results: Results) -> str:
     compiled, best = results.torch_compile, winner(results)
     rows = [("reference", results.reference), ("torch.compile", compiled), ("best", best)]
     lines = [
-        gain(results),
+        " ".join([gain(results), *doubts(results)]),
         "",
         f"{len(results.trials)} trials on {results.fingerprint.device_name}; {len(results.failures)} failed.",
         "",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..studies import DEFAULT_STORAGE, Outcome, Records, UserError, read_study
@@ -63,9 +64,9 @@ def launch(
     except KeyboardInterrupt:
         console.print("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
-    from ._summary import gain
+    from ._summary import doubts, gain
 
-    console.print(f"[bold]{results.name}[/bold]: {gain(results)}")
+    console.print(f"[bold]{results.name}[/bold]: {' '.join([gain(results), *doubts(results)])}", soft_wrap=True)
     console.print(f"Next: paretune report {results.name}; paretune export {results.name} -o bundle")
 
 
@@ -80,7 +81,7 @@ def report(
     from .report import write_report
 
     file = write_report(Results(Records(storage), name), output or Path(f"{name}-report"))
-    console.print(f"The report is {file}", soft_wrap=True)
+    console.print(f"The report is {escape(str(file))}", soft_wrap=True)
 
 
 @app.command()
@@ -123,7 +124,8 @@ def export(
     results = Results(Records(storage), name)
     chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by, loss)
     folder = run(results, chosen, output)
-    console.print(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}", soft_wrap=True)
+    text = f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}"
+    console.print(escape(text), soft_wrap=True)
 
 
 @app.command()
@@ -142,7 +144,7 @@ def verify(
     else:
         for check in verification.checks:
             mark = "[green]pass[/green]" if check.passed else "[red]differs[/red]"
-            console.print(f"{mark}  {check.name}: {check.text}", soft_wrap=True)
+            console.print(f"{mark}  {check.name}: {escape(check.text)}", soft_wrap=True)
         console.print("The bundle passes." if verification.passed else "The bundle differs from its evidence.")
     raise typer.Exit(0 if verification.passed else 1)
 
@@ -186,7 +188,9 @@ def techniques(as_json: AsJson = False) -> None:
     for item in found:
         choices = item.technique.parameters.choices()
         parameters = "\n".join(f"{key}: {', '.join(map(str, values))}" for key, values in choices.items())
-        table.add_row(item.technique.name, item.technique.axis, item.technique.loss, parameters, item.reason or "yes")
+        table.add_row(
+            item.technique.name, item.technique.axis, item.technique.loss, parameters, escape(item.reason or "yes")
+        )
     console.print(table)
 
 
@@ -201,7 +205,7 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         marks = {True: "[green]ok[/green]", False: "[red]missing[/red]", None: ""}
         for finding in findings:
-            console.print(f"{finding.name:18} {finding.text} {marks[finding.ok]}", soft_wrap=True)
+            console.print(f"{finding.name:18} {escape(finding.text)} {marks[finding.ok]}", soft_wrap=True)
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
 
 
@@ -210,12 +214,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {_escaped(str(error))}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(2)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _minutes(text: str) -> float:
@@ -269,7 +269,9 @@ def _print_trials(results: Any, trials: list[Any]) -> None:
     table = Table("trial", "latency", "speed", "peak memory", "cold start", "pictures", "configuration")
     for trial in trials:
         if trial.outcome is not Outcome.COMPLETE:
-            table.add_row(str(trial.number), trial.outcome, "", "", "", "", f"{trial.configuration}: {trial.reason}")
+            table.add_row(
+                str(trial.number), trial.outcome, "", "", "", "", escape(f"{trial.configuration}: {trial.reason}")
+            )
             continue
         table.add_row(
             str(trial.number),

@@ -144,7 +144,7 @@ class Executor:
         while True:
             ended = self._answer(POLL_S)
             if ended is not None:
-                kill_tree(child)  # what the trial started and did not end
+                self._kill_leftovers()
                 return _result(folder, int(ended["exit"]))
             if self._server is None or self._server.poll() is not None:
                 return TrialResult(outcome=Outcome.INFRASTRUCTURE, reason="the trial server ended")
@@ -164,7 +164,24 @@ class Executor:
     def _kill(self, child: int) -> None:
         # SIGKILL at once: a trial has nothing to save, and one that hangs in a driver ignores anything softer.
         kill_tree(child)
-        self._answer(timeout_s=30)
+        if self._answer(timeout_s=30) is None:
+            self.close()  # it is stuck in the kernel: the next trial gets a new server, and an empty pipe
+            return
+        self._kill_leftovers()
+
+    def _kill_leftovers(self) -> None:
+        """End what the trial started and did not end: the server has adopted it."""
+        if self._server is None:
+            return
+        try:
+            orphans = psutil.Process(self._server.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return
+        for orphan in orphans:
+            try:
+                orphan.kill()
+            except psutil.NoSuchProcess:
+                continue
 
     def _gpu_used_gib(self) -> float:
         if not self._device.startswith("cuda"):
@@ -212,12 +229,19 @@ def _result(folder: Path, exit_code: int) -> TrialResult:
         )
     phase = (_phases(folder) or ["start"])[-1]
     if exit_code < 0:
-        name = signal.Signals(-exit_code).name
+        name = _signal_name(-exit_code)
         # Nobody here sends SIGKILL without saying so: the kernel does, when main memory runs out.
         outcome = Outcome.OOM if name == "SIGKILL" else Outcome.CRASH
         return TrialResult(outcome=outcome, reason=f"{phase}: killed by {name}", log_tail=_log_tail(folder))
     reason = f"{phase}: the process ended with exit code {exit_code}"
     return TrialResult(outcome=Outcome.CRASH, reason=reason, log_tail=_log_tail(folder))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time signal
 
 
 def _with_start(result: TrialResult, folder: Path, started: float) -> TrialResult:

@@ -23,10 +23,12 @@ def export(results: Results, trial: Trial, folder: Path) -> Path:
 
     Raises UserError when the folder holds something that is not a bundle.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another folder with -o")
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} is not empty and not a bundle: choose another folder with -o")
     versions = {name: version for name, version in results.fingerprint.packages.items() if version is not None}
-    with whole_folder(folder) as draft:
+    with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
         write_text(draft / "apply.py", apply_source(trial.configuration, versions))
         write_text(draft / "environment.txt", environment(results))

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ class _Launch:
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.on_event = on_event
         self.workload = study.workload_description()
-        self.workload_key = _key(self.workload)
+        self.workload_key = _workload_key(study, self.workload)
         self.device = detect_device(study.device)
 
     def run(self) -> Results:
@@ -205,7 +206,9 @@ class _Launch:
                 self._tell(optuna.Trial(self.optuna_study, trial._trial_id), measured)
             else:
                 self.optuna_study.tell(trial.number, state=TrialState.FAIL)
-                self.optuna_study.enqueue_trial(trial.params)
+                # What it was queued with, too: a launch may be killed before it has read all of a preset.
+                self.optuna_study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+                shutil.rmtree(self.folder / f"trial-{trial.number:04d}", ignore_errors=True)
 
     def _one_trial(self) -> bool:
         """Ask for one configuration and make sure it is known. Returns whether a measurement was made."""
@@ -333,7 +336,11 @@ def _summary(result: TrialResult) -> str:
     return f"{figures['latency_ms']:.0f} ms, {figures['peak_vram_gib']:.2f} GiB, {verdict}"
 
 
-def _key(data: Any) -> str:
+def _workload_key(study: Study, description: dict[str, Any]) -> str:
+    """Of everything that the workload is, a user's Python file included."""
+    data = dict(description)
+    if study.workload.python is not None:
+        data["python_sha256"] = hashlib.sha256(Path(study.workload.python).read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -356,7 +363,10 @@ def _refuse_changes(record: StudyRecord | None, study: Study, workload_key: str)
 @contextmanager
 def _only_launcher(folder: Path, name: str) -> Iterator[None]:
     """Hold the study's lock; the system lets go of it however this process ends. Raises UserError when it is held."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made ({error.strerror}): choose another --storage") from None
     with (folder / "launch.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

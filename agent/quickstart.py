@@ -6,11 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..objectives.verdict import Verdict
 from ..studies import Records, UserError, read_study
 from ._progress import LaunchProgress
 from ._results import Results
-from ._summary import gain, shortfall, winner
+from ._summary import doubts, gain, winner
 from .export import export
 from .launch import launch
 from .report import write_report
@@ -49,8 +48,8 @@ def _run(console: Console, storage: str) -> bool:
         console.print(f"{mark}  {check.name}: {check.text}", markup=False, soft_wrap=True)
     console.rule("done")
     console.print(gain(results), markup=False)
-    if (why := shortfall(results)) is not None or not best.verdict.at_least(Verdict.NEAR_LOSSLESS):
-        console.print(why or "", markup=False)
+    for doubt in doubts(results):
+        console.print(doubt, markup=False)
     for what, where in (("report", report), ("bundle", bundle), ("database", FOLDER / "paretune.db")):
         console.print(f"{what:9} {where}", markup=False, soft_wrap=True)
     console.print(f"dashboard paretune dashboard quickstart --storage {storage}", markup=False, soft_wrap=True)

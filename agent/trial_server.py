@@ -5,23 +5,31 @@ with how it ended. A cold import costs seconds a trial on a laptop and far more 
 """
 
 import ctypes
+import difflib
 import importlib
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 PR_SET_PDEATHSIG = 1
 """Linux prctl(2): the signal this process gets when its parent dies."""
+PR_SET_CHILD_SUBREAPER = 36
+"""Linux prctl(2): orphans below this process become its children."""
 
 
 def main() -> None:
     """Serve jobs until standard input closes."""
     _die_with_parent()
+    _adopt_orphans()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launching process, which then ends this one
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints while it is imported is not an answer
@@ -45,22 +53,50 @@ def main() -> None:
         print(json.dumps({"pid": pid}), file=answers)
         _, status = os.waitpid(pid, 0)
         print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), file=answers)
+        _bury_orphans()
 
 
 def _preload(device: str, classes: list[str]) -> dict[str, Any]:
     """Import what every trial needs, and say what this machine is."""
-    import diffusers
     import torch
 
     from ..objectives.fingerprint import Fingerprint
 
-    for name in classes:
-        getattr(diffusers, name)  # diffusers imports lazily: this is what loads the pipeline's modules
-    for module in ("paretune.agent.trial_process", "paretune.objectives.pictures"):
-        importlib.import_module(module)
+    fingerprint = Fingerprint.current(device)
+    with _gpu_described_by_nvml(fingerprint.compute_capability):
+        import diffusers
+
+        for name in classes:
+            if not hasattr(diffusers, name):  # diffusers imports lazily: this is what loads the pipeline's modules
+                close = difflib.get_close_matches(name, dir(diffusers), n=1)
+                raise AttributeError(f"diffusers has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        for module in ("paretune.agent.trial_process", "paretune.objectives.pictures"):
+            importlib.import_module(module)
     if torch.cuda.is_initialized():
         raise RuntimeError("an import has started CUDA, so trials cannot be forked")
-    return {"fingerprint": asdict(Fingerprint.current(device)), "pid": os.getpid()}
+    return {"fingerprint": asdict(fingerprint), "pid": os.getpid()}
+
+
+@contextmanager
+def _gpu_described_by_nvml(compute_capability: str | None) -> Iterator[None]:
+    """Answer what libraries ask of the GPU while they are imported, without starting CUDA.
+
+    torchao 0.18, which diffusers and transformers import where it is installed, asks for the compute capability and
+    whether Triton can use the GPU (from 7.0 on), and torch starts CUDA to answer. NVML gives the same answers.
+    """
+    import torch
+    from torch.utils import _triton
+
+    if compute_capability is None:
+        yield
+        return
+    major, minor = (int(part) for part in compute_capability.split("."))
+    able = _triton.has_triton_package() and major >= 7
+    with (
+        patch.object(_triton, "has_triton", cache(lambda: able)),
+        patch.object(torch.cuda, "get_device_capability", lambda device=None: (major, minor)),
+    ):
+        yield
 
 
 def _child(line: str, answers: Any, server: int) -> None:
@@ -94,6 +130,20 @@ def _child(line: str, answers: Any, server: int) -> None:
 def _die_with_parent() -> None:
     """So that nothing is left over when the launching process is killed, however hard."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _adopt_orphans() -> None:
+    """So that what a trial started stays findable below this process after the trial has ended."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _bury_orphans() -> None:
+    """Take note of adopted processes that have ended, which otherwise stay in the process table."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 if __name__ == "__main__":

@@ -83,8 +83,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a bundle: it has no {MANIFEST}")
     try:
         manifest: dict[str, Any] = json.loads(file.read_text())
-        expected: Mapping[str, str] = manifest["sha256"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+        expected: Mapping[str, str] = dict(manifest["sha256"])
+        Fingerprint.from_dict(manifest["fingerprint"])
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{file} is damaged: export the bundle again") from None
     if manifest.get("schema") != SCHEMA_VERSION:
         raise UserError(f"{file} has schema {manifest.get('schema')!r}; this version reads {SCHEMA_VERSION}")
@@ -113,12 +114,18 @@ def _run(folder: Path, scratch: Path, device: str) -> tuple[dict[str, Any], dict
     except subprocess.TimeoutExpired:
         raise UserError(f"{folder} did not finish within {TIMEOUT_S} s") from None
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{folder} could not be run: {last}")
+        raise UserError(f"{folder} could not be run: {_last_words(done.stderr)}")
     measured = json.loads((out / "result.json").read_text())
     with np.load(out / "pictures.npz", allow_pickle=False) as arrays:
         pictures = {name: arrays[name] for name in arrays.files}
     return measured, pictures
+
+
+def _last_words(stderr: str) -> str:
+    """The exception under a traceback, in one line: what follows the last line that is indented."""
+    lines = stderr.strip().splitlines() or ["no message"]
+    indented = [index for index, line in enumerate(lines[:-1]) if line.startswith(" ")]
+    return " ".join(lines[indented[-1] + 1 :] if indented else lines[-1:])[:500]
 
 
 def _compare_machine(expected: Fingerprint) -> Check:

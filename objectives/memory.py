@@ -109,7 +109,7 @@ class PeakMemory:
             return resident_set_bytes, SOURCE_RESIDENT_SET, None
         import torch
 
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(self._device)
         index = device_index(self._device)
         try:

@@ -16,7 +16,7 @@ Chosen = Mapping[str, Mapping[str, Any]]
 """{technique: {parameter: value}} of one configuration."""
 
 
-def _always(chosen: Chosen, pipelines: Mapping[str, PipelineFacts]) -> bool:
+def _always(chosen: Chosen, target: Target, pipelines: Mapping[str, PipelineFacts]) -> bool:
     return True
 
 
@@ -26,7 +26,7 @@ class Rule:
 
     techniques: tuple[str, ...]
     reason: str
-    clash: Callable[[Chosen, Mapping[str, PipelineFacts]], bool] = _always
+    clash: Callable[[Chosen, Target, Mapping[str, PipelineFacts]], bool] = _always
 
 
 def unet_dtype(chosen: Chosen, pipelines: Mapping[str, PipelineFacts]) -> str:
@@ -34,6 +34,10 @@ def unet_dtype(chosen: Chosen, pipelines: Mapping[str, PipelineFacts]) -> str:
     if "dtype" in chosen:
         return str(chosen["dtype"]["dtype"])
     return next((p.modules["unet"].dtype for p in pipelines.values() if "unet" in p.modules), "unknown")
+
+
+def _graphs_the_decoder(chosen: Chosen) -> bool:
+    return chosen["torch_compile"]["mode"] == "reduce-overhead" and bool(chosen["torch_compile"]["vae_decoder"])
 
 
 RULES: tuple[Rule, ...] = (
@@ -47,14 +51,34 @@ RULES: tuple[Rule, ...] = (
         "torch cannot move a compiled module whose weights are quantized tensors",
     ),
     Rule(
+        ("torchao_quantization", "torch_compile"),
+        "loading an adapter moves the U-Net, and torch cannot move a compiled module whose weights are quantized",
+        lambda chosen, target, pipelines: any(pipeline.adapters for pipeline in pipelines.values()),
+    ),
+    Rule(
+        ("fused_qkv",),
+        "an adapter that is loaded later is ignored by fused projections, or breaks them",
+        lambda chosen, target, pipelines: any(pipeline.adapters for pipeline in pipelines.values()),
+    ),
+    Rule(
+        ("torch_compile", "vae_slicing"),
+        "diffusers keeps the decoder's slices at once, and CUDA graphs write each over the one before",
+        lambda chosen, target, pipelines: _graphs_the_decoder(chosen),
+    ),
+    Rule(
+        ("torch_compile", "vae_tiling"),
+        "diffusers keeps the decoder's tiles at once, and CUDA graphs write each over the one before",
+        lambda chosen, target, pipelines: _graphs_the_decoder(chosen),
+    ),
+    Rule(
         ("torch_compile", "model_offload"),
         "CUDA graphs need weights at fixed addresses, and offload moves them",
-        lambda chosen, _: chosen["torch_compile"]["mode"] == "reduce-overhead",
+        lambda chosen, target, pipelines: chosen["torch_compile"]["mode"] == "reduce-overhead",
     ),
     Rule(
         ("torch_compile", "group_offload"),
         "group offload hooks sit inside the graph: only regional compilation with block-level groups works",
-        lambda chosen, _: (
+        lambda chosen, target, pipelines: (
             chosen["torch_compile"]["region"] == "whole"
             or chosen["torch_compile"]["mode"] == "reduce-overhead"
             or chosen["group_offload"]["level"] == "leaf_level"
@@ -67,17 +91,18 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("torchao_quantization",),
         "row-wise float8 needs bfloat16 weights",
-        lambda chosen, pipelines: (
+        lambda chosen, target, pipelines: (
             chosen["torchao_quantization"]["scheme"] == "float8_dynamic_row"
             and unet_dtype(chosen, pipelines) not in ("bfloat16", "unknown")
         ),
     ),
     Rule(
         ("sdpa_kernel",),
-        "flash and cuDNN attention need 16-bit numbers",
-        lambda chosen, pipelines: (
-            chosen["sdpa_kernel"]["unet"] == "cudnn"
-            and unet_dtype(chosen, pipelines) not in ("float16", "bfloat16", "unknown")
+        "flash and cuDNN attention need 16-bit numbers on a GPU",
+        lambda chosen, target, pipelines: (
+            target.device == "cuda"
+            and chosen["sdpa_kernel"]["unet"] in ("flash", "cudnn")
+            and unet_dtype(chosen, pipelines) == "float32"
         ),
     ),
 )
@@ -91,6 +116,6 @@ def impossible(configuration: Configuration, target: Target, pipelines: Mapping[
         if reason is not None:
             return f"{step.technique}: {reason}"
     for rule in RULES:
-        if all(name in chosen for name in rule.techniques) and rule.clash(chosen, pipelines):
+        if all(name in chosen for name in rule.techniques) and rule.clash(chosen, target, pipelines):
             return f"{' with '.join(rule.techniques)}: {rule.reason}"
     return None

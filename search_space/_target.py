@@ -48,6 +48,8 @@ class PipelineFacts:
     largest_side_px: int = 0
     guided: bool = True
     """Whether any request uses classifier-free guidance."""
+    adapters: bool = False
+    """Whether adapters are loaded and unloaded between requests."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -63,7 +65,7 @@ class PipelineFacts:
 def describe_pipelines(pipelines: Mapping[str, Any], requests: Iterable[Any]) -> dict[str, PipelineFacts]:
     """Describe loaded diffusers pipelines and what is asked of them.
 
-    requests: objects with pipeline, batch, width_px, height_px and guidance.
+    requests: objects with pipeline, batch, width_px, height_px, guidance and adapters.
     """
     requests = list(requests)
     return {
@@ -78,12 +80,13 @@ def _describe(pipeline: Any, requests: list[Any]) -> PipelineFacts:
     for name, module in getattr(pipeline, "components", {}).items():
         if isinstance(module, torch.nn.Module):
             parameters = list(module.parameters())
+            blocks: Any = getattr(module, "down_blocks", None)
             modules[name] = ModuleFacts(
                 class_name=type(module).__name__,
                 dtype=str(parameters[0].dtype).removeprefix("torch.") if parameters else "none",
                 parameters_m=round(sum(p.numel() for p in parameters) / 1e6, 3),
                 tile_side_px=getattr(module, "tile_sample_min_size", None),
-                layers_per_block=len(module.down_blocks[0].resnets) if hasattr(module, "down_blocks") else None,
+                layers_per_block=len(blocks[0].resnets) if blocks else None,
             )
     return PipelineFacts(
         class_name=type(pipeline).__name__,
@@ -91,4 +94,5 @@ def _describe(pipeline: Any, requests: list[Any]) -> PipelineFacts:
         largest_batch=max((r.batch for r in requests), default=1),
         largest_side_px=max((max(r.width_px, r.height_px) for r in requests), default=0),
         guided=any(r.guidance > 1 for r in requests),
+        adapters=any(r.adapters for r in requests),
     )

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -58,11 +59,27 @@ def load_techniques(file: Path) -> None:
         spec.loader.exec_module(module)
         own = {own.name: own for own in module.TECHNIQUES}
     except Exception as error:
-        raise ValueError(f"the technique file {file} cannot be used: {type(error).__name__}: {error}") from error
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"the technique file {file} cannot be used: {text}") from error
     for known in TECHNIQUES:
         if known.name in own:
             raise ValueError(f"{file}: there is a technique {known.name!r} already")
+    _refuse_equal_names(
+        [*TECHNIQUES, *(known for known in _own.values() if known.name not in own), *own.values()], file
+    )
     _own.update(own)
+
+
+def _refuse_equal_names(techniques: list[Technique], file: Path) -> None:
+    """Functions of one name are one function: in apply.py, the last would stand for all of them."""
+    sources = {"apply": "the entry point of apply.py"}
+    for known in techniques:
+        for function in (*known.helpers, known.apply):
+            source = inspect.getsource(function)
+            if sources.setdefault(function.__name__, source) != source:
+                raise ValueError(
+                    f"{file}: another function is called {function.__name__!r} already, and apply.py has room for one"
+                )
 
 
 def technique(name: str) -> Technique:

@@ -153,13 +153,15 @@ class Records:
 def _connect(url: str) -> Engine:
     try:
         parsed = make_url(url)
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise ArgumentError(parsed.get_backend_name())
         if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, pool_pre_ping=True, json_serializer=_to_json)
         if parsed.get_backend_name() == "sqlite":
             event.listen(engine, "connect", _durable)
         _Base.metadata.create_all(engine)
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):
         raise UserError(
             f"--storage {_shown(url)} is not a database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         ) from None
@@ -184,8 +186,8 @@ def _shown(url: str) -> str:
     """The URL without its password."""
     try:
         return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return repr(url)
+    except (ArgumentError, ValueError):
+        return repr(url) if "@" not in url else "that was given"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,12 +1,14 @@
 """Study files: one YAML file that says everything about a search, checked when it is read."""
 
+import ast
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..search_space import Configuration, SearchSpace, load_techniques
 from ._errors import UserError
@@ -15,13 +17,15 @@ SCHEMA_VERSION = 1
 BUILT_IN = Path(__file__).parent
 """Where the study files that come with paretune lie."""
 
+PLAIN_STATEMENTS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Expr)
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 Objective = Literal["latency_ms", "peak_vram_gib", "drift", "cold_start_s"]
 Phase = Literal["start", "load", "apply", "first_call", "warm_up", "measure", "memory", "judge"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PipelineSpec(_Section):
@@ -58,6 +62,15 @@ class RequestSpec(_Section):
     adapters: list[str] = []
     arguments: dict[str, Any] = {}
 
+    @field_validator("arguments")
+    @classmethod
+    def _plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(arguments, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("numbers (finite ones), texts, lists and mappings only") from None
+        return arguments
+
 
 class WorkloadSpec(_Section):
     """What is optimised: diffusers pipelines described here, or a Python file that makes them, and the requests."""
@@ -71,6 +84,9 @@ class WorkloadSpec(_Section):
     def _one_source(self) -> "WorkloadSpec":
         if (self.pipelines is None) == (self.python is None):
             raise ValueError("give either pipelines or python, not both and not neither")
+        names = [request.name or f"request-{index + 1}" for index, request in enumerate(self.requests)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two requests are called {twice!r}, and their pictures are kept by that name")
         if self.pipelines is not None:
             if any(request.adapters for request in self.requests):
                 raise ValueError("requests with adapters need a workload in Python, which says how they are loaded")
@@ -276,12 +292,9 @@ def _override(data: dict[str, Any], setting: str) -> None:
     node: Any = data
     *parents, last = key.split(".")
     for part in parents:
-        if isinstance(node, list):
-            node = _item(node, part, setting)
-        else:
-            node = node.setdefault(part, {})
-            if node is None or not isinstance(node, dict | list):
-                raise UserError(f"--set {setting}: {part} is not a section of the study")
+        node = _item(node, part, setting) if isinstance(node, list) else node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise UserError(f"--set {setting}: {part} is not a section of the study")
     if isinstance(node, list):
         _item(node, last, setting)
         node[int(last)] = value
@@ -290,7 +303,7 @@ def _override(data: dict[str, Any], setting: str) -> None:
 
 
 def _item(items: list[Any], part: str, setting: str) -> Any:
-    if not part.isdigit() or int(part) >= len(items):
+    if not part.isdecimal() or int(part) >= len(items):
         raise UserError(f"--set {setting}: {part!r} is not one of the {len(items)} items, which are counted from 0")
     return items[int(part)]
 
@@ -304,13 +317,31 @@ def _sentence(error: ValidationError) -> str:
         return f"unknown key {location!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if first["type"] == "missing":
         return f"the key {location!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{location or 'the study'}: {first['msg'].removeprefix('Value error, ')}"
+    message = first["msg"]
     return f"{location or 'the study'}: {message[0].lower()}{message[1:]}, not {_shown(first.get('input'))}"
 
 
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _check_python_workload(file: Path) -> None:
+    """Read it without running it: what it needs may be missing in this process, and it loads a model."""
+    try:
+        statements = ast.parse(file.read_bytes()).body
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"the workload file {file} is not Python: {error}") from None
+    bound = {alias.asname or alias.name for s in statements if isinstance(s, ast.ImportFrom) for alias in s.names}
+    bound |= {s.name for s in statements if isinstance(s, ast.FunctionDef)}
+    bound |= {target.id for s in statements for target in getattr(s, "targets", []) if isinstance(target, ast.Name)}
+    for function in ("load(device)", "run(pipelines, request)"):
+        # Anything but plain statements may bind names too, and then only running the file can tell.
+        plain = all(isinstance(s, PLAIN_STATEMENTS) for s in statements)
+        if plain and "*" not in bound and function.partition("(")[0] not in bound:
+            raise UserError(f"the workload file {file} has no function {function}")
 
 
 def _resolve_paths(study: Study, folder: Path) -> Study:
@@ -321,6 +352,7 @@ def _resolve_paths(study: Study, folder: Path) -> Study:
         file = (folder / workload.python).resolve()
         if not file.is_file():
             raise UserError(f"study {study.name}: the workload file {file} does not exist")
+        _check_python_workload(file)
         return study.model_copy(update={"workload": workload.model_copy(update={"python": str(file)})})
     pipelines = {}
     for name, spec in (workload.pipelines or {}).items():

@@ -17,14 +17,16 @@ from .._technique import Axis, Loss, Parameters, Technique
 
 class DeepCacheParameters(Parameters):
     """interval: one step in so many is a full one. branch: the skip connection above which shallow steps compute; a
-    higher number computes more and loses less.
+    higher number computes more and loses less. full_percent: how much of the noise schedule, from its noisy end, has
+    full steps only; the composition is decided there.
     """
 
     interval: Literal[2, 3, 4, 5] = 3
     branch: Literal[0, 1, 2] = 0
+    full_percent: Literal[0, 30, 50, 70] = 0
 
 
-def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int) -> None:
+def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_percent: int) -> None:
     """Split each U-Net's forward() into two functions of tensors, and replace it by a dispatcher between them.
 
     The functions are unet.deepcache_full and unet.deepcache_shallow; unet.forward_parts names them, so that a compiler
@@ -34,7 +36,7 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int) -> None:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
     from diffusers.utils.peft_utils import apply_lora_scale
 
-    def split(unet: Any) -> None:
+    def split(unet: Any, all_full_from: float) -> None:
         first, last = unet.down_blocks[0], unet.up_blocks[-1]
         kinds = {type(first).__name__, type(last).__name__}
         if not kinds <= {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}:
@@ -139,7 +141,8 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int) -> None:
             """Whether the kept features belong to another picture, another batch, or are too old."""
             deep, prompt = state["deep"], state["prompt"]
             return bool(
-                state["since_full"] + 1 >= interval
+                timestep >= all_full_from
+                or state["since_full"] + 1 >= interval
                 # Within a picture the timestep only falls. Schedulers and pipelines are not asked: several may share
                 # the U-Net, and a product may swap a scheduler at any time.
                 or timestep >= state["timestep"]
@@ -152,8 +155,6 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int) -> None:
                 or (deep.dtype, deep.device) != (sample.dtype, sample.device)
             )
 
-        # Scales LoRA layers by cross_attention_kwargs["scale"], as the original forward() does.
-        @apply_lora_scale("cross_attention_kwargs")
         def dispatch(
             self: Any,
             sample: Any,
@@ -181,6 +182,9 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int) -> None:
             state["timestep"] = now
             return UNet2DConditionOutput(sample=noise) if return_dict else (noise,)
 
+        # Scales LoRA layers by cross_attention_kwargs["scale"], as the original forward() does.
+        scaled_dispatch = apply_lora_scale("cross_attention_kwargs")(dispatch)
+
         def forward(sample: Any, timestep: Any, encoder_hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
             known = {"cross_attention_kwargs", "added_cond_kwargs", "return_dict"}
             others = any(value is not None for name, value in kwargs.items() if name not in known)
@@ -190,7 +194,7 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int) -> None:
                 state["deep"] = None
                 return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
             wanted = {name: value for name, value in kwargs.items() if name in known}
-            return dispatch(unet, sample, timestep, encoder_hidden_states, **wanted)
+            return scaled_dispatch(unet, sample, timestep, encoder_hidden_states, **wanted)
 
         unet.deepcache_full = deepcache_full
         unet.deepcache_shallow = deepcache_shallow
@@ -199,10 +203,14 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int) -> None:
         unet.forward = forward
 
     for unet in unique_modules(pipelines, "unet"):
-        split(unet)
+        all_full_from = float("inf")
+        if full_percent:
+            owner = next(pipeline for pipeline in pipelines.values() if getattr(pipeline, "unet", None) is unet)
+            all_full_from = owner.scheduler.config.num_train_timesteps * (1 - full_percent / 100)
+        split(unet, all_full_from)
 
 
-def took_effect(pipelines: dict[str, Any], *, interval: int, branch: int) -> str | None:
+def took_effect(pipelines: dict[str, Any], *, interval: int, branch: int, full_percent: int) -> str | None:
     """Whether shallow steps ran."""
     states = [getattr(unet, "deepcache_state", {}) for unet in unique_modules(pipelines, "unet")]
     if not any(state.get("shallow_steps") for state in states):

@@ -14,12 +14,12 @@ from .._technique import Axis, Loss, Parameters, Technique
 
 
 class GuidanceCutoffParameters(Parameters):
-    """guided_share: the share of the noise schedule, from its noisy end, that runs with guidance."""
+    """guided_percent: how much of the noise schedule, from its noisy end, runs with guidance."""
 
-    guided_share: Literal[0.4, 0.5, 0.6, 0.7, 0.8, 0.9] = 0.7
+    guided_percent: Literal[40, 50, 60, 70, 80, 90] = 70
 
 
-def guidance_cutoff(pipelines: dict[str, Any], *, guided_share: float) -> None:
+def guidance_cutoff(pipelines: dict[str, Any], *, guided_percent: int) -> None:
     """Below the cut-off, compute the prompted half of the batch only and return it in place of both halves.
 
     The pipeline's uncond + scale * (cond - uncond) then is cond: no guidance. With guidance_rescale that is cond as
@@ -60,10 +60,10 @@ def guidance_cutoff(pipelines: dict[str, Any], *, guided_share: float) -> None:
 
     for unet in unique_modules(pipelines, "unet"):
         owner = next(pipeline for pipeline in pipelines.values() if getattr(pipeline, "unet", None) is unet)
-        cut_off(unet, (1 - guided_share) * owner.scheduler.config.num_train_timesteps)
+        cut_off(unet, (1 - guided_percent / 100) * owner.scheduler.config.num_train_timesteps)
 
 
-def took_effect(pipelines: dict[str, Any], *, guided_share: float) -> str | None:
+def took_effect(pipelines: dict[str, Any], *, guided_percent: int) -> str | None:
     """Whether steps ran without guidance."""
     if not any(getattr(unet, "guidance_cutoff_steps", 0) for unet in unique_modules(pipelines, "unet")):
         return "no step ran without guidance that would have had it"

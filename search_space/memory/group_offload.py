@@ -45,7 +45,8 @@ def took_effect(pipelines: dict[str, Any], *, level: str, use_stream: bool) -> s
         on_gpu = sum(parameter.numel() for parameter in parameters if parameter.device.type != "cpu")
         if on_gpu > sum(parameter.numel() for parameter in parameters) / 2:
             return "most of the U-Net's weights stayed on the GPU"
-        if not hasattr(unet, "_diffusers_hook"):
+        # Leaf-level hooks sit on the layers, block-level ones on the blocks: the U-Net itself may have none.
+        if not any(hasattr(module, "_diffusers_hook") for module in unet.modules()):
             return "the U-Net has no offload hooks"
     return None
 

@@ -45,7 +45,7 @@ def caption(face: Face, rng: random.Random, left_out: float = 0.15) -> str:
         has.append(f"{face.skin} skin")
     if face.beard:
         has.append("a beard")
-    wears = []
+    wears: list[str] = []
     if face.glasses:
         (wears if rng.random() < 0.5 else has).append(face.glasses)
     elif rng.random() < 0.3:

@@ -66,13 +66,10 @@ def background_colour(pixels: Pixels) -> str:
 
 
 def hair_colour(pixels: Pixels) -> str:
-    """The hair's name, from the temples, where every style shows and no hat covers it, and from the top of the head."""
-    patches = [pixels[50:64, 31:39], pixels[50:64, 89:97], pixels[33:38, 54:74]]
-    found = _nearest(np.concatenate([p.reshape(-1, 3) for p in patches]), [colour for _, colour in _VOTES])
-    # A patch has votes according to its area, and the top counts only where it is not a hat: hats differ from temples.
-    temples = found[: 2 * 14 * 8]
+    """The hair's name, from the temples, where every style shows and no hat covers it."""
+    temples = np.concatenate([pixels[50:64, 31:39].reshape(-1, 3), pixels[50:64, 89:97].reshape(-1, 3)])
     votes = dict.fromkeys(HAIR_COLOURS, 0.0)
-    for index in temples:
+    for index in _nearest(temples, [colour for _, colour in _VOTES]):
         name = _VOTES[index][0]
         if name == "outline":
             votes["black"] += 0.35  # black hair is nearly as dark as outlines

@@ -339,11 +339,12 @@ class _Drawing:
     def _hairline(self) -> list[Point]:
         """The inside of the hair, from the right temple to the left one."""
         w = self.width
-        inside = {
+        hairlines: dict[str, list[Point]] = {
             "straight": [(w - 7, -15), (8, -17), (0, -16), (-8, -17), (-w + 7, -15)],
             "swept": [(w - 6, -14), (11, -26), (2, -19), (-10, -15), (-w + 7, -13)],
             "parted": [(w - 6, -12), (9, -22), (0, -29), (-9, -22), (-w + 6, -12)],
-        }[self.rng.choice(("straight", "swept", "parted"))]
+        }
+        inside = hairlines[self.rng.choice(("straight", "swept", "parted"))]
         if self.rng.random() < 0.5:
             inside = _mirrored(inside)[::-1]
         return _spline([(w - 1, 6), (w - 2.5, -4), *inside, (-w + 2.5, -4), (-w + 1, 6)])

@@ -42,7 +42,7 @@ def picture(
     prompt: str = "a cat",
     *,
     batch: int = 2,
-    steps: int = 5,
+    steps: int = 4,
     seed: int = 0,
     guidance: float = 5.0,
     **kwargs: Any,
@@ -67,6 +67,28 @@ def relative_difference(image: torch.Tensor, reference: torch.Tensor) -> float:
     return float((image - reference).norm() / reference.norm())
 
 
+def ip_adapter(unet: Any, width: int = 8) -> dict[str, dict[str, torch.Tensor]]:
+    """Random weights of an IP-Adapter for image embeddings of that width, as load_ip_adapter takes them."""
+    context = unet.config.cross_attention_dim
+    adapter = {
+        "image_proj": {
+            "proj.weight": torch.randn(context * 4, width) * 0.05,
+            "proj.bias": torch.zeros(context * 4),
+            "norm.weight": torch.ones(context),
+            "norm.bias": torch.zeros(context),
+        },
+        "ip_adapter": {},
+    }
+    number = 1
+    for name in unet.attn_processors:
+        if not name.endswith("attn1.processor"):
+            inner = unet.get_submodule(name.removesuffix(".processor")).inner_dim
+            for key in ("k", "v"):
+                adapter["ip_adapter"][f"{number}.to_{key}_ip.weight"] = torch.randn(inner, context) * 0.05
+            number += 2
+    return adapter
+
+
 @functools.cache
 def _template() -> Any:
     with torch.random.fork_rng():
@@ -77,7 +99,7 @@ def _template() -> Any:
             layers_per_block=2,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2),
+            transformer_layers_per_block=1,
             attention_head_dim=(2, 4),
             cross_attention_dim=2 * TEXT_WIDTH,
             addition_embed_type="text_time",

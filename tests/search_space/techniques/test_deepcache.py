@@ -13,7 +13,7 @@ from diffusers import (
 from paretune.search_space.caching.deepcache import deepcache, took_effect
 from paretune.search_space.caching.guidance_cutoff import guidance_cutoff
 from paretune.search_space.compiler.torch_compile import torch_compile
-from support.tiny_sdxl import picture, relative_difference, sibling, tiny_sdxl
+from support.tiny_sdxl import ip_adapter, picture, relative_difference, sibling, tiny_sdxl
 
 
 def _inputs(batch: int = 2, height: int = 16, width: int = 16) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def test_both_parts_are_the_unets_own_mathematics(branch: int, height: int, widt
     unet = tiny_sdxl().unet
     inputs = _inputs(height=height, width=width)
     expected = unet(**inputs).sample
-    deepcache({"main": type("Pipeline", (), {"unet": unet})}, interval=2, branch=branch)
+    deepcache({"main": type("Pipeline", (), {"unet": unet})}, interval=2, branch=branch, full_percent=0)
 
     noise, deep = unet.deepcache_full(**inputs, cross_attention_kwargs=None)
     assert torch.equal(noise, expected)
@@ -56,7 +56,7 @@ def test_forward_takes_what_the_unet_takes() -> None:
         return {"down_intrablock_additional_residuals": [torch.ones(2, 32, 8, 8), torch.ones(2, 64, 8, 8)]}
 
     controlled = unet(**inputs, **residuals()).sample
-    deepcache({"main": type("Pipeline", (), {"unet": unet})}, interval=5, branch=0)
+    deepcache({"main": type("Pipeline", (), {"unet": unet})}, interval=5, branch=0, full_percent=0)
 
     for timestep in (500, 500.0, torch.tensor(500), torch.tensor([500.0]), torch.tensor([500, 500])):
         assert torch.equal(unet(**{**inputs, "timestep": timestep}).sample, expected)
@@ -74,7 +74,7 @@ def test_forward_takes_what_the_unet_takes() -> None:
 @pytest.mark.parametrize(("interval", "full", "shallow"), [(2, 4, 3), (3, 3, 4), (5, 2, 5)])
 def test_interval_counts_full_steps(interval: int, full: int, shallow: int) -> None:
     pipeline = tiny_sdxl()
-    deepcache({"main": pipeline}, interval=interval, branch=0)
+    deepcache({"main": pipeline}, interval=interval, branch=0, full_percent=0)
     picture(pipeline, steps=7)
     state = pipeline.unet.deepcache_state
     assert (state["full_steps"], state["shallow_steps"]) == (full, shallow)
@@ -85,7 +85,7 @@ def test_higher_branches_lose_less() -> None:
     differences = []
     for branch in (0, 1, 2):
         pipeline = tiny_sdxl()
-        deepcache({"main": pipeline}, interval=2, branch=branch)
+        deepcache({"main": pipeline}, interval=2, branch=branch, full_percent=0)
         differences.append(relative_difference(picture(pipeline, steps=8), reference))
     assert 0 < differences[2] < differences[0] < 0.1
 
@@ -96,7 +96,7 @@ def test_pipelines_with_their_own_schedulers_share_a_unet() -> None:
     def pair() -> tuple[Any, Any]:
         one = tiny_sdxl()
         two = sibling(one, DDIMScheduler(timestep_spacing="trailing"))
-        deepcache({"one": one, "two": two}, interval=3, branch=0)
+        deepcache({"one": one, "two": two}, interval=3, branch=0, full_percent=0)
         return one, two
 
     alone_one, alone_two = picture(pair()[0], steps=6), picture(pair()[1], "a dog", steps=4)
@@ -105,18 +105,18 @@ def test_pipelines_with_their_own_schedulers_share_a_unet() -> None:
     for _ in range(2):
         assert torch.equal(picture(one, steps=6), alone_one)
         assert torch.equal(picture(two, "a dog", steps=4), alone_two)
-    assert took_effect({"one": one, "two": two}, interval=3, branch=0) is None
+    assert took_effect({"one": one, "two": two}, interval=3, branch=0, full_percent=0) is None
 
 
 def test_a_swapped_scheduler_changes_nothing() -> None:
     pipeline = tiny_sdxl()
-    deepcache({"main": pipeline}, interval=3, branch=0)
+    deepcache({"main": pipeline}, interval=3, branch=0, full_percent=0)
     picture(pipeline, steps=4)
     for scheduler in (DPMSolverMultistepScheduler, HeunDiscreteScheduler):
         pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
         fresh = tiny_sdxl()
         fresh.scheduler = scheduler.from_config(fresh.scheduler.config)
-        deepcache({"main": fresh}, interval=3, branch=0)
+        deepcache({"main": fresh}, interval=3, branch=0, full_percent=0)
         assert torch.equal(picture(pipeline, steps=4), picture(fresh, steps=4))
 
 
@@ -142,7 +142,7 @@ def test_a_cancelled_picture_leaves_nothing_behind() -> None:
 
     fresh, used = tiny_sdxl(), tiny_sdxl()
     for pipeline in (fresh, used):
-        deepcache({"main": pipeline}, interval=4, branch=0)
+        deepcache({"main": pipeline}, interval=4, branch=0, full_percent=0)
     with pytest.raises(KeyboardInterrupt):
         picture(used, batch=1, steps=8, callback_on_step_end=cancel)
     assert torch.equal(variant(used), variant(fresh))
@@ -150,8 +150,8 @@ def test_a_cancelled_picture_leaves_nothing_behind() -> None:
 
 def test_guidance_that_stops_halfway_is_noticed() -> None:
     pipeline = tiny_sdxl()
-    deepcache({"main": pipeline}, interval=3, branch=0)
-    guidance_cutoff({"main": pipeline}, guided_share=0.6)
+    deepcache({"main": pipeline}, interval=3, branch=0, full_percent=0)
+    guidance_cutoff({"main": pipeline}, guided_percent=60)
     first = picture(pipeline, steps=8)
     assert torch.equal(picture(pipeline, steps=8), first)
     state = pipeline.unet.deepcache_state
@@ -159,14 +159,31 @@ def test_guidance_that_stops_halfway_is_noticed() -> None:
     assert pipeline.unet.guidance_cutoff_steps == 2 * 3
 
 
+def test_ip_adapters_come_and_go() -> None:
+    torch.manual_seed(0)
+    embeds = [torch.randn(2, 1, 8)]
+    untouched, pipeline = tiny_sdxl(), tiny_sdxl()
+    adapter = ip_adapter(untouched.unet)
+    deepcache({"main": pipeline}, interval=3, branch=0, full_percent=0)
+    before = picture(pipeline)
+    for each in (untouched, pipeline):
+        each.load_ip_adapter(adapter, subfolder="", weight_name="", image_encoder_folder=None)
+    # One step is a full one.
+    expected = picture(untouched, steps=1, ip_adapter_image_embeds=embeds)
+    assert torch.equal(picture(pipeline, steps=1, ip_adapter_image_embeds=embeds), expected)
+    assert relative_difference(picture(pipeline, ip_adapter_image_embeds=embeds), before) > 1e-3
+    pipeline.unload_ip_adapter()
+    assert torch.equal(picture(pipeline), before)
+
+
 @pytest.mark.usefixtures("traced_only")
 def test_each_part_compiles_as_one_graph() -> None:
     reference = tiny_sdxl()
-    deepcache({"main": reference}, interval=2, branch=1)
+    deepcache({"main": reference}, interval=2, branch=1, full_percent=0)
     expected = picture(reference, batch=1, steps=4)
 
     pipeline = tiny_sdxl()
-    deepcache({"main": pipeline}, interval=2, branch=1)
+    deepcache({"main": pipeline}, interval=2, branch=1, full_percent=0)
     torch_compile({"main": pipeline}, region="whole", mode="default", vae_decoder=False)
     assert torch.equal(picture(pipeline, batch=1, steps=4), expected)
     counters = torch._dynamo.utils.counters
@@ -180,10 +197,26 @@ def test_unknown_unets_are_refused() -> None:
     pipeline = tiny_sdxl()
     pipeline.unet.class_embedding = torch.nn.Identity()
     with pytest.raises(ValueError, match="class labels"):
-        deepcache({"main": pipeline}, interval=2, branch=0)
+        deepcache({"main": pipeline}, interval=2, branch=0, full_percent=0)
     pipeline = tiny_sdxl()
     pipeline.unet.up_blocks[-1] = torch.nn.Identity()
     with pytest.raises(ValueError, match="Identity"):
-        deepcache({"main": pipeline}, interval=2, branch=0)
+        deepcache({"main": pipeline}, interval=2, branch=0, full_percent=0)
     with pytest.raises(ValueError, match="branch 3"):
-        deepcache({"main": tiny_sdxl()}, interval=2, branch=3)
+        deepcache({"main": tiny_sdxl()}, interval=2, branch=3, full_percent=0)
+
+
+def test_the_noisy_part_of_the_schedule_can_be_computed_whole() -> None:
+    pipeline = tiny_sdxl()
+    deepcache({"main": pipeline}, interval=5, branch=0, full_percent=50)
+    picture(pipeline, steps=10)
+    state = pipeline.unet.deepcache_state
+    # 10 steps: the five noisy ones are full, the last of them serves the four after it, and one is left over.
+    assert state["full_steps"] >= 5
+    assert state["shallow_steps"] == 10 - state["full_steps"] > 0
+
+    from_the_start = tiny_sdxl()
+    deepcache({"main": from_the_start}, interval=5, branch=0, full_percent=0)
+    assert relative_difference(picture(pipeline), picture(tiny_sdxl())) < relative_difference(
+        picture(from_the_start), picture(tiny_sdxl())
+    )

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from paretune.search_space import PipelineFacts, Target, describe_pipelines, technique
 from paretune.search_space.attention.fused_qkv import fused_qkv
-from support.tiny_sdxl import SIDE_PX, TINY_FACTS, tiny_sdxl
+from support.tiny_sdxl import SIDE_PX, TINY_FACTS, ip_adapter, tiny_sdxl
 
 CPU = Target(device="cpu", name="cpu", packages=frozenset({"torchao"}))
 
@@ -74,28 +73,6 @@ def test_fused_qkv_does_not_drop_adapters_in_silence() -> None:
         fused_qkv({"main": pipeline})
 
     pipeline = tiny_sdxl()
-    pipeline.load_ip_adapter(_ip_adapter(pipeline.unet), subfolder="", weight_name="", image_encoder_folder=None)
+    pipeline.load_ip_adapter(ip_adapter(pipeline.unet), subfolder="", weight_name="", image_encoder_folder=None)
     with pytest.raises(ValueError, match="IP-Adapter"):
         fused_qkv({"main": pipeline})
-
-
-def _ip_adapter(unet: Any, width: int = 8) -> dict[str, dict[str, torch.Tensor]]:
-    """An adapter's weights, random, for image embeddings of that width."""
-    context = unet.config.cross_attention_dim
-    adapter = {
-        "image_proj": {
-            "proj.weight": torch.randn(context * 4, width) * 0.05,
-            "proj.bias": torch.zeros(context * 4),
-            "norm.weight": torch.ones(context),
-            "norm.bias": torch.zeros(context),
-        },
-        "ip_adapter": {},
-    }
-    number = 1
-    for name in unet.attn_processors:
-        if not name.endswith("attn1.processor"):
-            inner = unet.get_submodule(name.removesuffix(".processor")).inner_dim
-            for key in ("k", "v"):
-                adapter["ip_adapter"][f"{number}.to_{key}_ip.weight"] = torch.randn(inner, context) * 0.05
-            number += 2
-    return adapter

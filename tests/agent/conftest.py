@@ -1,0 +1,43 @@
+"""One launched study of the tiny pipeline, which many tests look at."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from paretune.agent.cli import main
+from support.launched import Cli, Launched, Said
+from support.launching import BAD_TECHNIQUES, tiny_study, write_study
+
+MIXED_SPACE = {
+    "files": [BAD_TECHNIQUES],
+    "techniques": {"channels_last": {}, "deepcache": {}, "vae_slicing": {}, "repaint": {}, "fail": {}},
+    "presets": [[{"deepcache": {"interval": 2, "branch": 1}}], [{"repaint": {}}], [{"fail": {}}]],
+}
+
+
+@pytest.fixture(scope="session")
+def launched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Launched:
+    """Five trials: the reference, a good one, one with other pictures, one that fails, one the sampler chose."""
+    folder = tmp_path_factory.mktemp("launched")
+    content = tiny_study(tiny_model, space=MIXED_SPACE, limits={"verdict": "near-lossless"})
+    study = Launched(write_study(folder / "tiny.yaml", content), f"sqlite:///{folder}/paretune.db")
+    study.launch(5)
+    return study
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run the command line in this process."""
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["paretune", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "300")
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        return Said(code, *capsys.readouterr())
+
+    return run

@@ -1,0 +1,201 @@
+"""Export and verify: what ships is what was measured, it runs without paretune, and every change is noticed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from paretune.agent.export import MANIFEST, export, files_of, sha256
+from paretune.search_space import Configuration
+from PIL import Image
+from support.isolated import packages_without_paretune, python
+from support.launched import Cli, Launched
+
+DEEPCACHE = {"deepcache": {"interval": 2, "branch": 1}}
+
+# What a worker does in production: its own loading, its own call, and one line of ours.
+WORKER = """
+import sys
+import torch
+from diffusers import StableDiffusionXLPipeline
+model, bundle, out = sys.argv[1:]
+sys.path.insert(0, bundle)
+from apply import apply
+pipeline = StableDiffusionXLPipeline.from_pretrained(model)
+apply(pipeline)
+for name, prompt, seed, batch in (("cat", "a cat", 1, 1), ("dog", "a dog", 2, 2)):
+    seeds = [torch.Generator("cpu").manual_seed(seed + index) for index in range(batch)]
+    settings = dict(width=64, height=64, num_inference_steps=5, guidance_scale=4.0, generator=seeds)
+    for index, image in enumerate(pipeline(prompt=[prompt] * batch, **settings).images):
+        image.save(f"{out}/{name}-{index}.png")
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(launched: Launched, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(launched.results(), launched.trial(DEEPCACHE), tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    """One to change."""
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def forge(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the evidence so that the manifest does not show it."""
+    file = bundle / "evidence" / "measurements.json"
+    evidence = json.loads(file.read_text())
+    change(evidence["trial"]["measurements"])
+    file.write_text(json.dumps(evidence))
+    sign(bundle)
+
+
+def sign(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["sha256"] = {name: sha256(bundle / name) for name in files_of(bundle)}
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    return {file.name: np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))}
+
+
+def test_bundle_has_everything_and_the_very_apply_py_that_was_measured(bundle: Path, launched: Launched) -> None:
+    trial = launched.trial(DEEPCACHE)
+    assert {path.name for path in bundle.iterdir()} == {
+        *("apply.py", "configuration.yaml", "environment.txt", "README.md", "manifest.json", "check", "evidence")
+    }
+    assert (bundle / "apply.py").read_text() == (trial.folder / "apply.py").read_text()
+    assert Configuration.from_yaml((bundle / "configuration.yaml").read_text()) == trial.configuration
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    assert (manifest["trial"], manifest["configuration_key"]) == (trial.number, trial.configuration.key)
+    assert set(manifest["sha256"]) == set(files_of(bundle))
+    evidence = json.loads((bundle / "evidence" / "measurements.json").read_text())
+    assert evidence["trial"]["measurements"] == trial.measurements
+    assert evidence["reference"]["measurements"] == launched.results().reference.measurements
+    assert {f"diffusers=={launched.results().fingerprint.packages['diffusers']}"} < set(
+        (bundle / "environment.txt").read_text().splitlines()
+    )
+
+
+def test_readme_says_what_was_done_and_that_it_approximates(bundle: Path) -> None:
+    text = (bundle / "README.md").read_text()
+    assert "`deepcache`, interval = 2, branch = 1" in text
+    assert "it is not lossless, however close its pictures are" in text
+    assert "{{" not in text
+
+
+def test_without_paretune_it_makes_the_pictures_of_the_trial_bit_for_bit(
+    bundle: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    packages = packages_without_paretune(tmp_path / "packages")
+    absent = python("-c", "import paretune", paths=[packages], cwd=tmp_path)
+    assert "No module named 'paretune'" in absent.stderr
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "worker.py").write_text(WORKER)
+    ran = python("worker.py", str(tiny_model), str(bundle), "out", paths=[packages], cwd=tmp_path)
+
+    assert ran.returncode == 0, ran.stderr
+    made, evidence = pixels(tmp_path / "out"), pixels(bundle / "evidence" / "winner")
+    reference = pixels(bundle / "evidence" / "reference")
+    assert list(made) == list(evidence) == list(reference) == ["cat-0.png", "dog-0.png", "dog-1.png"]
+    for name, picture in made.items():
+        assert np.array_equal(picture, evidence[name]), name
+    assert any(not np.array_equal(made[name], reference[name]) for name in made), "the technique changed something"
+
+
+def test_verify_passes_and_leaves_the_bundle_as_it_was(copy: Path, cli: Cli) -> None:
+    # How long calls take on the machine that runs the tests is not what is tested.
+    forge(copy, lambda measured: measured.update(latency_ms=1e6, peak_vram_gib=1e3))
+    before = {name: sha256(copy / name) for name in files_of(copy)}
+    said = cli("verify", str(copy), "--json")
+    found = json.loads(said.out)
+    assert {check["name"]: check["passed"] for check in found["checks"]} == {
+        **dict.fromkeys(("files", "machine", "latency_ms", "peak_vram_gib", "pictures"), True)
+    }
+    assert (said.code, found["passed"]) == (0, True)
+    assert {name: sha256(copy / name) for name in files_of(copy)} == before
+
+
+def test_verify_notices_other_figures_and_other_pictures(copy: Path, cli: Cli) -> None:
+    forge(copy, lambda measured: measured.update(latency_ms=0.01, peak_vram_gib=0.001))
+    cat, dog = (copy / "evidence" / "winner" / f"{name}-0.png" for name in ("cat", "dog"))
+    Image.open(dog).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(cat)
+    sign(copy)
+    said = cli("verify", str(copy))
+    assert said.code == 1
+    lines = dict(reversed(line.split(": ")[0].split()) for line in said.out.splitlines() if ": " in line)
+    assert lines == {
+        **{"files": "pass", "machine": "pass"},
+        **dict.fromkeys(("latency_ms", "peak_vram_gib", "pictures"), "differs"),
+    }
+    assert "The bundle differs from its evidence." in said.out
+
+
+def add_a_byte(bundle: Path) -> None:
+    with (bundle / "apply.py").open("a") as file:
+        file.write("\n")
+
+
+def break_the_script(bundle: Path) -> None:
+    (bundle / "apply.py").write_text("def apply(pipelines):\n    raise RuntimeError('the wrong\\nmodel')\n")
+    sign(bundle)
+
+
+def other_schema(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    (bundle / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (add_a_byte, "{}: apply.py was changed after the export; export the bundle again"),
+        (lambda b: (b / "apply.py").unlink(), "{}: apply.py is missing; export the bundle again"),
+        (
+            lambda b: (b / "check" / "sitecustomize.py").write_text(""),
+            "{}: check/sitecustomize.py is not part of the bundle; remove it or export again",
+        ),
+        (lambda b: (b / MANIFEST).unlink(), "{} is not a bundle: it has no manifest.json"),
+        (lambda b: (b / MANIFEST).write_text("{"), "{}/manifest.json is damaged: export the bundle again"),
+        (lambda b: (b / MANIFEST).write_text("[]"), "{}/manifest.json is damaged: export the bundle again"),
+        (lambda b: (b / MANIFEST).write_text('{"sha256": {}}'), "{}/manifest.json is damaged: export the bundle again"),
+        (other_schema, "{}/manifest.json has schema 99; this version reads 1"),
+        (break_the_script, "{} could not be run: RuntimeError: the wrong model"),
+        (shutil.rmtree, "{} is not a bundle: it has no manifest.json"),
+    ],
+)
+def test_verify_of_a_damaged_bundle(copy: Path, cli: Cli, change: Callable[[Path], Any], sentence: str) -> None:
+    change(copy)
+    assert cli("verify", str(copy)).sentence().startswith(sentence.format(copy))
+
+
+def test_export_by_command_line_replaces_an_older_bundle_whole(copy: Path, launched: Launched, cli: Cli) -> None:
+    (copy / "evidence" / "winner" / "from-an-older-study.png").touch()
+    said = cli("export", "tiny", "-o", str(copy), "--trial", "0", "--storage", launched.storage)
+    assert (said.code, said.err) == (0, "")
+    assert said.out == f"Trial 0 (reference) is exported to {copy}\n"
+    assert not (copy / "evidence" / "winner" / "from-an-older-study.png").exists()
+    assert yaml.safe_load((copy / "configuration.yaml").read_text())["techniques"] == []
+    assert [entry.name for entry in copy.parent.iterdir()] == ["copy"], "no temporary folder is left"
+
+
+def test_export_leaves_a_folder_alone_that_is_no_bundle(tmp_path: Path, launched: Launched, cli: Cli) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    said = cli("export", "tiny", "-o", str(tmp_path), "--storage", launched.storage)
+    assert said.sentence() == f"{tmp_path} is not empty and not a bundle: choose another folder with -o"
+    said = cli("export", "tiny", "-o", str(tmp_path / "thesis.tex"), "--storage", launched.storage)
+    assert said.sentence() == f"{tmp_path / 'thesis.tex'} is a file: choose another folder with -o"
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("thesis.tex", "precious")]
+
+
+def test_export_into_an_empty_folder(tmp_path: Path, launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    export(launched.results(), launched.trial(DEEPCACHE), Path("."))
+    assert (tmp_path / MANIFEST).is_file()

@@ -1,0 +1,34 @@
+"""For every test: one thread for torch, no network, the tiny model, and only the techniques that a module loads."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Several trial processes and test processes share few cores; with more threads each waits for the others.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("PARETUNE_STORAGE", None)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny pipeline, as `save_pretrained` writes it."""
+    from support.tiny_sdxl import tiny_sdxl
+
+    folder = tmp_path_factory.mktemp("model") / "tiny-sdxl"
+    tiny_sdxl().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_techniques_of_this_module_only() -> Iterator[None]:
+    """A study's own techniques stay known to the process that loaded them; the next module starts without."""
+    from paretune.search_space import _techniques
+
+    before = dict(_techniques._own)
+    yield
+    _techniques._own.clear()
+    _techniques._own.update(before)

@@ -1,0 +1,152 @@
+"""The space that a study searches, and the rules about what cannot work in it."""
+
+from typing import Any
+
+import optuna
+import pytest
+from paretune.search_space import RULES, TECHNIQUES, Configuration, SearchSpace, Target, impossible, technique
+from support.tiny_sdxl import TINY_FACTS
+
+PIPELINES = {"main": TINY_FACTS}
+CPU = Target(device="cpu", name="cpu", packages=frozenset({"torchao"}))
+GPU = Target(device="cuda", name="gpu", compute_capability=(9, 0), memory_gib=80, packages=frozenset({"torchao"}))
+EVERYTHING = SearchSpace.of({known.name: {} for known in TECHNIQUES})
+
+
+def test_a_space_of_everything_has_every_choice() -> None:
+    assert {name: dict(choices) for name, choices in EVERYTHING.techniques.items()} == {
+        known.name: known.parameters.choices() for known in TECHNIQUES
+    }
+
+
+def test_named_techniques_and_choices_only_in_the_order_of_application() -> None:
+    space = SearchSpace.of({"vae_slicing": {}, "deepcache": {"interval": [3, 2], "branch": 1}})
+    assert list(space.techniques) == ["deepcache", "vae_slicing"]
+    assert space.techniques["deepcache"] == {"interval": (3, 2), "branch": (1,), "full_percent": (0, 30, 50, 70)}
+    assert space.size() == (1 + 2 * 4) * 2
+
+
+@pytest.mark.parametrize(
+    ("selection", "sentence"),
+    [
+        ({"deepcach": {}}, "there is no technique 'deepcach'; did you mean deepcache?"),
+        (
+            {"deepcache": {"intervall": 2}},
+            "deepcache has no parameter 'intervall'; it has interval, branch",
+        ),
+        ({"deepcache": {"interval": 99}}, "deepcache.interval cannot be 99; it is one of 2, 3, 4, 5"),
+        ({"deepcache": {"interval": []}}, "space.deepcache.interval lists no choice"),
+        ({"deepcache": [2]}, "space.deepcache: write its parameters as a mapping, or {} for all choices"),
+    ],
+)
+def test_what_a_space_refuses(selection: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 (the text is compared below)
+        SearchSpace.of(selection)
+    assert str(raised.value) == sentence
+
+
+def test_what_can_never_work_on_the_machine_is_left_out_with_its_reason() -> None:
+    possible, left_out = EVERYTHING.possible(CPU, PIPELINES)
+    assert possible.techniques["torch_compile"]["mode"] == ("default",)
+    assert left_out["torch_compile.mode=reduce-overhead"] == "mode reduce-overhead needs a CUDA device"
+    assert "group_offload" in left_out
+    for name, choices in possible.techniques.items():
+        parameters = technique(name).parameters.combinations(choices)
+        assert any(technique(name).why_not(CPU, PIPELINES, p) is None for p in parameters)
+    assert set(possible.techniques) | {name for name in left_out if "." not in name} == set(EVERYTHING.techniques)
+
+
+def test_more_works_on_a_gpu() -> None:
+    on_gpu, on_cpu = (EVERYTHING.possible(target, PIPELINES)[0] for target in (GPU, CPU))
+    assert on_gpu.size() > on_cpu.size()
+    assert len(on_gpu.techniques["torch_compile"]["mode"]) == 3
+
+
+def test_without_its_package_a_technique_is_left_out() -> None:
+    bare = Target(device="cuda", name="gpu", compute_capability=(9, 0))
+    _, left_out = EVERYTHING.possible(bare, PIPELINES)
+    assert left_out["torchao_quantization"] == ("the package torchao is not installed: pip install 'paretune[torchao]'")
+
+
+@pytest.mark.parametrize(
+    "techniques",
+    [{}, {"fused_qkv": {}}, {"deepcache": {"interval": 5, "branch": 1}, "vae_tiling": {}}]
+    + [{known.name: parameters.model_dump()} for known in TECHNIQUES for parameters in known.parameters.combinations()],
+)
+def test_what_is_enqueued_is_what_is_suggested(techniques: dict[str, dict[str, Any]]) -> None:
+    configuration = Configuration.of(techniques)
+    parameters = EVERYTHING.optuna_parameters(configuration)
+    assert EVERYTHING.suggest(optuna.trial.FixedTrial(parameters)) == configuration  # type: ignore[arg-type]
+
+
+def test_suggestions_stay_in_the_space_and_a_switched_off_technique_has_no_parameters() -> None:
+    space = SearchSpace.of({"torch_compile": {"mode": "default"}, "vae_slicing": {}})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(60):
+        trial = study.ask()
+        configuration = space.suggest(trial)
+        expected = space.optuna_parameters(configuration)
+        assert trial.params == expected
+        assert ("torch_compile.region" in trial.params) is (trial.params["torch_compile"] == "on")
+        seen.add(configuration)
+    assert len(seen) == space.size()
+
+
+@pytest.mark.parametrize(
+    ("techniques", "sentence"),
+    [
+        ({"fused_qkv": {}}, "fused_qkv is not in the study's space"),
+        ({"deepcache": {"interval": 5}}, "deepcache.interval=5 is not in the study's space"),
+    ],
+)
+def test_a_configuration_outside_of_the_space(techniques: dict[str, dict[str, Any]], sentence: str) -> None:
+    space = SearchSpace.of({"deepcache": {"interval": [2, 3]}})
+    with pytest.raises(ValueError, match=sentence):
+        space.optuna_parameters(Configuration.of(techniques))
+
+
+@pytest.mark.parametrize(
+    ("techniques", "reason"),
+    [
+        ({"model_offload": {}, "group_offload": {}}, "model_offload with group_offload: diffusers refuses two kinds"),
+        (
+            {"torch_compile": {"mode": "reduce-overhead"}, "model_offload": {}},
+            "torch_compile with model_offload: CUDA graphs need weights at fixed addresses",
+        ),
+        (
+            {"torchao_quantization": {"scheme": "int8_weight_only"}, "torch_compile": {}, "model_offload": {}},
+            "torchao_quantization with torch_compile with model_offload: torch cannot move a compiled module",
+        ),
+        ({"deepcache": {}, "group_offload": {}}, "deepcache with group_offload: "),
+    ],
+)
+def test_rules_refuse_with_a_reason(techniques: dict[str, dict[str, Any]], reason: str) -> None:
+    refused = impossible(Configuration.of(techniques), GPU, PIPELINES)
+    assert refused is not None
+    assert refused.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "techniques",
+    [
+        {},
+        {"torch_compile": {"mode": "default"}, "model_offload": {}},
+        {"deepcache": {}, "torch_compile": {}, "fused_qkv": {}, "channels_last": {}, "guidance_cutoff": {}},
+        {"torchao_quantization": {"scheme": "int8_weight_only"}, "torch_compile": {}},
+    ],
+)
+def test_rules_let_the_rest_be_tried(techniques: dict[str, dict[str, Any]]) -> None:
+    assert impossible(Configuration.of(techniques), GPU, PIPELINES) is None
+
+
+def test_a_techniques_own_refusal_comes_with_its_name() -> None:
+    refused = impossible(Configuration.of({"torch_compile": {"mode": "reduce-overhead"}}), CPU, PIPELINES)
+    assert refused == "torch_compile: mode reduce-overhead needs a CUDA device"
+
+
+def test_rules_name_techniques_that_exist_and_give_a_reason() -> None:
+    for rule in RULES:
+        assert all(technique(name) for name in rule.techniques)
+        assert rule.reason
+        assert not rule.reason.endswith(".")
