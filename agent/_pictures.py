@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw
 
 GAP_PX = 4
 LABEL_PX = 18
-MOST_ROWS = 3
 LONGEST_SIDE_PX = 512
 INLINE_BYTES = 6_500_000
 """What all pictures of one HTML file may weigh before base64, which adds a third."""
@@ -42,25 +41,19 @@ def inline_pictures(files: Iterable[Path], most_bytes: int = INLINE_BYTES) -> In
 
 
 def side_by_side(reference: Path, candidate: Path, out: Path) -> bool:
-    """Write one PNG: a row per picture, the reference left and the candidate right, the first few requests.
+    """Write one PNG: the reference's picture left and the candidate's right.
 
-    Returns False, and writes nothing, when the folders have no picture in common.
+    One pair, because the dashboard shows it as small as a stamp. Returns False, and writes nothing, when one of the two
+    files is missing.
     """
-    names = sorted(file.name for file in candidate.glob("*.png") if (reference / file.name).is_file())[:MOST_ROWS]
-    if not names:
+    if not reference.is_file() or not candidate.is_file():
         return False
-    rows = [(_open(reference / name), _open(candidate / name)) for name in names]
-    width = max(left.width for left, _ in rows)
-    height = sum(left.height + GAP_PX for left, _ in rows) + LABEL_PX
-    sheet = Image.new("RGB", (2 * width + GAP_PX, height), "white")
+    left, right = _open(reference), _open(candidate)
+    sheet = Image.new("RGB", (left.width + GAP_PX + right.width, LABEL_PX + max(left.height, right.height)), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((4, 3), "reference", fill="black")
-    draw.text((width + GAP_PX + 4, 3), "this trial", fill="black")
-    top = LABEL_PX
-    for left, right in rows:
-        sheet.paste(left, (0, top))
-        sheet.paste(right, (width + GAP_PX, top))
-        top += left.height + GAP_PX
+    for x_px, label, picture in ((0, "reference", left), (left.width + GAP_PX, "this trial", right)):
+        draw.text((x_px + 4, 3), label, fill="black")
+        sheet.paste(picture, (x_px, LABEL_PX))
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     sheet.save(temporary, format="PNG")
     temporary.replace(out)

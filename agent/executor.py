@@ -245,16 +245,21 @@ def _signal_name(number: int) -> str:
 
 
 def _with_start(result: TrialResult, folder: Path, started: float) -> TrialResult:
-    """Put the seconds from asking for the trial to its first phase in front of the phases."""
-    first = next(iter(_phase_entries(folder)), None)
-    start_s = round(first["at"] - started, 3) if first else 0.0
+    """Put the seconds from asking for the trial to its first phase in front of the phases.
+
+    A process that was killed could not say what its phases took; then the times of their announcements do.
+    """
+    entries = _phase_entries(folder)
+    start_s = round(entries[0]["at"] - started, 3) if entries else 0.0
+    ends = [entry["at"] for entry in entries[1:]] + [time.time()]
+    announced = {entry["phase"]: round(end - entry["at"], 3) for entry, end in zip(entries, ends, strict=False)}
     return TrialResult(
         outcome=result.outcome,
         reason=result.reason,
         log_tail=result.log_tail,
         measurements=result.measurements,
         pipelines=result.pipelines,
-        phases_s={"start": max(start_s, 0.0), **result.phases_s},
+        phases_s={"start": max(start_s, 0.0), **(result.phases_s or announced)},
     )
 
 

@@ -197,6 +197,8 @@ class _Launch:
                 reason = reason or str(error)
             if reason is None:
                 self.optuna_study.enqueue_trial(parameters, skip_if_exists=True)
+            else:
+                self._say("note", f"preset {preset} is left out: {reason}")
 
     def _recover(self) -> None:
         """Finish what a killed launch left running: what was measured is told, what was not is queued again."""
@@ -301,21 +303,24 @@ class _Launch:
         figures = measured.measurements
         trial.set_user_attr("verdict", figures["quality"]["verdict"])
         trial.set_user_attr("cold_start_s", round(figures["cold_start_s"], 1))
-        self._attach_picture(trial, measured.trial)
+        self._attach_picture(trial, measured)
         # Constraints cannot be changed once set, and a retried trial would inherit them: so they come last.
         trial.set_constraint("runs", -1.0)
         for name, value in constraint_values(self.study, figures).items():
             trial.set_constraint(name, value)
         self.optuna_study.tell(trial, [float(figures[name]) for name in self.study.optimised])
 
-    def _attach_picture(self, trial: optuna.Trial, number: int) -> None:
-        """One picture a trial, reference beside candidate: the dashboard shows artifacts in no fixed order."""
-        reference = self.folder / "trial-0000" / PICTURES
-        candidate = self.folder / f"trial-{number:04d}" / PICTURES
-        picture = candidate.parent / "reference-and-candidate.png"
-        if side_by_side(reference, candidate, picture):
+    def _attach_picture(self, trial: optuna.Trial, measured: MeasurementRecord) -> None:
+        """One picture a trial, because the dashboard shows artifacts in no fixed order: the one that drifted most."""
+        judged = measured.measurements["quality"]["pictures"]
+        if not judged:
+            return  # random weights: there is nothing to look at
+        worst = max(judged, key=lambda picture: float(picture["drift"]))["file"]
+        folder = self.folder / f"trial-{measured.trial:04d}"
+        pair = folder / "reference-and-candidate.png"
+        if side_by_side(self.folder / "trial-0000" / PICTURES / worst, folder / PICTURES / worst, pair):
             store = FileSystemArtifactStore(artifacts_folder(self.folder))
-            upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=trial)
+            upload_artifact(artifact_store=store, file_path=str(pair), study_or_trial=trial)
 
     def _say(self, kind: str, text: str, done: int = 0, total: int = 0, front: int = 0) -> None:
         self.on_event(Event(kind, text, done, total, front))

@@ -155,8 +155,10 @@ def _connect(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise ArgumentError(parsed.get_backend_name())
-        if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database in (None, "", ":memory:"):
+                raise UserError(f"--storage {url} would keep nothing: name a file, as in sqlite:///paretune.db")
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, pool_pre_ping=True, json_serializer=_to_json)
         if parsed.get_backend_name() == "sqlite":
             event.listen(engine, "connect", _durable)

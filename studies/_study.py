@@ -362,7 +362,7 @@ def _resolve_paths(study: Study, folder: Path) -> Study:
             if not (config / "model_index.json").is_file():
                 raise UserError(f"study {study.name}: pipeline {name}: {config} has no model_index.json")
             update["config"] = str(config)
-        local = (folder / spec.model).resolve()
+        local = (folder / Path(spec.model).expanduser()).resolve()
         if local.is_dir():
             if spec.weights == "pretrained" and not (local / "model_index.json").is_file():
                 raise UserError(f"study {study.name}: pipeline {name}: the folder {local} has no model_index.json")

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .captions import caption
-from .faces import BACKGROUND_COLOURS, HAIR_COLOURS, OUTLINE, SKIN_COLOURS, Colour, Face, draw, random_face
+from .drawing import draw
+from .faces import BACKGROUND_COLOURS, HAIR_COLOURS, OUTLINE, SKIN_COLOURS, Colour, Face, random_face
 
 MODEL = Path(__file__).parent / "model"
 FIRST_UNSEEN_SEED = 10_000_000  # far from the seeds that the model was trained on

@@ -29,7 +29,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from . import architecture
 from .captions import caption
-from .faces import draw, random_face
+from .drawing import draw
+from .faces import random_face
 
 CAPTIONS_PER_FACE = 4
 FACES_PER_CHUNK = 128

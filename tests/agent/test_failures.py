@@ -15,13 +15,13 @@ from support.launching import BAD_TECHNIQUES, processes, tiny_study, wait_until,
 
 MARK = f"failures-{os.getpid()}"
 PRESETS: dict[str, tuple[dict[str, dict[str, object]], Outcome, str]] = {
-    "hangs": ({"hang": {"where": "python"}}, Outcome.TIMEOUT, "apply took longer than its deadline of 4 s"),
+    "hangs": ({"hang": {"where": "python"}}, Outcome.TIMEOUT, "apply took longer than its deadline of 6 s"),
     "hangs in C, signals blocked": (
         {"hang": {"where": "c_with_signals_blocked"}},
         Outcome.TIMEOUT,
-        "apply took longer than its deadline of 4 s",
+        "apply took longer than its deadline of 6 s",
     ),
-    "allocates without end": ({"devour": {}}, Outcome.OOM, "GiB of main memory, more than the 2.0 GiB it may"),
+    "allocates without end": ({"devour": {}}, Outcome.OOM, "GiB of main memory, more than the 1.4 GiB it may"),
     "segmentation fault": ({"segfault": {}}, Outcome.CRASH, "apply: killed by SIGSEGV"),
     "ends its process": ({"leave": {}}, Outcome.CRASH, "apply: the process ended with exit code 7"),
     "raises": ({"fail": {}}, Outcome.APPLY_ERROR, "apply: ValueError: this U-Net is [/of] the wrong [red]shape"),
@@ -58,7 +58,7 @@ def survived(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Surv
         "techniques": {name: {} for techniques, _, _ in PRESETS.values() for name in techniques},
         "presets": [[techniques] for techniques, _, _ in PRESETS.values()],
     }
-    content = tiny_study(tiny_model, name="bad", space=space, host_memory_gib=2.0, deadlines_s={"apply": 4})
+    content = tiny_study(tiny_model, name="bad", space=space, host_memory_gib=1.4, deadlines_s={"apply": 6})
     study = read_study(str(write_study(folder / "bad.yaml", content)))
     storage = f"sqlite:///{folder}/paretune.db"
     with pytest.MonkeyPatch.context() as environment:

@@ -20,10 +20,15 @@ def test_a_space_of_everything_has_every_choice() -> None:
 
 
 def test_named_techniques_and_choices_only_in_the_order_of_application() -> None:
-    space = SearchSpace.of({"vae_slicing": {}, "deepcache": {"interval": [3, 2], "branch": 1}})
-    assert list(space.techniques) == ["deepcache", "vae_slicing"]
-    assert space.techniques["deepcache"] == {"interval": (3, 2), "branch": (1,), "full_percent": (0, 30, 50, 70)}
-    assert space.size() == (1 + 2 * 4) * 2
+    selection = {"mode": ["reduce-overhead", "default"], "region": "whole"}
+    space = SearchSpace.of({"vae_slicing": {}, "torch_compile": selection})
+    assert list(space.techniques) == ["torch_compile", "vae_slicing"]
+    assert space.techniques["torch_compile"] == {
+        "region": ("whole",),
+        "mode": ("reduce-overhead", "default"),
+        "vae_decoder": (False, True),
+    }
+    assert space.size() == (1 + 1 * 2 * 2) * 2
 
 
 @pytest.mark.parametrize(
@@ -31,8 +36,8 @@ def test_named_techniques_and_choices_only_in_the_order_of_application() -> None
     [
         ({"deepcach": {}}, "there is no technique 'deepcach'; did you mean deepcache?"),
         (
-            {"deepcache": {"intervall": 2}},
-            "deepcache has no parameter 'intervall'; it has interval, branch",
+            {"sdpa_kernel": {"vea": "math"}},
+            "sdpa_kernel has no parameter 'vea'; it has unet, vae",
         ),
         ({"deepcache": {"interval": 99}}, "deepcache.interval cannot be 99; it is one of 2, 3, 4, 5"),
         ({"deepcache": {"interval": []}}, "space.deepcache.interval lists no choice"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from paretune.studies.quickstart import captions, check_prompts, faces, train
+from paretune.studies.quickstart import captions, check_prompts, drawing, faces, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,10 +32,10 @@ def test_faces_are_the_same_for_the_same_seed() -> None:
     for seed in range(20):
         assert faces.random_face(seed) == faces.random_face(seed)
     face = faces.random_face(7)
-    assert np.array_equal(np.asarray(faces.draw(face)), np.asarray(faces.draw(face)))
-    assert faces.draw(face).size == (128, 128)
+    assert np.array_equal(np.asarray(drawing.draw(face)), np.asarray(drawing.draw(face)))
+    assert drawing.draw(face).size == (128, 128)
     other = faces.random_face(8)
-    assert not np.array_equal(np.asarray(faces.draw(face)), np.asarray(faces.draw(other)))
+    assert not np.array_equal(np.asarray(drawing.draw(face)), np.asarray(drawing.draw(other)))
 
 
 def test_captions_name_what_was_asked_for() -> None:
@@ -49,7 +49,7 @@ def test_captions_name_what_was_asked_for() -> None:
 
 def test_detectors_are_right_on_drawn_faces() -> None:
     drawn = [faces.random_face(20_000_000 + i) for i in range(150)]
-    shares = check_prompts.share_right([faces.draw(face) for face in drawn], drawn)
+    shares = check_prompts.share_right([drawing.draw(face) for face in drawn], drawn)
     assert min(shares.values()) >= check_prompts.DETECTORS_AT_LEAST
 
 
