@@ -24,7 +24,8 @@ POLL_S = 0.1
 SERVER_START_S = 600.0
 """Importing torch and diffusers took over 20 s on a GPU host with a cold disk; a network disk may need far longer."""
 GPU_EMPTY_S = 30.0
-GPU_SLACK_GIB = 0.3
+GPU_SLACK_GIB = 1.0
+"""A desktop's windows come and go; a model is larger."""
 GIB = 1024**3
 
 
@@ -76,7 +77,11 @@ class Executor:
             self._server = None
 
     def run(self, job: Job) -> TrialResult:
-        """Run one trial; returns when its process, and everything it started, is gone."""
+        """Run one trial; returns when its process, and everything it started, is gone.
+
+        Raises UserError when the GPU holds what no trial of this study left there: it would be measured too.
+        """
+        self._wait_until_gpu_is_empty()
         if self._server is None or self._server.poll() is not None:
             self._start_server()
         folder = Path(job.folder)
@@ -86,7 +91,6 @@ class Executor:
         finally:
             # What the trial compiled is hundreds of megabytes at times, and no later trial may use it.
             shutil.rmtree(folder / "compiled", ignore_errors=True)
-        self._wait_until_gpu_is_empty()
         return _with_start(result, folder, started)
 
     def _start_server(self) -> dict[str, Any]:
@@ -192,7 +196,12 @@ class Executor:
 
     def _wait_until_gpu_is_empty(self) -> None:
         deadline = time.monotonic() + GPU_EMPTY_S
-        while self._gpu_used_gib() > self._gpu_used_before_gib + GPU_SLACK_GIB and time.monotonic() < deadline:
+        while (used_gib := self._gpu_used_gib()) > self._gpu_used_before_gib + GPU_SLACK_GIB:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{used_gib:.1f} GiB of the GPU are in use and {self._gpu_used_before_gib:.1f} GiB were when the "
+                    "launch began: end the program that uses it, and launch again to continue"
+                )
             time.sleep(POLL_S)
 
 
