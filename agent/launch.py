@@ -342,10 +342,9 @@ def _summary(result: TrialResult) -> str:
 
 
 def _workload_key(study: Study, description: dict[str, Any]) -> str:
-    """Of everything that the workload is, a user's Python file included."""
-    data = dict(description)
-    if study.workload.python is not None:
-        data["python_sha256"] = hashlib.sha256(Path(study.workload.python).read_bytes()).hexdigest()
+    """Of everything that the workload is, the content of a user's own Python files included."""
+    own = [*study.space.files, *([study.workload.python] if study.workload.python is not None else [])]
+    data = {**description, "sha256": {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in own}}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -358,7 +357,7 @@ def _refuse_changes(record: StudyRecord | None, study: Study, workload_key: str)
     if before.optimised != study.optimised:
         raise UserError(hint.format(f"other objectives ({', '.join(before.optimised)})"))
     if record.workload_key != workload_key:
-        raise UserError(hint.format("another workload"))
+        raise UserError(hint.format("another workload, or its Python files have changed since"))
     if before.space.model_dump(exclude={"presets"}) != study.space.model_dump(exclude={"presets"}):
         raise UserError(hint.format("another search space"))
     if before.limits != study.limits:

@@ -1,6 +1,7 @@
 """For every test: one thread for torch, no network, the tiny model, and only the techniques that a module loads."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PARETUNE_STORAGE", None)
+
+# A shell that runs the suite in the background has told it to ignore Ctrl-C, and processes that tests start would
+# inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

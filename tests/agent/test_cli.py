@@ -210,7 +210,10 @@ def test_questions_that_have_no_answer(
     ("arguments", "sentence"),
     [
         (["--set", "objectives=[latency_ms]"], "exists with other objectives (latency_ms, peak_vram_gib, drift): "),
-        (["--set", "workload.requests.0.seed=9"], "exists with another workload: "),
+        (
+            ["--set", "workload.requests.0.seed=9"],
+            "exists with another workload, or its Python files have changed since: ",
+        ),
         (["--set", "space.techniques={deepcache: {}}"], "exists with another search space: "),
         (["--set", "limits.verdict=visible"], "exists with other limits: "),
     ],

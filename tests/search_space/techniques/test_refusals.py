@@ -58,7 +58,7 @@ def test_refuses(
 
 
 def test_tiny_facts_are_what_describe_pipelines_says() -> None:
-    request = SimpleNamespace(pipeline="main", batch=2, width_px=SIDE_PX, height_px=SIDE_PX, guidance=5.0)
+    request = SimpleNamespace(pipeline="main", batch=2, width_px=SIDE_PX, height_px=SIDE_PX, guidance=5.0, adapters=())
     described = describe_pipelines({"main": tiny_sdxl()}, [request])["main"]
     assert {name: replace(m, parameters_m=0) for name, m in described.modules.items()} == {
         name: replace(m, parameters_m=0) for name, m in TINY_FACTS.modules.items()
