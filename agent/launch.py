@@ -357,7 +357,7 @@ def _refuse_changes(record: StudyRecord | None, study: Study, workload_key: str)
     if before.optimised != study.optimised:
         raise UserError(hint.format(f"other objectives ({', '.join(before.optimised)})"))
     if record.workload_key != workload_key:
-        raise UserError(hint.format("another workload, or its Python files have changed since"))
+        raise UserError(hint.format("another workload or changed Python files"))
     if before.space.model_dump(exclude={"presets"}) != study.space.model_dump(exclude={"presets"}):
         raise UserError(hint.format("another search space"))
     if before.limits != study.limits:

@@ -212,7 +212,7 @@ def test_questions_that_have_no_answer(
         (["--set", "objectives=[latency_ms]"], "exists with other objectives (latency_ms, peak_vram_gib, drift): "),
         (
             ["--set", "workload.requests.0.seed=9"],
-            "exists with another workload, or its Python files have changed since: ",
+            "exists with another workload or changed Python files: ",
         ),
         (["--set", "space.techniques={deepcache: {}}"], "exists with another search space: "),
         (["--set", "limits.verdict=visible"], "exists with other limits: "),
