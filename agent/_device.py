@@ -1,5 +1,6 @@
 """The device of this machine, found without importing torch or starting CUDA."""
 
+import os
 from importlib import metadata
 
 import psutil
@@ -22,6 +23,8 @@ def detect_device(wanted: str = "auto") -> str:
 def _gpu_count() -> int:
     import pynvml
 
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1") or "+cpu" in (installed("torch") or ""):
+        return 0  # there may be a GPU, and torch cannot use it
     try:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetCount())

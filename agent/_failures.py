@@ -1,5 +1,6 @@
 """Exceptions of a trial, sorted into the closed list of outcomes."""
 
+import re
 import traceback
 from collections.abc import Iterator
 
@@ -18,8 +19,8 @@ def classify(error: BaseException, phase: str) -> Outcome:
             return Outcome.OOM
         if isinstance(cause, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY):
             return Outcome.OOM
-    if phase in ("start", "load"):
-        # The unchanged pipelines did not load: that says nothing about the configuration.
+    if phase in ("start", "load", "judge"):
+        # The unchanged pipelines did not load, or pictures could not be read: the configuration is not to blame.
         return Outcome.INFRASTRUCTURE
     for cause in _chain(error):
         text = str(cause).lower()
@@ -32,7 +33,7 @@ def classify(error: BaseException, phase: str) -> Outcome:
 
 def sentence(error: BaseException, phase: str) -> str:
     """The exception in one line, with the phase it was raised in."""
-    text = " ".join(str(error).split()) or "no message"
+    text = " ".join(without_secrets(str(error)).split()) or "no message"
     if len(text) > 300:
         text = f"{text[:300]} ..."
     return f"{phase}: {type(error).__name__}: {text}"
@@ -40,7 +41,12 @@ def sentence(error: BaseException, phase: str) -> str:
 
 def tail(error: BaseException, characters: int = 4000) -> str:
     """The end of the traceback."""
-    return "".join(traceback.format_exception(error))[-characters:]
+    return without_secrets("".join(traceback.format_exception(error)))[-characters:]
+
+
+def without_secrets(text: str) -> str:
+    """Hub tokens and the passwords in URLs replaced by stars: what is stored and shown must not hold them."""
+    return re.sub(r"(://[^/\s:@]+:)[^/\s@]+@", r"\1***@", re.sub(r"hf_\w+", "hf_***", text))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -32,9 +32,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
         temporary.chmod(0o755)
+        former = temporary.with_name(f"{temporary.name}.former")
+        if path.exists():
+            path.replace(former)  # aside, not away: a crash between the two steps loses neither
         temporary.replace(path)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -28,6 +28,8 @@ class Trial:
     measurements: Mapping[str, Any]
     phases_s: Mapping[str, float]
     folder: Path
+    apply_py: str
+    """The file that it ran."""
 
     @property
     def complete(self) -> bool:
@@ -186,4 +188,5 @@ def _trial(row: MeasurementRecord, files: Path) -> Trial:
         measurements=row.measurements,
         phases_s=row.phases_s,
         folder=files / f"trial-{row.trial:04d}",
+        apply_py=row.apply_py,
     )

@@ -46,17 +46,24 @@ def gain(results: Results) -> str:
         return f"No measured configuration of {results.name} is faster than the reference and keeps the study's limits."
     compiled = results.torch_compile
     if compiled is not None and compiled.complete:
-        against = f"{speed_up(compiled, best):.2f} times as fast as torch.compile"
+        against = _compared(best, compiled, "torch.compile")
     else:
         against = "torch.compile was not measured" if compiled is None else f"torch.compile ended as {compiled.outcome}"
     cold, cold_reference = best.figure("cold_start_s"), reference.figure("cold_start_s")
     return (
-        f"{speed_up(reference, best):.2f} times as fast as the reference "
+        f"{_compared(best, reference, 'the reference')} "
         f"({milliseconds(best.figure('latency_ms'))} against {milliseconds(reference.figure('latency_ms'))}), "
         f"{against}; pictures: {quality(results, best)}; "
         f"memory {best.figure('peak_vram_gib'):.2f} GiB against {reference.figure('peak_vram_gib'):.2f} GiB; "
         f"cold start {cold:.1f} s against {cold_reference:.1f} s."
     )
+
+
+def _compared(best: Trial, other: Trial, name: str) -> str:
+    """A ratio only where there is a difference: calls that overlap do not show one."""
+    if _overlap(best, other):
+        return f"no faster than {name} that the calls would show"
+    return f"{speed_up(other, best):.2f} times as fast as {name}"
 
 
 def shortfall(results: Results) -> str | None:

@@ -28,28 +28,43 @@ Storage = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LimitOption = Annotated[
-    list[str] | None, typer.Option("--limit", help="A condition such as 'peak_vram_gib<=20'; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        help="Such as 'peak_vram_gib<=20'; also latency_ms, drift, cold_start_s; may be repeated.",
+    ),
 ]
 VerdictOption = Annotated[
-    str | None, typer.Option("--verdict", help="The worst verdict on the pictures that is accepted.")
+    str | None,
+    typer.Option(
+        "--verdict",
+        help="The worst verdict on the pictures that is accepted: bit-exact, imperceptible, near-lossless, visible.",
+    ),
 ]
 LossOption = Annotated[
     str | None,
     typer.Option("--loss", help="The most that techniques may lose by design: bit-identical, reordered, approximate."),
 ]
-ByOption = Annotated[str, typer.Option("--by", help="The figure to have least of.")]
+ByOption = Annotated[str, typer.Option("--by", help="Least latency_ms, peak_vram_gib, drift or cold_start_s.")]
 
 
 @app.command()
 def launch(
-    study: Annotated[str, typer.Argument(help="A study file, or the name of one that comes with paretune.")],
+    study: Annotated[str, typer.Argument(help="A study file, or quickstart, or sdxl.")],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Measured trials in all, earlier launches included.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Measured trials in all, instead of the file's budget.",
+        ),
     ] = None,
     max_time: Annotated[str | None, typer.Option(help="Start no trial after this long: 90s, 20m, 3h.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key of the file: a.b=value.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override any key: limits.peak_vram_gib=16."),
+    ] = None,
 ) -> None:
     """Search: measure configurations until the budget is spent. Launch again to continue."""
     from ._progress import LaunchProgress
@@ -67,7 +82,9 @@ def launch(
     from ._summary import doubts, gain
 
     console.print(f"[bold]{results.name}[/bold]: {' '.join([gain(results), *doubts(results)])}", soft_wrap=True)
-    console.print(f"Next: paretune report {results.name}; paretune export {results.name} -o bundle")
+    there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    following = f"paretune report {results.name}{there}; paretune export {results.name} -o bundle{there}"
+    console.print(f"Next: {following}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()
@@ -80,7 +97,7 @@ def report(
     from ._results import Results
     from .report import write_report
 
-    file = write_report(Results(Records(storage), name), output or Path(f"{name}-report"))
+    file = write_report(Results(Records(storage, must_exist=True), name), output or Path(f"{name}-report"))
     console.print(f"The report is {escape(str(file))}", soft_wrap=True)
 
 
@@ -98,7 +115,7 @@ def best(
     """Show the best configuration under the given conditions."""
     from ._results import Results
 
-    results = Results(Records(storage), name)
+    results = Results(Records(storage, must_exist=True), name)
     trials = results.trials if all_ else [_choose(results, limit, verdict, by, loss)]
     if as_json:
         _print_json([_as_dict(results, trial) for trial in trials] if all_ else _as_dict(results, trials[0]))
@@ -121,7 +138,7 @@ def export(
     from ._results import Results
     from .export import export as run
 
-    results = Results(Records(storage), name)
+    results = Results(Records(storage, must_exist=True), name)
     chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by, loss)
     folder = run(results, chosen, output)
     text = f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}"

@@ -71,7 +71,7 @@ def dashboard(name: str | None, storage: str, port: int, on_ready: Callable[[str
         import optuna_dashboard
     except ModuleNotFoundError:
         raise UserError("the dashboard is not installed: pip install 'paretune[dashboard]'") from None
-    records = Records(storage)
+    records = Records(storage, must_exist=True)
     if name is not None:
         records.study(name)
     studies = records.studies()

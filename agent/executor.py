@@ -17,6 +17,7 @@ import psutil
 
 from ..objectives.fingerprint import Fingerprint
 from ..studies import Outcome, UserError
+from ._failures import without_secrets
 from ._trial_folder import LOG, PHASES, RESULT
 from .trial_process import Job
 
@@ -60,7 +61,6 @@ class Executor:
         self._server: subprocess.Popen[bytes] | None = None
         ready = self._start_server()
         self.fingerprint = Fingerprint.from_dict(ready["fingerprint"])
-        self.import_s = float(ready["import_s"])
         self._gpu_used_before_gib = self._gpu_used_gib()
 
     def __enter__(self) -> "Executor":
@@ -159,8 +159,8 @@ class Executor:
                 self._kill(child)
                 reason = f"{phase} took longer than its deadline of {self._deadlines_s[phase]:g} s"
                 return TrialResult(outcome=Outcome.TIMEOUT, reason=reason, log_tail=_log_tail(folder))
-            used_gib = _resident_gib(child)
-            if used_gib > limit_gib:
+            used_gib = _memory_gib(child, "rss")
+            if used_gib > limit_gib and (used_gib := _memory_gib(child, "pss")) > limit_gib:
                 self._kill(child)
                 reason = f"{phase} used {used_gib:.1f} GiB of main memory, more than the {limit_gib:.1f} GiB it may"
                 return TrialResult(outcome=Outcome.OOM, reason=reason, log_tail=_log_tail(folder))
@@ -286,10 +286,11 @@ def _phases(folder: Path) -> list[str]:
 
 def _log_tail(folder: Path, characters: int = 4000) -> str:
     file = folder / LOG
-    return file.read_text(errors="replace")[-characters:] if file.is_file() else ""
+    return without_secrets(file.read_text(errors="replace"))[-characters:] if file.is_file() else ""
 
 
-def _resident_gib(pid: int) -> float:
+def _memory_gib(pid: int, kind: str) -> float:
+    """Main memory of a process and all it started: "rss", or "pss", which counts pages that forks share only once."""
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
@@ -298,7 +299,18 @@ def _resident_gib(pid: int) -> float:
     total = 0
     for member in family:
         try:
-            total += member.memory_info().rss
+            total += member.memory_info().rss if kind == "rss" else member.memory_full_info().pss
         except psutil.NoSuchProcess:
             continue
     return total / GIB
+
+
+def cold_import_s(classes: list[str]) -> float:
+    """Seconds from starting a fresh process until torch, diffusers and the pipeline classes are imported.
+
+    The fork server has imported them just before, so the disk is warm, as it is on a worker that restarts.
+    """
+    started = time.perf_counter()
+    imports = f"import torch, diffusers; [getattr(diffusers, name) for name in {classes!r}]"
+    subprocess.run([sys.executable, "-P", "-c", imports], check=True, capture_output=True)
+    return time.perf_counter() - started

@@ -1,17 +1,19 @@
 """Export one configuration as a bundle: what production needs, and the evidence for it."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from ..search_space import Loss, apply_source, technique
+from ..search_space import Loss, technique
 from ..studies import UserError, utc_now
+from ._continuation import workload_key
 from ._files import whole_folder, write_json, write_text
 from ._results import Results, Trial
-from ._summary import milliseconds, quality, speed_up, spread
+from ._summary import doubts, milliseconds, quality, speed_up, spread
 from ._trial_folder import write_scripts
 
 SCHEMA_VERSION = 1
@@ -25,12 +27,36 @@ def export(results: Results, trial: Trial, folder: Path) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another folder with -o")
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise UserError(f"{folder} is not empty and not a bundle: choose another folder with -o")
-    versions = {name: version for name, version in results.fingerprint.packages.items() if version is not None}
+    if folder.exists() and any(folder.iterdir()) and not _is_bundle(folder):
+        raise UserError(f"{folder} is not empty and not an untouched bundle: choose another folder with -o")
+    if workload_key(results.study) != results.record.workload_key:
+        raise UserError(
+            f"the Python files of study {results.name} have changed since it was measured: "
+            "restore them, or launch the study again under another --name"
+        )
+    if not trial.pictures() or not results.reference.pictures():
+        raise UserError(
+            f"the pictures of {results.name} are gone from {results.record.files}: a bundle needs its evidence"
+        )
+    try:
+        return _write_bundle(results, trial, folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder with -o") from None
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a bundle and nothing else: only then may it be replaced."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return "configuration_key" in manifest and set(files_of(folder)) <= set(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
-        write_text(draft / "apply.py", apply_source(trial.configuration, versions))
+        write_text(draft / "apply.py", trial.apply_py)
         write_text(draft / "environment.txt", environment(results))
         write_scripts(draft / "check", results.study.workload_description())
         _write_evidence(draft / "evidence", results, trial)
@@ -86,6 +112,7 @@ def bundle_readme(results: Results, trial: Trial) -> str:
         spread=spread,
         quality=quality(results, trial),
         speed_up=speed_up,
+        doubts=doubts(results),
         approximate=trial.configuration.loss is Loss.APPROXIMATE,
         requests=results.study.workload.requests,
     )
@@ -94,6 +121,7 @@ def bundle_readme(results: Results, trial: Trial) -> str:
 def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
     folder.mkdir()
     measured: dict[str, Any] = {"schema": SCHEMA_VERSION, "study": results.name}
+    measured["measurement"] = results.study.measurement.model_dump()
     measured["fingerprint"] = results.fingerprint.to_dict()
     measured["trial"] = _evidence(trial)
     measured["reference"] = _evidence(results.reference)

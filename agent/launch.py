@@ -1,39 +1,37 @@
 """Launch a study, or continue it: ask Optuna, run trials, write everything down as it happens."""
 
-import fcntl
-import hashlib
-import json
-import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..objectives.verdict import Verdict
 from ..search_space import Configuration, PipelineFacts, SearchSpace, impossible
 from ..studies import DEFAULT_STORAGE, MeasurementRecord, Outcome, Records, Study, StudyRecord, UserError, utc_now
 from ._constraints import constraint_values
+from ._continuation import only_launcher, refuse_changes, workload_key
 from ._device import detect_device, target_of
 from ._pictures import side_by_side
 from ._results import TORCH_COMPILE, Results
 from ._trial_folder import PICTURES, write_trial_folder
-from .executor import Executor, TrialResult
+from .executor import Executor, TrialResult, cold_import_s
 from .trial_process import Job
 
 SCHEMA_VERSION = 1
 INFRASTRUCTURE_TRIES = 3
 FRUITLESS_ASKS = 300
 """Proposals in a row that were known or refused, after which the space counts as exhausted."""
+SMALL_SPACE, PATIENCE = 2000, 10
+"""In a space of so many configurations, those left over are looked for after so many proposals without a new one."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,15 @@ def launch(
     Raises UserError for whatever the user can mend. Interrupted or killed, it loses nothing but the running trial.
     """
     records = Records(storage)
-    folder = files_folder(storage) / study.name
-    with _only_launcher(folder, study.name):
-        return _Launch(study, records, storage, folder, trials, max_minutes, on_event).run()
+    record = records.find_study(study.name)
+    # Where the study put its files, wherever its database may have been moved since.
+    folder = files_folder(storage) / study.name if record is None else Path(record.files)
+    refuse_changes(record, study)
+    try:
+        with only_launcher(folder, study.name):
+            return _Launch(study, records, storage, folder, trials, max_minutes, on_event).run()
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        raise UserError(f"the database failed: {' '.join(str(error).split())[:200]}") from None
 
 
 class _Launch:
@@ -91,19 +95,18 @@ class _Launch:
         self.storage = storage
         self.folder = folder
         self.trials = trials or study.budget.trials
-        minutes = max_minutes or study.budget.minutes
+        # A number of trials that was asked for by hand is not cut short by the file's minutes.
+        minutes = max_minutes or (study.budget.minutes if trials is None else None)
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.on_event = on_event
         self.workload = study.workload_description()
-        self.workload_key = _workload_key(study, self.workload)
         self.device = detect_device(study.device)
 
     def run(self) -> Results:
-        _refuse_changes(self.records.find_study(self.study.name), self.study, self.workload_key)
         self._say("server", "starting the trial server")
-        classes = sorted({spec.class_name for spec in (self.study.workload.pipelines or {}).values()})
+        self.classes = sorted({spec.class_name for spec in (self.study.workload.pipelines or {}).values()})
         deadlines_s = self.study.deadlines_s.model_dump()
-        with Executor(self.device, classes, deadlines_s, self.study.host_memory_gib) as executor:
+        with Executor(self.device, self.classes, deadlines_s, self.study.host_memory_gib) as executor:
             self.executor = executor
             self.target = target_of(executor.fingerprint)
             record = self._study_record()
@@ -123,7 +126,9 @@ class _Launch:
                     f"study {self.study.name} was measured on another machine or with other versions "
                     f"({'; '.join(differences[:3])}): give this one its own --name"
                 )
+            self.import_s = record.import_s
             return record
+        self.import_s = cold_import_s(self.classes)
         self._say("trial", "reference", total=self.trials)
         result = self._run_trial(0, Configuration())
         if result.outcome is not Outcome.COMPLETE:
@@ -138,8 +143,9 @@ class _Launch:
             schema_version=SCHEMA_VERSION,
             created_at=utc_now(),
             study=self.study.model_dump(by_alias=True, mode="json"),
-            workload_key=self.workload_key,
+            workload_key=workload_key(self.study),
             fingerprint=fingerprint.to_dict(),
+            import_s=self.import_s,
             files=str(self.folder),
             space={name: {p: list(v) for p, v in choices.items()} for name, choices in space.techniques.items()},
             left_out=left_out,
@@ -151,16 +157,27 @@ class _Launch:
 
     def _search(self) -> None:
         self.optuna_study = self._optuna_study()
-        self._enqueue_presets()
+        self._enqueue([Configuration()])
         self._recover()
+        wanted = self.study.torch_compile_baseline and TORCH_COMPILE not in self.space
+        if wanted and self._measured() < self.trials and self._unknown(TORCH_COMPILE):
+            self._measure_outside_the_space(TORCH_COMPILE)
+        baseline = [TORCH_COMPILE] if self.study.torch_compile_baseline else []
+        self._enqueue([*baseline, *self.study.presets()])
         fruitless = 0
         while self._measured() < self.trials and fruitless < FRUITLESS_ASKS:
             if self.deadline is not None and time.monotonic() > self.deadline:
                 self._say("note", "the time is spent")
                 break
+            if fruitless and fruitless % PATIENCE == 0 and self.space.size() <= SMALL_SPACE:
+                left = next((c for c in self.space.configurations() if self._unknown(c)), None)
+                if left is None:
+                    self._say("note", "every configuration that can work has been measured")
+                    break
+                self._enqueue([left])
             fruitless = 0 if self._one_trial() else fruitless + 1
         if fruitless >= FRUITLESS_ASKS:
-            self._say("note", "every configuration that can work has been measured")
+            self._say("note", f"{FRUITLESS_ASKS} proposals in a row were known or cannot work: the space is exhausted")
 
     def _measured(self) -> int:
         return len(self.records.measurements(self.study.name))
@@ -187,18 +204,29 @@ class _Launch:
         study.set_metric_names(names)
         return study
 
-    def _enqueue_presets(self) -> None:
-        presets = [Configuration(), TORCH_COMPILE, *self.study.presets()]
-        for preset in dict.fromkeys(presets):
-            reason = impossible(preset, self.target, self.pipelines)
-            try:
-                parameters = self.space.optuna_parameters(preset)
-            except ValueError as error:
-                reason = reason or str(error)
-            if reason is None:
-                self.optuna_study.enqueue_trial(parameters, skip_if_exists=True)
-            else:
-                self._say("note", f"preset {preset} is left out: {reason}")
+    def _unknown(self, configuration: Configuration) -> bool:
+        """Whether a configuration may work and was not measured yet."""
+        possible = impossible(configuration, self.target, self.pipelines) is None
+        return possible and self.records.find_measurement(self.study.name, configuration.key) is None
+
+    def _enqueue(self, configurations: list[Configuration]) -> None:
+        for configuration in dict.fromkeys(configurations):
+            if self._unknown(configuration) or configuration == Configuration():
+                if configuration in self.space:
+                    parameters = self.space.optuna_parameters(configuration)
+                    waiting = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+                    if all(trial.system_attrs.get("fixed_params") != parameters for trial in waiting):
+                        self.optuna_study.enqueue_trial(parameters)
+                elif configuration != TORCH_COMPILE:
+                    self._say("note", f"preset {configuration} is left out: it is not in the study's space")
+            elif reason := impossible(configuration, self.target, self.pipelines):
+                self._say("note", f"preset {configuration} is left out: {reason}")
+
+    def _measure_outside_the_space(self, configuration: Configuration) -> None:
+        """A configuration that every report compares with, whether or not the sampler may use what it is made of."""
+        while self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._one_trial()
+        self._settle(self.optuna_study.ask(), configuration)
 
     def _recover(self) -> None:
         """Finish what a killed launch left running: what was measured is told, what was not is queued again."""
@@ -207,15 +235,25 @@ class _Launch:
             if measured is not None:
                 self._tell(optuna.Trial(self.optuna_study, trial._trial_id), measured)
             else:
-                self.optuna_study.tell(trial.number, state=TrialState.FAIL)
-                # What it was queued with, too: a launch may be killed before it has read all of a preset.
-                self.optuna_study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+                self._put_back(trial.number)
                 shutil.rmtree(self.folder / f"trial-{trial.number:04d}", ignore_errors=True)
+
+    def _put_back(self, number: int) -> None:
+        """Take a trial that did not come to an end out, and queue its configuration again."""
+        trial = self.optuna_study.get_trials(deepcopy=False)[number]
+        self.optuna_study.tell(number, state=TrialState.FAIL)
+        # What it was queued with, too: a launch may be killed before it has read all of a preset.
+        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if parameters:
+            self.optuna_study.enqueue_trial(parameters)
 
     def _one_trial(self) -> bool:
         """Ask for one configuration and make sure it is known. Returns whether a measurement was made."""
         trial = self.optuna_study.ask()
-        configuration = self.space.suggest(trial)
+        return self._settle(trial, self.space.suggest(trial))
+
+    def _settle(self, trial: optuna.Trial, configuration: Configuration) -> bool:
+        """Tell Optuna what is known of a configuration, or measure it. Returns whether a measurement was made."""
         trial.set_user_attr("configuration", str(configuration))
         if reason := impossible(configuration, self.target, self.pipelines):
             self._refuse(trial, reason)
@@ -232,12 +270,10 @@ class _Launch:
         try:
             result = self._run_trial(trial.number, configuration)
         except BaseException:
-            # Interrupted: the next launch measures it again.
-            self.optuna_study.tell(trial, state=TrialState.FAIL)
-            self.optuna_study.enqueue_trial(trial.params)
+            self._put_back(trial.number)  # interrupted: the next launch measures it
             raise
         if result.outcome is Outcome.INFRASTRUCTURE:
-            self.optuna_study.tell(trial, state=TrialState.FAIL)
+            self._put_back(trial.number)
             raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {result.reason}")
         measured = self._measurement(trial.number, configuration, result)
         self.records.add_measurement(measured)
@@ -258,7 +294,7 @@ class _Launch:
             reference_pictures=None if number == 0 else str(self.folder / "trial-0000" / PICTURES),
             quality_assessed=self.study.workload.quality_assessed,
             technique_files=self.study.space.files,
-            import_s=self.executor.import_s,
+            import_s=self.import_s,
         )
         versions = {k: v for k, v in self.executor.fingerprint.packages.items() if v is not None}
         for _ in range(INFRASTRUCTURE_TRIES):
@@ -273,11 +309,12 @@ class _Launch:
             schema_version=SCHEMA_VERSION,
             study=self.study.name,
             trial=number,
-            workload_key=self.workload_key,
+            workload_key=workload_key(self.study),
             configuration_key=configuration.key,
             configuration=configuration.to_dict(),
             fingerprint_key=self.executor.fingerprint.key,
             fingerprint=self.executor.fingerprint.to_dict(),
+            apply_py=(self.folder / f"trial-{number:04d}" / "apply.py").read_text(),
             outcome=result.outcome,
             reason=result.reason,
             log_tail=result.log_tail,
@@ -328,7 +365,7 @@ class _Launch:
 
 def artifacts_folder(study_folder: Path) -> Path:
     """The artifact store that the studies of one database share."""
-    folder = study_folder.parent / "artifacts"
+    folder = study_folder.parent / ".artifacts"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -339,45 +376,3 @@ def _summary(result: TrialResult) -> str:
     figures = result.measurements
     verdict = Verdict(figures["quality"]["verdict"])
     return f"{figures['latency_ms']:.0f} ms, {figures['peak_vram_gib']:.2f} GiB, {verdict}"
-
-
-def _workload_key(study: Study, description: dict[str, Any]) -> str:
-    """Of everything that the workload is, the content of a user's own Python files included."""
-    own = [*study.space.files, *([study.workload.python] if study.workload.python is not None else [])]
-    data = {**description, "sha256": {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in own}}
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _refuse_changes(record: StudyRecord | None, study: Study, workload_key: str) -> None:
-    """A study is continued only as what it was. Raises UserError."""
-    if record is None:
-        return
-    before = Study.model_validate(record.study)
-    hint = f"study {study.name} exists with {{}}: launch this one under another --name"
-    if before.optimised != study.optimised:
-        raise UserError(hint.format(f"other objectives ({', '.join(before.optimised)})"))
-    if record.workload_key != workload_key:
-        raise UserError(hint.format("another workload or changed Python files"))
-    if before.space.model_dump(exclude={"presets"}) != study.space.model_dump(exclude={"presets"}):
-        raise UserError(hint.format("another search space"))
-    if before.limits != study.limits:
-        raise UserError(hint.format("other limits"))
-
-
-@contextmanager
-def _only_launcher(folder: Path, name: str) -> Iterator[None]:
-    """Hold the study's lock; the system lets go of it however this process ends. Raises UserError when it is held."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made ({error.strerror}): choose another --storage") from None
-    with (folder / "launch.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise UserError(f"study {name} is being launched by process {lock.read().strip()} already") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

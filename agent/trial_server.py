@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -36,13 +35,11 @@ def main() -> None:
     settings = json.loads(sys.stdin.readline())
     # torch.cuda.is_available() would otherwise start the driver here, and a forked child could not use the GPU.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    started = time.perf_counter()
     try:
         ready = _preload(settings["device"], settings["classes"])
     except Exception as error:
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers)
         return
-    ready["import_s"] = time.perf_counter() - started
     print(json.dumps(ready), file=answers)
     # Not `for line in stdin`: it reads ahead, and the next job would be lost in a child's buffer.
     while line := sys.stdin.readline():

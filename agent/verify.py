@@ -17,7 +17,8 @@ from ..studies import UserError
 from .export import MANIFEST, SCHEMA_VERSION, files_of, sha256
 
 LATENCY_TOLERANCE = 0.15
-"""Relative; the spread of both measurements is added to it."""
+"""Relative; the interquartile ranges of both measurements are added to it, up to MOST_TOLERANCE."""
+MOST_TOLERANCE = 0.5
 MEMORY_TOLERANCE = 0.10
 MEMORY_SLACK_GIB = 0.1
 """Beside the relative tolerance: what libraries load once, whatever the model's size, moves between processes."""
@@ -63,7 +64,8 @@ def verify(folder: Path, *, on_step: Callable[[str], None] = lambda text: None) 
     evidence = json.loads((folder / "evidence" / "measurements.json").read_text())
     with tempfile.TemporaryDirectory(prefix="paretune-verify-") as scratch:
         on_step("running the bundle in a fresh process")
-        measured, pictures = _run(folder, Path(scratch), str(manifest["fingerprint"]["device_kind"]))
+        device = str(manifest["fingerprint"]["device_kind"])
+        measured, pictures = _run(folder, Path(scratch), device, evidence["measurement"])
         expected = evidence["trial"]["measurements"]
         on_step("comparing with the evidence")
         checks = [
@@ -100,7 +102,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _run(folder: Path, scratch: Path, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _run(
+    folder: Path, scratch: Path, device: str, measurement: Mapping[str, int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     import numpy as np
 
     # A copy: running it leaves byte code and results, and a bundle stays as it was exported.
@@ -108,6 +112,7 @@ def _run(folder: Path, scratch: Path, device: str) -> tuple[dict[str, Any], dict
     shutil.copytree(folder, bundle)
     command = [sys.executable, "-P", "-c", _WITHOUT_PARETUNE, str(bundle / "check" / "run.py")]
     command += ["--device", device, "--out", str(out)]
+    command += ["--calls", str(measurement["calls"]), "--warm-up-calls", str(measurement["warm_up_calls"])]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -139,14 +144,13 @@ def _compare_machine(expected: Fingerprint) -> Check:
 
 
 def _relative_spread(measurements: Mapping[str, Any]) -> float:
-    return max(
-        float(shape["max_ms"] - shape["min_ms"]) / float(shape["median_ms"]) for shape in measurements["latency"]
-    )
+    return max(float(shape["relative_iqr"]) for shape in measurements["latency"])
 
 
 def _compare_latency(expected: Mapping[str, Any], measured: Mapping[str, Any]) -> Check:
     before, now = float(expected["latency_ms"]), float(measured["latency_ms"])
-    tolerance = LATENCY_TOLERANCE + _relative_spread(expected) + _relative_spread(measured)
+    spread = _relative_spread(expected) + _relative_spread(measured)
+    tolerance = min(LATENCY_TOLERANCE + spread, MOST_TOLERANCE)
     change = now / before - 1
     text = f"{now:.1f} ms now, {before:.1f} ms in the evidence ({change:+.0%}, tolerated {tolerance:.0%})"
     return Check("latency_ms", change <= tolerance, text)

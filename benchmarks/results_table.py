@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--storage", default=DEFAULT_STORAGE)
     parser.add_argument("--memory-limits", type=float, nargs="*", default=[], help="GiB: the best within each")
     options = parser.parse_args()
-    print("\n".join(table(Results(Records(options.storage), options.name), options.memory_limits)))
+    print("\n".join(table(Results(Records(options.storage, must_exist=True), options.name), options.memory_limits)))
 
 
 def table(results: Results, memory_limits_gib: Sequence[float]) -> list[str]:

@@ -1,6 +1,7 @@
 """The conditional Optuna space: which techniques, and which of their values, a study may choose from."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,22 @@ class SearchSpace:
                 if len(choices) > 1:
                     parameters[f"{step.technique}.{parameter}"] = value
         return parameters
+
+    def __contains__(self, configuration: Configuration) -> bool:
+        try:
+            self.optuna_parameters(configuration)
+        except ValueError:
+            return False
+        return True
+
+    def configurations(self) -> Iterator[Configuration]:
+        """Every configuration, combinations that clash included."""
+        options = []
+        for name, choices in self.techniques.items():
+            combinations = itertools.product(*choices.values())
+            options.append([None, *((name, dict(zip(choices, c, strict=True))) for c in combinations)])
+        for chosen in itertools.product(*options):
+            yield Configuration.of([pair for pair in chosen if pair is not None])
 
     def size(self) -> int:
         """How many configurations there are, combinations that clash included."""

@@ -49,6 +49,8 @@ class StudyRecord(_Base):
     """The study file, resolved."""
     workload_key: Mapped[str]
     fingerprint: Mapped[dict[str, Any]]
+    import_s: Mapped[float]
+    """Seconds that a fresh process needs to import torch and diffusers here; a part of every trial's cold start."""
     files: Mapped[str]
     """Folder with one subfolder per trial: apply.py, log, pictures."""
     space: Mapped[dict[str, Any] | None]
@@ -74,6 +76,8 @@ class MeasurementRecord(_Base):
     configuration: Mapped[dict[str, Any]]
     fingerprint_key: Mapped[str]
     fingerprint: Mapped[dict[str, Any]]
+    apply_py: Mapped[str] = mapped_column(Text)
+    """The apply.py that the trial ran, to be exported as it was."""
     outcome: Mapped[str]
     reason: Mapped[str] = mapped_column(Text)
     """One sentence; empty when complete."""
@@ -93,10 +97,14 @@ def utc_now() -> str:
 class Records:
     """The tables behind one storage URL."""
 
-    def __init__(self, url: str) -> None:
-        """Connect, and make the tables where they are missing. Raises UserError when the database cannot be used."""
+    def __init__(self, url: str, *, must_exist: bool = False) -> None:
+        """Connect, and make the tables where they are missing.
+
+        must_exist: an SQLite file that is not there is an error, not made: for commands that only read.
+        Raises UserError when the database cannot be used.
+        """
         self.url = url
-        self.engine = _connect(url)
+        self.engine = _connect(url, must_exist)
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -150,7 +158,7 @@ class Records:
             session.add(record)
 
 
-def _connect(url: str) -> Engine:
+def _connect(url: str, must_exist: bool) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
@@ -158,6 +166,10 @@ def _connect(url: str) -> Engine:
         if parsed.get_backend_name() == "sqlite":
             if parsed.database in (None, "", ":memory:"):
                 raise UserError(f"--storage {url} would keep nothing: name a file, as in sqlite:///paretune.db")
+            if must_exist and not Path(str(parsed.database)).is_file():
+                raise UserError(
+                    f"there is no database {parsed.database}: paretune launch makes one, --storage names another"
+                )
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, pool_pre_ping=True, json_serializer=_to_json)
         if parsed.get_backend_name() == "sqlite":

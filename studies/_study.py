@@ -177,6 +177,8 @@ class Study(_Section):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     workload: WorkloadSpec
     space: Space = Space()
+    torch_compile_baseline: bool = True
+    """Measure torch.compile as people use it today, also where the space leaves it out: reports compare with it."""
     objectives: list[Objective] = Field(default=["latency_ms", "peak_vram_gib", "drift"], min_length=1)
     limits: Limits = Limits()
     budget: Budget = Budget()

@@ -54,8 +54,8 @@ def took_effect(pipelines: dict[str, Any], *, unet: str, vae: str) -> str | None
     """Whether the modules ran inside the restriction (torch itself sees to it that no other kernel was used)."""
     chosen = unique_modules(pipelines, "unet") if unet != "default" else []
     chosen += [module.decoder for module in unique_modules(pipelines, "vae")] if vae != "default" else []
-    if not any(getattr(module, "sdpa_kernel_calls", 0) for module in chosen):
-        return "no module ran with the chosen kernel"
+    if not chosen or not all(getattr(module, "sdpa_kernel_calls", 0) for module in chosen):
+        return "a module did not run with the chosen kernel"
     return None
 
 

@@ -70,6 +70,7 @@ def replay(folder: Path) -> str:
         rows.append(
             MeasurementRecord(
                 schema_version=1,
+                apply_py="",
                 study="replayed",
                 trial=number,
                 workload_key="w",
@@ -87,6 +88,7 @@ def replay(folder: Path) -> str:
         )
     record = StudyRecord(
         name="replayed",
+        import_s=5.0,
         schema_version=1,
         created_at="2026-05-04T13:07:00+00:00",
         study=parse_study(data, "study.yaml", folder).model_dump(by_alias=True, mode="json"),

@@ -6,12 +6,13 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from paretune.agent.launch import _Launch
+from paretune.agent.launch import _Launch, launch
 from paretune.objectives.fingerprint import Fingerprint
 from paretune.search_space import Configuration, apply_source
-from paretune.studies import Outcome, Records
+from paretune.studies import Outcome, Records, read_study
 from PIL import Image
 from support.launched import Launched
+from support.launching import tiny_study, write_study
 
 DEEPCACHE = {"deepcache": {"interval": 2, "branch": 1}}
 PRESETS = (DEEPCACHE, {"repaint": {}}, {"fail": {}})
@@ -159,3 +160,19 @@ class TestContinued:
         assert [event.done for event in launched.events if event.kind == "result"] == [7, 8], "only the difference"
         assert len({trial.configuration.key for trial in results.trials}) == len(results.trials) == 8
         assert results.of(Configuration.of(wanted)) is not None, "what was queued and never measured is measured now"
+
+
+def test_torch_compile_is_measured_even_where_the_space_leaves_it_out(tiny_model: Path, tmp_path: Path) -> None:
+    content = tiny_study(tiny_model, torch_compile_baseline=True, space={"techniques": {"channels_last": {}}})
+    study = read_study(str(write_study(tmp_path / "tiny.yaml", content)))
+    results = launch(study, storage=f"sqlite:///{tmp_path}/paretune.db", trials=9)
+    assert results.torch_compile is not None
+    assert results.torch_compile.complete, results.torch_compile.reason
+    # A space of two configurations is known to be exhausted once both are measured.
+    assert [trial.number for trial in results.trials] == [0, 1, 2]
+    assert {str(t.configuration) for t in results.trials if t is not results.torch_compile} == {
+        "reference",
+        "channels_last",
+    }
+    optuna_study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/paretune.db")
+    assert len(optuna_study.trials) < 60, "asking on and on for what is known"

@@ -93,6 +93,7 @@ def replay(folder: Path, *, assessed: bool = True, side_px: int = 32) -> Results
     def record(number: int, configuration: Configuration, outcome: Outcome, **known: Any) -> MeasurementRecord:
         return MeasurementRecord(
             schema_version=1,
+            apply_py="",
             study="replayed",
             trial=number,
             workload_key="w",
@@ -118,6 +119,7 @@ def replay(folder: Path, *, assessed: bool = True, side_px: int = 32) -> Results
     records.add_study(
         StudyRecord(
             name="replayed",
+            import_s=5.0,
             schema_version=1,
             created_at="2026-05-04T13:07:00+00:00",
             study=study.model_dump(by_alias=True, mode="json"),

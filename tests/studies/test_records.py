@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 def study_record(name: str) -> StudyRecord:
     return StudyRecord(
         name=name,
+        import_s=5.0,
         schema_version=1,
         created_at=utc_now(),
         study={"name": name, "prompt": "ein Bär, 熊"},
@@ -27,6 +28,7 @@ def study_record(name: str) -> StudyRecord:
 def measurement(study: str, trial: int, key: str, **figures: Any) -> MeasurementRecord:
     return MeasurementRecord(
         schema_version=1,
+        apply_py="",
         study=study,
         trial=trial,
         workload_key="w",

@@ -32,6 +32,7 @@ def tiny_study(model: Path, name: str = "tiny", **keys: Any) -> dict[str, Any]:
             ],
         },
         "space": {"techniques": {"fused_qkv": {}, "channels_last": {}, "deepcache": {}, "vae_slicing": {}}},
+        "torch_compile_baseline": False,  # half a minute
         "measurement": {"calls": 5, "warm_up_calls": 1},
         "budget": {"trials": 3},
     }
