@@ -177,19 +177,57 @@ def test_verify_of_a_damaged_bundle(copy: Path, cli: Cli, change: Callable[[Path
 
 
 def test_export_by_command_line_replaces_an_older_bundle_whole(copy: Path, launched: Launched, cli: Cli) -> None:
-    (copy / "evidence" / "winner" / "from-an-older-study.png").touch()
     said = cli("export", "tiny", "-o", str(copy), "--trial", "0", "--storage", launched.storage)
     assert (said.code, said.err) == (0, "")
     assert said.out == f"Trial 0 (reference) is exported to {copy}\n"
-    assert not (copy / "evidence" / "winner" / "from-an-older-study.png").exists()
     assert yaml.safe_load((copy / "configuration.yaml").read_text())["techniques"] == []
     assert [entry.name for entry in copy.parent.iterdir()] == ["copy"], "no temporary folder is left"
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "my web app"}', "[]", None])
+def test_export_leaves_a_folder_alone_that_holds_more_than_a_bundle(
+    copy: Path, launched: Launched, cli: Cli, manifest: str | None
+) -> None:
+    (copy / "notes.txt").write_text("precious")
+    if manifest is not None:
+        (copy / MANIFEST).write_text(manifest)
+    before = sorted(str(file) for file in copy.rglob("*"))
+    said = cli("export", "tiny", "-o", str(copy), "--storage", launched.storage)
+    assert said.sentence() == f"{copy} is not empty and not an untouched bundle: choose another folder with -o"
+    assert sorted(str(file) for file in copy.rglob("*")) == before
+
+
+def test_export_ships_the_apply_py_that_ran_whatever_became_of_the_technique(
+    tmp_path: Path, launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = launched.results()
+    trial = next(trial for trial in results.trials if trial.number == launched.trial(DEEPCACHE).number)
+    ran = (trial.folder / "apply.py").read_text()
+    monkeypatch.setattr("paretune.search_space._apply_source.inspect.getsource", lambda function: "changed since")
+    assert (export(results, trial, tmp_path / "b") / "apply.py").read_text() == ran
+
+
+def test_export_refuses_what_it_has_no_evidence_for(tmp_path: Path, launched: Launched, cli: Cli) -> None:
+    moved = tmp_path / "moved"
+    pictures = launched.trial(DEEPCACHE).folder / "pictures"
+    pictures.rename(moved)
+    try:
+        number = str(launched.trial(DEEPCACHE).number)
+        said = cli("export", "tiny", "--trial", number, "-o", str(tmp_path / "b"), "--storage", launched.storage)
+        assert said.sentence().startswith("the pictures of tiny are gone from ")
+    finally:
+        moved.rename(pictures)
+
+
+def test_export_to_where_nothing_can_be_written(launched: Launched, cli: Cli) -> None:
+    said = cli("export", "tiny", "-o", "/proc/nowhere/b", "--storage", launched.storage)
+    assert said.sentence().startswith("/proc/nowhere/b cannot be written (")
 
 
 def test_export_leaves_a_folder_alone_that_is_no_bundle(tmp_path: Path, launched: Launched, cli: Cli) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     said = cli("export", "tiny", "-o", str(tmp_path), "--storage", launched.storage)
-    assert said.sentence() == f"{tmp_path} is not empty and not a bundle: choose another folder with -o"
+    assert said.sentence() == f"{tmp_path} is not empty and not an untouched bundle: choose another folder with -o"
     said = cli("export", "tiny", "-o", str(tmp_path / "thesis.tex"), "--storage", launched.storage)
     assert said.sentence() == f"{tmp_path / 'thesis.tex'} is a file: choose another folder with -o"
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("thesis.tex", "precious")]

@@ -55,7 +55,7 @@ def replay(folder: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["latency_ms", "peak_vram_gib", "drift"])
-    store = FileSystemArtifactStore(_made(files.parent / "artifacts"))
+    store = FileSystemArtifactStore(_made(files.parent / ".artifacts"))
     rows = []
     for number, (configuration, latency_ms, memory_gib, drift, verdict) in enumerate(TRIALS):
         trial = study.ask()
@@ -245,7 +245,11 @@ def test_a_missing_study_is_one_sentence(storage: str) -> None:
 
 
 def test_an_empty_database_is_one_sentence(tmp_path: Path) -> None:
+    Records(f"sqlite:///{tmp_path / 'new.db'}")
     assert failure("--storage", f"sqlite:///{tmp_path / 'new.db'}").startswith("error: the database has no study yet")
+    missing = failure("--storage", f"sqlite:///{tmp_path / 'missing.db'}")
+    assert missing.startswith("error: there is no database")
+    assert not (tmp_path / "missing.db").exists()
 
 
 def test_a_busy_port_is_one_sentence(storage: str) -> None:
