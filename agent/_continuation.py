@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..studies import Study, StudyRecord, UserError
+from ._files import sha256
+from ._trial_folder import PICTURES, trial_folder
 
 
 def workload_key(study: Study) -> str:
@@ -16,7 +18,7 @@ def workload_key(study: Study) -> str:
     own = [*study.space.files, *([study.workload.python] if study.workload.python is not None else [])]
     data = {
         **study.workload_description(),
-        "sha256": {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in own},
+        "sha256": {file: sha256(Path(file)) for file in own},
     }
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -37,7 +39,7 @@ def refuse_changes(record: StudyRecord | None, study: Study) -> None:
         raise UserError(hint.format("other limits"))
     if before.measurement != study.measurement:
         raise UserError(hint.format("other measurement settings"))
-    if not Path(record.files, "trial-0000", "pictures").is_dir():
+    if not (trial_folder(Path(record.files), 0) / PICTURES).is_dir():
         raise UserError(f"the files of study {study.name} are gone from {record.files}: give this one its own --name")
 
 

@@ -11,6 +11,7 @@ from ..objectives.verdict import Verdict
 from ..search_space import LOSSES, Configuration, Loss
 from ..studies import MeasurementRecord, Outcome, Records, Study, StudyRecord, UserError
 from ._constraints import MEASURED, Limit, constraint_values
+from ._trial_folder import PICTURES, trial_folder
 
 TORCH_COMPILE = Configuration.of({"torch_compile": {"region": "whole", "mode": "default", "vae_decoder": False}})
 """torch.compile as people use it today: the whole U-Net, default mode."""
@@ -49,7 +50,7 @@ class Trial:
 
     def pictures(self) -> list[Path]:
         """Its pictures, in the order of the requests' names."""
-        return sorted((self.folder / "pictures").glob("*.png"))
+        return sorted((self.folder / PICTURES).glob("*.png"))
 
 
 class Results:
@@ -60,10 +61,7 @@ class Results:
         self.record: StudyRecord = records.study(name)
         self.study = Study.model_validate(self.record.study)
         self.study.load_techniques()
-        try:
-            self.trials = [_trial(row, Path(self.record.files)) for row in records.measurements(name)]
-        except ValueError as error:
-            raise UserError(f"study {name} was measured with techniques that have changed since: {error}") from None
+        self.trials = [_trial(row, Path(self.record.files)) for row in records.measurements(name)]
 
     @property
     def name(self) -> str:
@@ -88,9 +86,6 @@ class Results:
     @property
     def reference(self) -> Trial:
         """The unoptimised pipeline. Raises UserError when it has not been measured yet."""
-        return self._reference_trial()
-
-    def _reference_trial(self) -> Trial:
         reference = self.of(Configuration())
         if reference is None or not reference.complete:
             raise UserError(f"study {self.name} has no measured reference yet: paretune launch continues it")
@@ -187,6 +182,6 @@ def _trial(row: MeasurementRecord, files: Path) -> Trial:
         log_tail=row.log_tail,
         measurements=row.measurements,
         phases_s=row.phases_s,
-        folder=files / f"trial-{row.trial:04d}",
+        folder=trial_folder(files, row.trial),
         apply_py=row.apply_py,
     )

@@ -13,6 +13,11 @@ SCRIPT = Path(__file__).with_name("trial_script.py")
 LOG, RESULT, PHASES, PICTURES = "log.txt", "result.json", "phases.jsonl", "pictures"
 
 
+def trial_folder(files: Path, number: int) -> Path:
+    """Where a study's trial lies; the reference is number 0."""
+    return files / f"trial-{number:04d}"
+
+
 def write_scripts(folder: Path, workload: Mapping[str, Any]) -> None:
     """run.py, workload.py, workload.json, latency.py, memory.py: what measures any apply.py."""
     folder.mkdir(parents=True, exist_ok=True)

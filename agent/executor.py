@@ -175,17 +175,8 @@ class Executor:
 
     def _kill_leftovers(self) -> None:
         """End what the trial started and did not end: the server has adopted it."""
-        if self._server is None:
-            return
-        try:
-            orphans = psutil.Process(self._server.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return
-        for orphan in orphans:
-            try:
-                orphan.kill()
-            except psutil.NoSuchProcess:
-                continue
+        if self._server is not None:
+            _kill_each(_descendants(self._server.pid))
 
     def _gpu_used_gib(self) -> float:
         if not self._device.startswith("cuda"):
@@ -207,19 +198,28 @@ class Executor:
 
 def kill_tree(pid: int) -> None:
     """SIGKILL to a process's group and to everything it started, also what made a session of its own."""
-    try:
-        process = psutil.Process(pid)
-        family = [*process.children(recursive=True), process]
-    except psutil.NoSuchProcess:
-        family = []
+    started = _descendants(pid)  # before the killing: what loses its parent is no descendant any more
     try:
         if os.getpgid(pid) == pid:
             os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    for member in family:
+    _kill_each(started)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_each(processes: list[psutil.Process]) -> None:
+    for process in processes:
         try:
-            member.kill()
+            process.kill()
         except psutil.NoSuchProcess:
             continue
 
@@ -292,8 +292,7 @@ def _log_tail(folder: Path, characters: int = 4000) -> str:
 def _memory_gib(pid: int, kind: str) -> float:
     """Main memory of a process and all it started: "rss", or "pss", which counts pages that forks share only once."""
     try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
+        family = [psutil.Process(pid), *_descendants(pid)]
     except psutil.NoSuchProcess:
         return 0.0
     total = 0

@@ -1,6 +1,5 @@
 """Export one configuration as a bundle: what production needs, and the evidence for it."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ import jinja2
 from ..search_space import Loss, technique
 from ..studies import UserError, utc_now
 from ._continuation import workload_key
-from ._files import whole_folder, write_json, write_text
+from ._files import sha256, whole_folder, write_json, write_text
 from ._results import Results, Trial
 from ._summary import doubts, milliseconds, quality, speed_up, spread
 from ._trial_folder import write_scripts
@@ -78,11 +77,6 @@ def files_of(folder: Path) -> list[str]:
     """Every file of a bundle but its manifest, relative, sorted. Byte code and pictures of a check are not part."""
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     return sorted(str(file) for file in files if str(file) != MANIFEST and "__pycache__" not in file.parts)
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file's content."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def environment(results: Results) -> str:

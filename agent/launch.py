@@ -22,7 +22,7 @@ from ._continuation import only_launcher, refuse_changes, workload_key
 from ._device import detect_device, target_of
 from ._pictures import side_by_side
 from ._results import TORCH_COMPILE, Results
-from ._trial_folder import PICTURES, write_trial_folder
+from ._trial_folder import LOG, PICTURES, trial_folder, write_trial_folder
 from .executor import Executor, TrialResult, cold_import_s
 from .trial_process import Job
 
@@ -100,6 +100,7 @@ class _Launch:
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.on_event = on_event
         self.workload = study.workload_description()
+        self.workload_key = workload_key(study)
         self.device = detect_device(study.device)
 
     def run(self) -> Results:
@@ -134,7 +135,7 @@ class _Launch:
         if result.outcome is not Outcome.COMPLETE:
             raise UserError(
                 f"the unchanged pipelines could not be measured ({result.outcome}): {result.reason}; "
-                f"the log is {self.folder / 'trial-0000' / 'log.txt'}"
+                f"the log is {trial_folder(self.folder, 0) / LOG}"
             )
         pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in result.pipelines.items()}
         space, left_out = self.study.search_space().possible(self.target, pipelines)
@@ -143,7 +144,7 @@ class _Launch:
             schema_version=SCHEMA_VERSION,
             created_at=utc_now(),
             study=self.study.model_dump(by_alias=True, mode="json"),
-            workload_key=workload_key(self.study),
+            workload_key=self.workload_key,
             fingerprint=fingerprint.to_dict(),
             import_s=self.import_s,
             files=str(self.folder),
@@ -157,13 +158,16 @@ class _Launch:
 
     def _search(self) -> None:
         self.optuna_study = self._optuna_study()
-        self._enqueue([Configuration()])
+        if not self.optuna_study.get_trials(deepcopy=False):
+            self.optuna_study.enqueue_trial(self.space.optuna_parameters(Configuration()))
         self._recover()
-        wanted = self.study.torch_compile_baseline and TORCH_COMPILE not in self.space
-        if wanted and self._measured() < self.trials and self._unknown(TORCH_COMPILE):
+        if self._measured() >= self.trials:
+            return
+        if self.study.torch_compile_baseline and TORCH_COMPILE in self.space:
+            self._enqueue([TORCH_COMPILE])
+        elif self.study.torch_compile_baseline and self._unknown(TORCH_COMPILE):
             self._measure_outside_the_space(TORCH_COMPILE)
-        baseline = [TORCH_COMPILE] if self.study.torch_compile_baseline else []
-        self._enqueue([*baseline, *self.study.presets()])
+        self._enqueue(self.study.presets())
         fruitless = 0
         while self._measured() < self.trials and fruitless < FRUITLESS_ASKS:
             if self.deadline is not None and time.monotonic() > self.deadline:
@@ -210,20 +214,22 @@ class _Launch:
         return possible and self.records.find_measurement(self.study.name, configuration.key) is None
 
     def _enqueue(self, configurations: list[Configuration]) -> None:
+        """Queue what may work and was not measured, once; say why the others are left out."""
+        waiting = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        queued = [trial.system_attrs.get("fixed_params") for trial in waiting]
         for configuration in dict.fromkeys(configurations):
-            if self._unknown(configuration) or configuration == Configuration():
-                if configuration in self.space:
-                    parameters = self.space.optuna_parameters(configuration)
-                    waiting = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-                    if all(trial.system_attrs.get("fixed_params") != parameters for trial in waiting):
-                        self.optuna_study.enqueue_trial(parameters)
-                elif configuration != TORCH_COMPILE:
-                    self._say("note", f"preset {configuration} is left out: it is not in the study's space")
-            elif reason := impossible(configuration, self.target, self.pipelines):
+            reason = impossible(configuration, self.target, self.pipelines)
+            if reason is None and self._unknown(configuration):
+                if configuration not in self.space:
+                    reason = "it is not in the study's space"
+                elif (parameters := self.space.optuna_parameters(configuration)) not in queued:
+                    self.optuna_study.enqueue_trial(parameters)
+            if reason is not None:
                 self._say("note", f"preset {configuration} is left out: {reason}")
 
     def _measure_outside_the_space(self, configuration: Configuration) -> None:
         """A configuration that every report compares with, whether or not the sampler may use what it is made of."""
+        # Presets are queued later, so what is waiting now is the reference at most; asking again would take it.
         while self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._one_trial()
         self._settle(self.optuna_study.ask(), configuration)
@@ -236,7 +242,7 @@ class _Launch:
                 self._tell(optuna.Trial(self.optuna_study, trial._trial_id), measured)
             else:
                 self._put_back(trial.number)
-                shutil.rmtree(self.folder / f"trial-{trial.number:04d}", ignore_errors=True)
+                shutil.rmtree(trial_folder(self.folder, trial.number), ignore_errors=True)
 
     def _put_back(self, number: int) -> None:
         """Take a trial that did not come to an end out, and queue its configuration again."""
@@ -284,14 +290,14 @@ class _Launch:
         return True
 
     def _run_trial(self, number: int, configuration: Configuration) -> TrialResult:
-        folder = self.folder / f"trial-{number:04d}"
+        folder = trial_folder(self.folder, number)
         job = Job(
             folder=str(folder),
             device=self.device,
             configuration=configuration.to_dict(),
             calls=self.study.measurement.calls,
             warm_up_calls=self.study.measurement.warm_up_calls,
-            reference_pictures=None if number == 0 else str(self.folder / "trial-0000" / PICTURES),
+            reference_pictures=None if number == 0 else str(trial_folder(self.folder, 0) / PICTURES),
             quality_assessed=self.study.workload.quality_assessed,
             technique_files=self.study.space.files,
             import_s=self.import_s,
@@ -309,12 +315,12 @@ class _Launch:
             schema_version=SCHEMA_VERSION,
             study=self.study.name,
             trial=number,
-            workload_key=workload_key(self.study),
+            workload_key=self.workload_key,
             configuration_key=configuration.key,
             configuration=configuration.to_dict(),
             fingerprint_key=self.executor.fingerprint.key,
             fingerprint=self.executor.fingerprint.to_dict(),
-            apply_py=(self.folder / f"trial-{number:04d}" / "apply.py").read_text(),
+            apply_py=(trial_folder(self.folder, number) / "apply.py").read_text(),
             outcome=result.outcome,
             reason=result.reason,
             log_tail=result.log_tail,
@@ -353,9 +359,9 @@ class _Launch:
         if not judged:
             return  # random weights: there is nothing to look at
         worst = max(judged, key=lambda picture: float(picture["drift"]))["file"]
-        folder = self.folder / f"trial-{measured.trial:04d}"
+        folder = trial_folder(self.folder, measured.trial)
         pair = folder / "reference-and-candidate.png"
-        if side_by_side(self.folder / "trial-0000" / PICTURES / worst, folder / PICTURES / worst, pair):
+        if side_by_side(trial_folder(self.folder, 0) / PICTURES / worst, folder / PICTURES / worst, pair):
             store = FileSystemArtifactStore(artifacts_folder(self.folder))
             upload_artifact(artifact_store=store, file_path=str(pair), study_or_trial=trial)
 

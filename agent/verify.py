@@ -14,7 +14,8 @@ from typing import Any
 from ..objectives.fingerprint import Fingerprint
 from ..objectives.verdict import Verdict
 from ..studies import UserError
-from .export import MANIFEST, SCHEMA_VERSION, files_of, sha256
+from ._files import sha256
+from .export import MANIFEST, SCHEMA_VERSION, files_of
 
 LATENCY_TOLERANCE = 0.15
 """Relative; the interquartile ranges of both measurements are added to it, up to MOST_TOLERANCE."""

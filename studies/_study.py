@@ -21,7 +21,6 @@ PLAIN_STATEMENTS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, a
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 Objective = Literal["latency_ms", "peak_vram_gib", "drift", "cold_start_s"]
-Phase = Literal["start", "load", "apply", "first_call", "warm_up", "measure", "memory", "judge"]
 
 
 class _Section(BaseModel):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from paretune.agent.export import MANIFEST, export, files_of, sha256
+from paretune.agent._files import sha256
+from paretune.agent.export import MANIFEST, export, files_of
 from paretune.search_space import Configuration
 from PIL import Image
 from support.isolated import packages_without_paretune, python
