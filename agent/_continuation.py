@@ -19,8 +19,29 @@ def workload_key(study: Study) -> str:
     data = {
         **study.workload_description(),
         "sha256": {file: sha256(Path(file)) for file in own},
+        "models": {spec.model: _folder_digest(Path(spec.model)) for spec in (study.workload.pipelines or {}).values()},
     }
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+SAMPLE_BYTES = 1 << 16
+
+
+def _folder_digest(folder: Path) -> str | None:
+    """Of a model's folder: every file's name, size, beginning and end. None for a model of the hub.
+
+    Not of every byte, because that takes half a minute for SDXL at each launch; weights that differ do so everywhere.
+    """
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            beginning = content.read(SAMPLE_BYTES)
+            content.seek(max(0, size - SAMPLE_BYTES))
+            digest.update(f"{file.relative_to(folder)} {size} ".encode() + beginning + content.read())
+    return digest.hexdigest()[:16]
 
 
 def refuse_changes(record: StudyRecord | None, study: Study) -> None:
@@ -39,6 +60,8 @@ def refuse_changes(record: StudyRecord | None, study: Study) -> None:
         raise UserError(hint.format("other limits"))
     if before.measurement != study.measurement:
         raise UserError(hint.format("other measurement settings"))
+    if before.quality != study.quality:
+        raise UserError(hint.format("pictures judged in another way"))
     if not (trial_folder(Path(record.files), 0) / PICTURES).is_dir():
         raise UserError(f"the files of study {study.name} are gone from {record.files}: give this one its own --name")
 

@@ -1,10 +1,20 @@
 """The progress bar of a launch."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from .launch import Event
 
@@ -56,3 +66,21 @@ class LaunchProgress:
             return "?"
         seconds = (time.monotonic() - self._since) / done_here * (event.total - event.done)
         return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+@contextmanager
+def step_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar for work of known length: the function that it gives takes steps done, steps in all, and what is done."""
+    with Progress(
+        SpinnerColumn(),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=escape(text))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..objectives.fingerprint import Fingerprint
+from ..objectives.noise_floor import NoiseFloor
 from ..objectives.verdict import Verdict
 from ..search_space import LOSSES, Configuration, Loss
-from ..studies import MeasurementRecord, Outcome, Records, Study, StudyRecord, UserError
+from ..studies import MeasurementRecord, Outcome, RatingRecord, Records, RunRecord, Study, StudyRecord, UserError
 from ._constraints import MEASURED, Limit, constraint_values
 from ._trial_folder import PICTURES, trial_folder
 
@@ -31,6 +32,9 @@ class Trial:
     folder: Path
     apply_py: str
     """The file that it ran."""
+    measured_at: str
+    reused_from: Mapping[str, Any] | None
+    """{study, trial, finished_at} of the study that measured it, when it was another one."""
 
     @property
     def complete(self) -> bool:
@@ -62,6 +66,9 @@ class Results:
         self.study = Study.model_validate(self.record.study)
         self.study.load_techniques()
         self.trials = [_trial(row, Path(self.record.files)) for row in records.measurements(name)]
+        self._runs = records.runs(name)
+        self.ratings: list[RatingRecord] = records.ratings(name)
+        """What people said of single pictures."""
 
     @property
     def name(self) -> str:
@@ -72,6 +79,22 @@ class Results:
     def fingerprint(self) -> Fingerprint:
         """The machine it was measured on."""
         return Fingerprint.from_dict(self.record.fingerprint)
+
+    @cached_property
+    def floor(self) -> NoiseFloor | None:
+        """How far the reference is from itself; None until it was measured in enough processes."""
+        data = self.record.noise_floor
+        return None if data is None else NoiseFloor.from_dict(data)
+
+    def runs(self, kind: str) -> list[RunRecord]:
+        """The processes of one kind beside the trials, in the order they ended."""
+        return [run for run in self._runs if run.kind == kind]
+
+    def tie(self, figure: str, one: "Trial", other: "Trial") -> bool:
+        """Whether two trials cannot be told apart in a figure: they differ by no more than the noise floor."""
+        if self.floor is None:
+            return one.figure(figure) == other.figure(figure)
+        return self.floor.tie(figure, one.figure(figure), other.figure(figure))
 
     @property
     def complete(self) -> list[Trial]:
@@ -114,9 +137,23 @@ class Results:
         return trial.complete and all(v <= 0 for v in constraint_values(self.study, trial.measurements).values())
 
     def front(self) -> list[Trial]:
-        """The acceptable trials that no other one beats in every objective, by the first objective."""
-        candidates = [trial for trial in self.complete if self.acceptable(trial)]
-        return sorted(pareto_front(candidates, self.study.optimised), key=lambda t: t.figure(self.study.optimised[0]))
+        """The acceptable trials that no other one beats, differences within the noise floor being ties; by the first
+        objective.
+        """
+        candidates = [trial for trial in self.complete if self.acceptable(trial) and not is_dominated(trial)]
+        front = pareto_front(candidates, self.study.optimised, self.floor)
+        return sorted(front, key=lambda t: t.figure(self.study.optimised[0]))
+
+    def ties_of(self, trial: Trial, by: str = "latency_ms") -> list[Trial]:
+        """The other acceptable trials that cannot be told apart from this one in a figure."""
+        return [t for t in self.complete if t is not trial and self.acceptable(t) and self.tie(by, t, trial)]
+
+    def best_or_none(self) -> Trial | None:
+        """The fastest acceptable trial, or None when there is none."""
+        try:
+            return self.best()
+        except UserError:
+            return None
 
     def best(
         self,
@@ -127,6 +164,9 @@ class Results:
         loss: Loss | None = None,
     ) -> Trial:
         """The trial with the least `by` among those that keep the study's limits and the given ones.
+
+        Of several that tie with the least within the noise floor, the one that loses least, then with the fewest
+        techniques: what cannot be shown to be faster is no reason to change more.
 
         verdict: the worst that is accepted. loss: the most that its techniques may lose by the way they work.
         Raises UserError when nothing qualifies, and says what stood in the way.
@@ -153,17 +193,33 @@ class Results:
         if not candidates:
             failed = next(what for what, left in steps if not left)
             raise UserError(f"no configuration qualifies: none of {len(self.complete)} measured trials {failed}")
-        return min(candidates, key=lambda trial: trial.figure(by))
+        least = min(candidates, key=lambda trial: trial.figure(by))
+        tied = [trial for trial in candidates if trial is least or self.tie(by, trial, least)]
+        return min(tied, key=lambda t: (LOSSES.index(t.configuration.loss), len(t.configuration.steps), t.figure(by)))
 
 
-def pareto_front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
-    """The trials that no other one beats: at least as good in every objective and better in one."""
+def is_dominated(trial: Trial) -> bool:
+    """Whether its measuring was ended early, because another trial is clearly better in everything."""
+    return "dominated_by" in trial.measurements
+
+
+def pareto_front(trials: Sequence[Trial], objectives: Sequence[str], floor: NoiseFloor | None = None) -> list[Trial]:
+    """The trials that no other one beats: better in one objective by more than the noise floor, and in no other one
+    worse by more than it. Without a floor, any difference counts.
+
+    Ties are not transitive: should every trial be beaten by some other, those that none beats by any difference stay.
+    """
     points = [tuple(trial.figure(name) for name in objectives) for trial in trials]
+    slack = [1.0 + (floor.of_figure(name) if floor else 0.0) for name in objectives]
 
-    def beaten(point: tuple[float, ...]) -> bool:
-        return any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
+    def beats(one: tuple[float, ...], other: tuple[float, ...], slack: Sequence[float]) -> bool:
+        no_worse = all(a <= b * s for a, b, s in zip(one, other, slack, strict=True))
+        return no_worse and any(a * s < b for a, b, s in zip(one, other, slack, strict=True))
 
-    return [trial for trial, point in zip(trials, points, strict=True) if not beaten(point)]
+    def unbeaten(slack: Sequence[float]) -> list[Trial]:
+        return [t for t, point in zip(trials, points, strict=True) if not any(beats(p, point, slack) for p in points)]
+
+    return unbeaten(slack) or unbeaten([1.0] * len(objectives))
 
 
 def _trial(row: MeasurementRecord, files: Path) -> Trial:
@@ -184,4 +240,6 @@ def _trial(row: MeasurementRecord, files: Path) -> Trial:
         phases_s=row.phases_s,
         folder=trial_folder(files, row.trial),
         apply_py=row.apply_py,
+        measured_at=row.finished_at,
+        reused_from=row.reused_from,
     )

@@ -8,9 +8,11 @@ from typing import Any
 from .. import objectives, studies
 from ..search_space import Configuration, apply_source
 from ._files import write_json, write_text
+from .trial_script import FLAT_FILES
 
 SCRIPT = Path(__file__).with_name("trial_script.py")
-LOG, RESULT, PHASES, PICTURES = "log.txt", "result.json", "phases.jsonl", "pictures"
+LOG, RESULT, PHASES = "log.txt", "result.json", "phases.jsonl"
+PICTURES, LATENTS, COMPILED = "pictures", "latents", "compiled"
 
 
 def trial_folder(files: Path, number: int) -> Path:
@@ -18,19 +20,20 @@ def trial_folder(files: Path, number: int) -> Path:
     return files / f"trial-{number:04d}"
 
 
+def run_folder(files: Path, kind: str, session: int, position: int) -> Path:
+    """Where a process beside the trials leaves its files: "floor-00-003"."""
+    return files / "runs" / f"{kind}-{session:02d}-{position:03d}"
+
+
 def write_scripts(folder: Path, workload: Mapping[str, Any]) -> None:
-    """run.py, workload.py, workload.json, latency.py, memory.py: what measures any apply.py."""
+    """run.py, workload.py, workload.json and the files that measure: what tries any apply.py."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "workload.json", workload)
     package = {
         name: Path(str(module.__file__)).parent for name, module in (("objectives", objectives), ("studies", studies))
     }
-    for source, name in (
-        (SCRIPT, "run.py"),
-        (package["studies"] / "workload.py", "workload.py"),
-        (package["objectives"] / "latency.py", "latency.py"),
-        (package["objectives"] / "memory.py", "memory.py"),
-    ):
+    measuring = [(package["objectives"] / f"{name}.py", f"{name}.py") for name in FLAT_FILES]
+    for source, name in ((SCRIPT, "run.py"), (package["studies"] / "workload.py", "workload.py"), *measuring):
         shutil.copyfile(source, folder / name)
 
 

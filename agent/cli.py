@@ -65,8 +65,11 @@ def launch(
         list[str] | None,
         typer.Option("--set", help="Override any key: limits.peak_vram_gib=16."),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure also what other studies here have measured of this workload.")
+    ] = False,
 ) -> None:
-    """Search: measure configurations until the budget is spent. Launch again to continue."""
+    """Search: measure configurations until the budget is spent, and confirm the best. Launch again to continue."""
     from ._progress import LaunchProgress
     from .launch import launch as run
 
@@ -75,7 +78,9 @@ def launch(
     minutes = None if max_time is None else _minutes(max_time)
     try:
         with LaunchProgress(console) as progress:
-            results = run(wanted, storage=storage, trials=trials, max_minutes=minutes, on_event=progress.show)
+            results = run(
+                wanted, storage=storage, trials=trials, max_minutes=minutes, fresh=fresh, on_event=progress.show
+            )
     except KeyboardInterrupt:
         console.print("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
@@ -164,6 +169,70 @@ def verify(
             console.print(f"{mark}  {check.name}: {escape(check.text)}", soft_wrap=True)
         console.print("The bundle passes." if verification.passed else "The bundle differs from its evidence.")
     raise typer.Exit(0 if verification.passed else 1)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A bundle's folder, or STUDY:TRIAL (a number, reference, best).")],
+    second: Annotated[str, typer.Argument(help="Likewise; the answer says what this one is against the first.")],
+    blocks: Annotated[int, typer.Option(min=3, help="Fresh processes of each; more see smaller differences.")] = 8,
+    calls: Annotated[int, typer.Option(min=1, help="Timed calls per shape of request in each process.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether the second is faster, slower, or a tie: in turns, in fresh processes, with the interval."""
+    from ._progress import step_progress
+    from .compare import compare as run
+    from .compare import contender
+
+    _one_of(str, "--device", device, ["auto", "cuda", "cpu"])
+    both = contender(first, storage), contender(second, storage)
+    with step_progress(console) as on_step:
+        found = run(*both, blocks=blocks, calls=calls, device=device, on_step=on_step)
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    console.print(f"{found.second} against {found.first}: {found.comparison.words()}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def judge(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another way to judge: quality.weights.lpips=/models/lpips, quality.files=[my.py]."),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Judge the stored pictures of a study again, with the metrics of now: nothing is generated."""
+    from ._progress import step_progress
+    from .rejudge import rejudge
+
+    with step_progress(console) as on_step:
+        count = rejudge(Records(storage, must_exist=True), name, set_ or [], on_step=on_step)
+    console.print(f"{count} pictures of {name} were judged again", soft_wrap=True, markup=False)
+
+
+@app.command()
+def rate(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
+    picture: Annotated[str, typer.Argument(help="The picture's file, such as portrait-0.png.")],
+    rating: Annotated[str, typer.Argument(help="better, same or worse than the reference's picture.")],
+    by: Annotated[str, typer.Option("--by", help="Who says so.")],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Keep what a person says of one picture; the report shows it beside the metrics."""
+    from ._results import Results
+
+    records = Records(storage, must_exist=True)
+    results = Results(records, name)
+    files = [file.name for file in results.trial(trial).pictures()]
+    if picture not in files:
+        raise UserError(f"trial {trial} of {name} has no picture {picture!r}; it has {', '.join(files[:6]) or 'none'}")
+    records.rate(name, trial, picture, rating, by)
+    console.print(f"{picture} of trial {trial}: {rating}, says {by}", soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from ..studies import Records, UserError
 from ._results import Results
 from ._summary import study_note
-from .launch import artifacts_folder
+from ._telling import artifacts_folder
 
 HOST = "127.0.0.1"
 """The dashboard has neither accounts nor passwords, so it is never served to other machines."""

@@ -3,7 +3,6 @@
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +55,7 @@ class Executor:
         """
         self._deadlines_s = deadlines_s
         self._host_memory_gib = host_memory_gib
-        self._device = device
+        self.device = device
         self._settings = {"device": device, "classes": classes}
         self._server: subprocess.Popen[bytes] | None = None
         ready = self._start_server()
@@ -86,12 +85,7 @@ class Executor:
             self._start_server()
         folder = Path(job.folder)
         started = time.time()
-        try:
-            result = self._watch(job, folder)
-        finally:
-            # What the trial compiled is hundreds of megabytes at times, and no later trial may use it.
-            shutil.rmtree(folder / "compiled", ignore_errors=True)
-        return _with_start(result, folder, started)
+        return _with_start(self._watch(job, folder), folder, started)
 
     def _start_server(self) -> dict[str, Any]:
         self._unread = b""
@@ -179,11 +173,11 @@ class Executor:
             _kill_each(_descendants(self._server.pid))
 
     def _gpu_used_gib(self) -> float:
-        if not self._device.startswith("cuda"):
+        if not self.device.startswith("cuda"):
             return 0.0
         from ..objectives.memory import device_used_gib
 
-        return float(device_used_gib(self._device) or 0.0)
+        return float(device_used_gib(self.device) or 0.0)
 
     def _wait_until_gpu_is_empty(self) -> None:
         deadline = time.monotonic() + GPU_EMPTY_S

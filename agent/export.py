@@ -117,6 +117,7 @@ def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
     measured: dict[str, Any] = {"schema": SCHEMA_VERSION, "study": results.name}
     measured["measurement"] = results.study.measurement.model_dump()
     measured["fingerprint"] = results.fingerprint.to_dict()
+    measured["noise_floor"] = results.record.noise_floor
     measured["trial"] = _evidence(trial)
     measured["reference"] = _evidence(results.reference)
     if results.torch_compile is not None and results.torch_compile.complete:

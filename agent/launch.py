@@ -2,14 +2,11 @@
 
 import shutil
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,17 +14,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..objectives.verdict import Verdict
 from ..search_space import Configuration, PipelineFacts, SearchSpace, impossible
 from ..studies import DEFAULT_STORAGE, MeasurementRecord, Outcome, Records, Study, StudyRecord, UserError, utc_now
-from ._constraints import constraint_values
-from ._continuation import only_launcher, refuse_changes, workload_key
+from ..studies._records import SCHEMA_VERSION
+from ._benign import ensure_benign_floor
+from ._continuation import only_launcher, refuse_changes
 from ._device import detect_device, target_of
-from ._pictures import side_by_side
+from ._finalists import confirm
+from ._floor import CANARY, canary, ensure_floor, superseded
+from ._more_pictures import judge_more
 from ._results import TORCH_COMPILE, Results
-from ._trial_folder import LOG, PICTURES, trial_folder, write_trial_folder
+from ._reuse import age_words, measured_elsewhere, reference_elsewhere, take
+from ._runner import INFRASTRUCTURE_TRIES, Runner, forget_compiled
+from ._telling import Teller, optuna_study
+from ._trial_folder import LOG, trial_folder
 from .executor import Executor, TrialResult, cold_import_s
-from .trial_process import Job
 
-SCHEMA_VERSION = 1
-INFRASTRUCTURE_TRIES = 3
 FRUITLESS_ASKS = 300
 """Proposals in a row that were known or refused, after which the space counts as exhausted."""
 SMALL_SPACE, PATIENCE = 2000, 10
@@ -60,11 +60,13 @@ def launch(
     storage: str = DEFAULT_STORAGE,
     trials: int | None = None,
     max_minutes: float | None = None,
+    fresh: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Results:
-    """Run a study until its budget is spent; continue it when it exists.
+    """Run a study until its budget is spent, then confirm its finalists; continue it when it exists.
 
     trials, max_minutes: instead of the study's own budget; trials counts all measured ones, earlier launches included.
+    fresh: measure what other studies of the database have measured on this machine and workload, too.
     Raises UserError for whatever the user can mend. Interrupted or killed, it loses nothing but the running trial.
     """
     records = Records(storage)
@@ -74,7 +76,7 @@ def launch(
     refuse_changes(record, study)
     try:
         with only_launcher(folder, study.name):
-            return _Launch(study, records, storage, folder, trials, max_minutes, on_event).run()
+            return _Launch(study, records, storage, folder, trials, max_minutes, fresh, on_event).run()
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         raise UserError(f"the database failed: {' '.join(str(error).split())[:200]}") from None
 
@@ -88,6 +90,7 @@ class _Launch:
         folder: Path,
         trials: int | None,
         max_minutes: float | None,
+        fresh: bool,
         on_event: Callable[[Event], None],
     ) -> None:
         self.study = study
@@ -98,9 +101,8 @@ class _Launch:
         # A number of trials that was asked for by hand is not cut short by the file's minutes.
         minutes = max_minutes or (study.budget.minutes if trials is None else None)
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.fresh = fresh
         self.on_event = on_event
-        self.workload = study.workload_description()
-        self.workload_key = workload_key(study)
         self.device = detect_device(study.device)
 
     def run(self) -> Results:
@@ -110,11 +112,30 @@ class _Launch:
         with Executor(self.device, self.classes, deadlines_s, self.study.host_memory_gib) as executor:
             self.executor = executor
             self.target = target_of(executor.fingerprint)
-            record = self._study_record()
-            self.space = SearchSpace({k: {p: tuple(v) for p, v in c.items()} for k, c in (record.space or {}).items()})
-            self.pipelines = {k: PipelineFacts.from_dict(v) for k, v in (record.pipelines or {}).items()}
-            self._search()
+            try:
+                record = self._study_record()
+                self.space = SearchSpace(
+                    {k: {p: tuple(v) for p, v in c.items()} for k, c in (record.space or {}).items()}
+                )
+                self.pipelines = {k: PipelineFacts.from_dict(v) for k, v in (record.pipelines or {}).items()}
+                self.floor = ensure_floor(self.runner, self._reference(), self._note_step)
+                self.runner.know_floor(self.floor.of_figure("latency_ms"))
+                ensure_benign_floor(self.runner, self._note_step)
+                self._search()
+                confirm(self.runner, self.records, self._note_step)
+            finally:
+                for folder in self.folder.glob("trial-*"):
+                    forget_compiled(folder)
         return Results(self.records, self.study.name)
+
+    def _note_step(self, text: str) -> None:
+        measured = self._measured() if self.records.find_study(self.study.name) else 0
+        self._say("trial", text, done=measured, total=self.trials)
+
+    def _reference(self) -> MeasurementRecord:
+        found = self.records.find_measurement(self.study.name, Configuration().key)
+        assert found is not None
+        return found
 
     def _study_record(self) -> StudyRecord:
         """The stored study; a new one is stored once its reference was measured, which tells what can work here."""
@@ -127,37 +148,50 @@ class _Launch:
                     f"study {self.study.name} was measured on another machine or with other versions "
                     f"({'; '.join(differences[:3])}): give this one its own --name"
                 )
-            self.import_s = record.import_s
+            self.runner = Runner(self.study, self.records, self.executor, self.folder, record.import_s)
             return record
-        self.import_s = cold_import_s(self.classes)
-        self._say("trial", "reference", total=self.trials)
-        result = self._run_trial(0, Configuration())
-        if result.outcome is not Outcome.COMPLETE:
-            raise UserError(
-                f"the unchanged pipelines could not be measured ({result.outcome}): {result.reason}; "
-                f"the log is {trial_folder(self.folder, 0) / LOG}"
-            )
-        pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in result.pipelines.items()}
-        space, left_out = self.study.search_space().possible(self.target, pipelines)
+        import_s = cold_import_s(self.classes)
+        self.runner = Runner(self.study, self.records, self.executor, self.folder, import_s)
+        elsewhere = None if self.fresh else reference_elsewhere(self.runner)
+        if elsewhere is not None:
+            former, known_reference = elsewhere
+            measured = take(self.runner, former, known_reference, 0)
+            pipelines, noise_floor, benign_floor = former.pipelines, former.noise_floor, former.benign_floor
+            self._say("note", f"the reference is study {former.name}'s, {age_words(known_reference.finished_at)}")
+        else:
+            self._say("trial", "reference", total=self.trials)
+            result = self.runner.trial(0, Configuration())
+            if result.outcome is not Outcome.COMPLETE:
+                raise UserError(
+                    f"the unchanged pipelines could not be measured ({result.outcome}): {result.reason}; "
+                    f"the log is {trial_folder(self.folder, 0) / LOG}"
+                )
+            measured = self.runner.measurement(0, Configuration(), result)
+            pipelines, noise_floor, benign_floor = dict(result.pipelines), None, None
+        facts = {name: PipelineFacts.from_dict(found) for name, found in (pipelines or {}).items()}
+        space, left_out = self.study.search_space().possible(self.target, facts)
         record = StudyRecord(
             name=self.study.name,
             schema_version=SCHEMA_VERSION,
             created_at=utc_now(),
             study=self.study.model_dump(by_alias=True, mode="json"),
-            workload_key=self.workload_key,
+            workload_key=self.runner.workload_key,
             fingerprint=fingerprint.to_dict(),
-            import_s=self.import_s,
+            import_s=import_s,
             files=str(self.folder),
             space={name: {p: list(v) for p, v in choices.items()} for name, choices in space.techniques.items()},
             left_out=left_out,
-            pipelines=dict(result.pipelines),
+            pipelines=pipelines,
+            noise_floor=noise_floor,
+            benign_floor=benign_floor,
         )
         # Together: a study without its reference could not be continued.
-        self.records.add_study(record, self._measurement(0, Configuration(), result))
+        self.records.add_study(record, measured)
         return record
 
     def _search(self) -> None:
-        self.optuna_study = self._optuna_study()
+        self.optuna_study = optuna_study(self.study, self.storage, self._measured())
+        self.teller = Teller(self.study, self.optuna_study, self.folder)
         if not self.optuna_study.get_trials(deepcopy=False):
             self.optuna_study.enqueue_trial(self.space.optuna_parameters(Configuration()))
         self._recover()
@@ -180,33 +214,12 @@ class _Launch:
                     break
                 self._enqueue([left])
             fruitless = 0 if self._one_trial() else fruitless + 1
+            self._watch_the_machine()
         if fruitless >= FRUITLESS_ASKS:
             self._say("note", f"{FRUITLESS_ASKS} proposals in a row were known or cannot work: the space is exhausted")
 
     def _measured(self) -> int:
         return len(self.records.measurements(self.study.name))
-
-    def _optuna_study(self) -> optuna.Study:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # `group` and metric names are experimental in Optuna 5; its version is bounded for that reason.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        names = self.study.optimised
-        # Another seed per launch: with the same one, a continued study would propose again what it has measured.
-        sampler = TPESampler(
-            multivariate=True,
-            group=True,
-            n_startup_trials=self.study.sampler.startup_trials,
-            seed=self.study.sampler.seed + self._measured(),
-        )
-        study = optuna.create_study(
-            study_name=self.study.name,
-            storage=optuna.storages.RDBStorage(self.storage, engine_kwargs={"pool_pre_ping": True}),
-            directions=["minimize"] * len(names),
-            sampler=sampler,
-            load_if_exists=True,
-        )
-        study.set_metric_names(names)
-        return study
 
     def _unknown(self, configuration: Configuration) -> bool:
         """Whether a configuration may work and was not measured yet."""
@@ -239,7 +252,7 @@ class _Launch:
         for trial in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             measured = next((m for m in self.records.measurements(self.study.name) if m.trial == trial.number), None)
             if measured is not None:
-                self._tell(optuna.Trial(self.optuna_study, trial._trial_id), measured)
+                self.teller.tell(optuna.Trial(self.optuna_study, trial._trial_id), measured)
             else:
                 self._put_back(trial.number)
                 shutil.rmtree(trial_folder(self.folder, trial.number), ignore_errors=True)
@@ -262,11 +275,11 @@ class _Launch:
         """Tell Optuna what is known of a configuration, or measure it. Returns whether a measurement was made."""
         trial.set_user_attr("configuration", str(configuration))
         if reason := impossible(configuration, self.target, self.pipelines):
-            self._refuse(trial, reason)
+            self.teller.refuse(trial, reason)
             return False
         known = self.records.find_measurement(self.study.name, configuration.key)
         if known is not None and known.trial == trial.number:
-            self._tell(trial, known)
+            self.teller.tell(trial, known)
             return False
         if known is not None:
             trial.set_user_attr("reason", f"the same as trial {known.trial}")
@@ -274,111 +287,82 @@ class _Launch:
             return False
         self._say("trial", str(configuration), done=self._measured(), total=self.trials)
         try:
-            result = self._run_trial(trial.number, configuration)
+            measured, how = self._measure(trial.number, configuration)
         except BaseException:
             self._put_back(trial.number)  # interrupted: the next launch measures it
             raise
-        if result.outcome is Outcome.INFRASTRUCTURE:
-            self._put_back(trial.number)
-            raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {result.reason}")
-        measured = self._measurement(trial.number, configuration, result)
-        self.records.add_measurement(measured)
-        self._tell(trial, measured)
-        front = len(Results(self.records, self.study.name).front())
-        text = f"{configuration}: {_summary(result)}"
-        self._say("result", text, done=self._measured(), total=self.trials, front=front)
+        self.teller.tell(trial, measured)
+        front = self._tidy_up()
+        text = f"{configuration}: {_summary(measured)}{how}"
+        self._say("result", text, done=self._measured(), total=self.trials, front=len(front))
         return True
 
-    def _run_trial(self, number: int, configuration: Configuration) -> TrialResult:
-        folder = trial_folder(self.folder, number)
-        job = Job(
-            folder=str(folder),
-            device=self.device,
-            configuration=configuration.to_dict(),
-            calls=self.study.measurement.calls,
-            warm_up_calls=self.study.measurement.warm_up_calls,
-            reference_pictures=None if number == 0 else str(trial_folder(self.folder, 0) / PICTURES),
-            quality_assessed=self.study.workload.quality_assessed,
-            technique_files=self.study.space.files,
-            import_s=self.import_s,
-        )
-        versions = {k: v for k, v in self.executor.fingerprint.packages.items() if v is not None}
-        for _ in range(INFRASTRUCTURE_TRIES):
-            write_trial_folder(folder, configuration, self.workload, versions)
-            result = self.executor.run(job)
-            if result.outcome is not Outcome.INFRASTRUCTURE:
-                break
+    def _measure(self, number: int, configuration: Configuration) -> tuple[MeasurementRecord, str]:
+        """Measure a configuration, or take it from another study; written down in either case."""
+        elsewhere = None if self.fresh else measured_elsewhere(self.runner, configuration, self._reference())
+        if elsewhere is not None:
+            measured, how = take(self.runner, *elsewhere, number), f" (of study {elsewhere[0].name}"
+            how += f", {age_words(elsewhere[1].finished_at)})"
+            self.records.add_measurement(measured)
+            return measured, how
+        result = self._tried(number, configuration)
+        measured = self.runner.measurement(number, configuration, result)
+        self.records.add_measurement(measured)
+        if any(trial.number == number for trial in Results(self.records, self.study.name).front()):
+            measured = judge_more(self.runner, number, self.study.quality.pictures.front)
+        return measured, ""
+
+    def _tried(self, number: int, configuration: Configuration) -> TrialResult:
+        result = self.runner.trial(number, configuration, self._front_points())
+        if result.outcome is Outcome.INFRASTRUCTURE:
+            raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {result.reason}")
         return result
 
-    def _measurement(self, number: int, configuration: Configuration, result: TrialResult) -> MeasurementRecord:
-        return MeasurementRecord(
-            schema_version=SCHEMA_VERSION,
-            study=self.study.name,
-            trial=number,
-            workload_key=self.workload_key,
-            configuration_key=configuration.key,
-            configuration=configuration.to_dict(),
-            fingerprint_key=self.executor.fingerprint.key,
-            fingerprint=self.executor.fingerprint.to_dict(),
-            apply_py=(trial_folder(self.folder, number) / "apply.py").read_text(),
-            outcome=result.outcome,
-            reason=result.reason,
-            log_tail=result.log_tail,
-            measurements=dict(result.measurements),
-            phases_s=dict(result.phases_s),
-            finished_at=utc_now(),
-        )
+    def _front_points(self) -> list[dict[str, float]]:
+        """What makes a trial pointless while it is measured."""
+        names = ["latency_ms", "peak_vram_gib", *(["drift"] if self.study.workload.quality_assessed else [])]
+        front = Results(self.records, self.study.name).front()
+        return [{"trial": trial.number, **{name: trial.figure(name) for name in names}} for trial in front]
 
-    def _refuse(self, trial: optuna.Trial, reason: str) -> None:
-        trial.set_user_attr("outcome", Outcome.UNSUPPORTED.value)
-        trial.set_user_attr("reason", reason)
-        trial.set_constraint("runs", 1.0)
-        self.optuna_study.tell(trial, state=TrialState.PRUNED)
+    def _tidy_up(self) -> list[int]:
+        """Forget what trials compiled that are not timed again; returns the front's trials."""
+        results = Results(self.records, self.study.name)
+        front = [trial.number for trial in results.front()]
+        compiled = results.torch_compile
+        for trial in results.trials:
+            if trial.number not in front and trial is not compiled:
+                forget_compiled(trial.folder)
+        return front
 
-    def _tell(self, trial: optuna.Trial, measured: MeasurementRecord) -> None:
-        """Tell Optuna an outcome. Samplers ignore failed trials, so a failure is PRUNED with a violated constraint."""
-        trial.set_user_attr("outcome", measured.outcome)
-        if measured.outcome != Outcome.COMPLETE:
-            trial.set_user_attr("reason", measured.reason[:300])
-            trial.set_constraint("runs", 1.0)
-            self.optuna_study.tell(trial, state=TrialState.PRUNED)
+    def _watch_the_machine(self) -> None:
+        """Measure the reference again every so many trials; when it has moved, measure what came since once more."""
+        every, measured = self.study.measurement.canary_every, self._measured()
+        sessions = {run.session for run in self.records.runs(self.study.name, CANARY)}
+        due = measured - measured % every
+        if due == 0 or due in sessions:
             return
-        figures = measured.measurements
-        trial.set_user_attr("verdict", figures["quality"]["verdict"])
-        trial.set_user_attr("cold_start_s", round(figures["cold_start_s"], 1))
-        self._attach_picture(trial, measured)
-        # Constraints cannot be changed once set, and a retried trial would inherit them: so they come last.
-        trial.set_constraint("runs", -1.0)
-        for name, value in constraint_values(self.study, figures).items():
-            trial.set_constraint(name, value)
-        self.optuna_study.tell(trial, [float(figures[name]) for name in self.study.optimised])
-
-    def _attach_picture(self, trial: optuna.Trial, measured: MeasurementRecord) -> None:
-        """One picture a trial, because the dashboard shows artifacts in no fixed order: the one that drifted most."""
-        judged = measured.measurements["quality"]["pictures"]
-        if not judged:
-            return  # random weights: there is nothing to look at
-        worst = max(judged, key=lambda picture: float(picture["drift"]))["file"]
-        folder = trial_folder(self.folder, measured.trial)
-        pair = folder / "reference-and-candidate.png"
-        if side_by_side(trial_folder(self.folder, 0) / PICTURES / worst, folder / PICTURES / worst, pair):
-            store = FileSystemArtifactStore(artifacts_folder(self.folder))
-            upload_artifact(artifact_store=store, file_path=str(pair), study_or_trial=trial)
+        self._say("trial", f"canary after {due} trials", done=measured, total=self.trials)
+        result = canary(self.runner, self._reference(), self.floor, due)
+        if result.good:
+            return
+        self._say("note", f"{result.words}: the trials since the last good canary are measured again")
+        for row in self.records.measurements(self.study.name)[due - every : measured]:
+            if row.configuration_key == Configuration().key or row.outcome != Outcome.COMPLETE:
+                continue
+            configuration = Configuration.from_dict(row.configuration)
+            self._say("trial", f"again: {configuration}", done=measured, total=self.trials)
+            again = self.runner.measurement(row.trial, configuration, self._tried(row.trial, configuration))
+            self.records.replace_measurement(again, superseded(row, due))
+            self.teller.tell_again(row, again)
 
     def _say(self, kind: str, text: str, done: int = 0, total: int = 0, front: int = 0) -> None:
         self.on_event(Event(kind, text, done, total, front))
 
 
-def artifacts_folder(study_folder: Path) -> Path:
-    """The artifact store that the studies of one database share."""
-    folder = study_folder.parent / ".artifacts"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _summary(result: TrialResult) -> str:
-    if result.outcome is not Outcome.COMPLETE:
-        return f"{result.outcome} ({result.reason})"
-    figures = result.measurements
+def _summary(measured: MeasurementRecord) -> str:
+    if measured.outcome != Outcome.COMPLETE:
+        return f"{measured.outcome} ({measured.reason})"
+    figures = measured.measurements
     verdict = Verdict(figures["quality"]["verdict"])
-    return f"{figures['latency_ms']:.0f} ms, {figures['peak_vram_gib']:.2f} GiB, {verdict}"
+    ended = f", ended early (trial {figures['dominated_by']} is clearly better)" if "dominated_by" in figures else ""
+    return f"{figures['latency_ms']:.0f} ms, {figures['peak_vram_gib']:.2f} GiB, {verdict}{ended}"

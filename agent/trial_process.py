@@ -7,18 +7,20 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..objectives.stopping import dominated_by
 from ..search_space import Configuration, describe_pipelines, load_techniques, technique
 from ..studies import Outcome
 from . import trial_script
 from ._failures import classify, sentence, tail
 from ._files import write_json
-from ._trial_folder import PHASES, PICTURES, RESULT
+from ._judging import Judge, judge_made, save_latents, save_unjudged
+from ._trial_folder import LATENTS, PHASES, PICTURES, RESULT
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,8 @@ class Job:
     folder: str
     device: str
     configuration: Mapping[str, Any]
-    calls: int
-    warm_up_calls: int
+    plan: Mapping[str, Any]
+    """trial_script.Plan as plain data: what this process measures."""
     reference_pictures: str | None
     """Folder with the reference's pictures; None for the reference itself."""
     quality_assessed: bool
@@ -38,6 +40,18 @@ class Job:
     """Python files with the study's own techniques."""
     import_s: float
     """What a process without the fork server pays for its imports; part of a cold start."""
+    judge: bool = True
+    """Whether pictures are kept and judged; not for a process that only times."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """{learned metric: path of its weights}."""
+    metric_files: list[str] = field(default_factory=list)
+    """Python files with the study's own metrics."""
+    known_pictures: list[dict[str, Any]] = field(default_factory=list)
+    """Pictures of this configuration that were judged before: summed up together with the new ones."""
+    front: list[dict[str, float]] = field(default_factory=list)
+    """Measured configurations that may make this one pointless (see objectives/stopping.py)."""
+    compiled: str | None = None
+    """Folder with what this configuration compiled before; by default a new one, empty."""
 
     def to_json(self) -> str:
         """One line."""
@@ -77,31 +91,60 @@ def _measure(job: Job, folder: Path, phases: trial_script.Phases) -> dict[str, A
     configuration = Configuration.from_dict(job.configuration)
     described: dict[str, Any] = {}
 
-    def after_load(pipelines: dict[str, Any], requests: list[Any]) -> None:
-        described.update({name: facts.to_dict() for name, facts in describe_pipelines(pipelines, requests).items()})
+    requests: list[Any] = []
 
+    def after_load(pipelines: dict[str, Any], loaded: list[Any]) -> None:
+        described.update({name: facts.to_dict() for name, facts in describe_pipelines(pipelines, loaded).items()})
+        requests.extend(loaded)
+
+    judge = Judge(job.weights, job.metric_files, job.device)
+    plan = trial_script.Plan.from_dict(job.plan)
     run = trial_script.load_file(folder / "run.py", "run")
-    measurements, pictures = run.run(
+    measurements, made = run.run(
         folder,
         job.device,
-        calls=job.calls,
-        warm_up_calls=job.warm_up_calls,
+        plan=plan,
         phases=phases,
         after_load=after_load,
         after_warm_up=lambda pipelines: _check_effects(configuration, pipelines),
+        dominated=lambda latency_ms, memory_gib, pictures: _dominated(job, judge, latency_ms, memory_gib, pictures),
     )
     measurements["cold_start_s"] = job.import_s + phases.seconds["apply"] + measurements["first_call_ms"] / 1000
+    outcome: dict[str, Any] = {"measurements": measurements, "pipelines": described}
+    if not job.judge:
+        return outcome
     with phases("judge"):
         if job.quality_assessed:
-            quality = _judge(folder, pictures, job.reference_pictures)
+            reference = None if job.reference_pictures is None else Path(job.reference_pictures)
+            prompts = {name: trial_script.variant(requests, name).prompt for name in made.pictures}
+            quality = judge_made(judge, folder / PICTURES, made.pictures, reference, prompts, job.known_pictures)
         else:
-            quality = _save_unjudged(folder, pictures)
+            quality = save_unjudged(folder / PICTURES, made.pictures)
+        save_latents(folder / LATENTS, made.latents)
     measurements["quality"] = quality
     measurements["drift"] = quality["drift"]
-    outcome: dict[str, Any] = {"measurements": measurements, "pipelines": described}
     if quality["first_broken"]:
         outcome |= {"outcome": Outcome.INVALID_OUTPUT, "reason": quality["first_broken"]}
     return outcome
+
+
+def _dominated(job: Job, judge: Judge, latency_ms: float, memory_gib: float, pictures: Mapping[str, Any]) -> int | None:
+    """The measured trial that makes this one pointless, from what is known of it so far."""
+
+    def drift_so_far() -> float | None:
+        import torch
+
+        from ..objectives.pictures import judge_pictures, load_png
+        from ..objectives.verdict import configuration_drift
+
+        judged = [
+            judge_pictures(load_png(Path(str(job.reference_pictures)) / f"{name}-{index}.png")[None], image[None])[0]
+            for name, images in pictures.items()
+            for index, image in enumerate(images.to(torch.float32))
+        ]
+        return configuration_drift([j.drift for j in judged], any(j.broken is not None for j in judged))
+
+    return dominated_by(latency_ms, memory_gib, drift_so_far, job.front)
 
 
 def _check_effects(configuration: Configuration, pipelines: dict[str, Any]) -> None:
@@ -109,40 +152,6 @@ def _check_effects(configuration: Configuration, pipelines: dict[str, Any]) -> N
         reason = technique(step.technique).took_effect(pipelines, **step.values())
         if reason is not None:
             raise ChangedNothingError(f"{step.technique} changed nothing: {reason}")
-
-
-def _judge(folder: Path, pictures: Mapping[str, Any], reference: str | None) -> dict[str, Any]:
-    import torch
-
-    from ..objectives.pictures import judge_pictures, load_png, save_png, summarize_pictures
-
-    judgements = []
-    per_picture = []
-    for name, images in pictures.items():
-        for index, image in enumerate(images):
-            file = f"{name}-{index}.png"
-            save_png(image, folder / PICTURES / file)
-            # A reference that is not finite is reported as broken, not compared with itself.
-            original = image.nan_to_num() if reference is None else load_png(Path(reference) / file)
-            (judgement,) = judge_pictures(original[None].to(torch.float32), image[None])
-            judgements.append(judgement)
-            per_picture.append({"file": file, "request": name, **judgement.to_dict()})
-    summary = summarize_pictures(judgements).to_dict()
-    first_broken = next((f"{p['file']}: {p['broken']}" for p in per_picture if p["broken"]), None)
-    return {**summary, "pictures": per_picture, "first_broken": first_broken}
-
-
-def _save_unjudged(folder: Path, pictures: Mapping[str, Any]) -> dict[str, Any]:
-    from ..objectives.pictures import save_png
-    from ..objectives.verdict import Verdict
-
-    first_broken = None
-    for name, images in pictures.items():
-        if not images.isfinite().all():
-            first_broken = f"{name}: the picture has values that are not finite"
-        for index, image in enumerate(images):
-            save_png(image, folder / PICTURES / f"{name}-{index}.png")
-    return {"verdict": Verdict.NOT_ASSESSED, "drift": None, "pictures": [], "first_broken": first_broken}
 
 
 def _announce(folder: Path, phase: str) -> None:

@@ -105,6 +105,7 @@ def _child(line: str, answers: Any, server: int) -> None:
         if os.getppid() != server:
             return  # the server died before this process asked to die with it
         answers.close()
+        from ._trial_folder import COMPILED
         from .trial_process import Job, run_trial
 
         job = Job.from_json(line)
@@ -114,8 +115,9 @@ def _child(line: str, answers: Any, server: int) -> None:
         for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source, target)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # A trial must not find what another one compiled: its first call would look fast.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
+        # A trial must not find what another one compiled: its first call would look fast. Only processes that repeat a
+        # configuration to time it use what it compiled before.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.compiled or str(folder / COMPILED)
         run_trial(job)
         status = 0
     finally:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from . import verdict as verdicts
 from .detectors import DETECTORS
-from .drift import METRICS
+from .drift import known_metrics
 from .images import check_pair, from_uint8, to_uint8
 from .verdict import Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,19 @@ class PictureJudgement:
 
 @dataclass(frozen=True)
 class QualitySummary:
-    """All pictures of one configuration. The worst picture decides `verdict` and `drift`: one bad one is a bad day.
+    """All pictures of one configuration. `verdict` and `drift`: see `configuration_verdict` and `configuration_drift`.
 
-    `worst_metrics` takes each metric's worst picture, not necessarily the same one; `counts` has every verdict;
-    `flags` and `broken` are sentences "picture 3: detector: reason", counted from 0.
+    `n_reached` pictures are at least at the verdict; `failure_rate_bound` is the share of pictures made later that may
+    be worse, at most, with 95 % confidence; `evidence` says both in words. `worst_metrics` takes each metric's worst
+    picture, not necessarily the same one; `counts` has every verdict; `flags` and `broken` are sentences
+    "picture 3: detector: reason", counted from 0.
     """
 
     n: int
     verdict: Verdict
+    n_reached: int
+    failure_rate_bound: float
+    evidence: str
     drift: float
     median_drift: float
     median_metrics: Mapping[str, float]
@@ -87,6 +92,9 @@ class QualitySummary:
             "schema_version": SCHEMA_VERSION,
             "n": self.n,
             "verdict": self.verdict.value,
+            "n_reached": self.n_reached,
+            "failure_rate_bound": self.failure_rate_bound,
+            "evidence": self.evidence,
             "drift": self.drift,
             "median_drift": self.median_drift,
             "median_metrics": _metrics_to_json(self.median_metrics),
@@ -103,6 +111,9 @@ class QualitySummary:
         return cls(
             n=values["n"],
             verdict=Verdict(values["verdict"]),
+            n_reached=values["n_reached"],
+            failure_rate_bound=values["failure_rate_bound"],
+            evidence=values["evidence"],
             drift=values["drift"],
             median_drift=values["median_drift"],
             median_metrics=_metrics_from_json(values["median_metrics"]),
@@ -113,32 +124,57 @@ class QualitySummary:
         )
 
 
-def judge_pictures(reference_BCHW: Tensor, candidate_BCHW: Tensor) -> list[PictureJudgement]:
+def judge_pictures(
+    reference_BCHW: Tensor, candidate_BCHW: Tensor, *, extra: Sequence[Mapping[str, float]] | None = None
+) -> list[PictureJudgement]:
     """Compare B pairs of pictures, floats (B, 3, H, W) in [0, 1], on any device -> B judgements.
 
-    Raises ValueError when the shapes differ or are not pictures, and when the reference itself is not finite: nothing
-    can be compared with it.
+    `extra`: per picture, values of metrics that were computed elsewhere; where `THRESHOLDS` has a row they take part in
+    the verdict. Raises ValueError when the shapes differ or are not pictures, when `extra` does not fit, and when the
+    reference itself is not finite: nothing can be compared with it.
     """
     check_pair(reference_BCHW, candidate_BCHW)
     if not reference_BCHW.isfinite().all():
         raise ValueError("the reference holds NaN or infinite values: nothing can be compared with it")
+    extra = [{}] * len(candidate_BCHW) if extra is None else extra
+    if len(extra) != len(candidate_BCHW):
+        raise ValueError(f"further metrics of {len(extra)} pictures do not belong to {len(candidate_BCHW)} pictures")
     # One at a time: the float64 maps of a whole batch of large pictures would take gigabytes.
-    return [_judge_picture(reference_BCHW[i : i + 1], candidate_BCHW[i : i + 1]) for i in range(len(candidate_BCHW))]
+    pairs = zip(reference_BCHW.split(1), candidate_BCHW.split(1), extra, strict=True)
+    return [_judge_picture(reference, candidate, values) for reference, candidate, values in pairs]
 
 
-def summarize_pictures(judgements: Sequence[PictureJudgement]) -> QualitySummary:
-    """Summarise the pictures of one configuration. Raises ValueError when there are none."""
+def summarize_pictures(
+    judgements: Sequence[PictureJudgement], *, higher_is_better: Mapping[str, bool] = {}
+) -> QualitySummary:
+    """Summarise the pictures of one configuration.
+
+    `higher_is_better` gives the direction of metrics that were computed elsewhere. A metric that some pictures lack is
+    summarised over those that have it. Raises ValueError when there are no pictures, or for a metric without direction.
+    """
     if not judgements:
         raise ValueError("no judged pictures to summarise")
-    higher_is_better = {metric.name: metric.higher_is_better for metric in METRICS}
-    values = {name: [j.metrics[name] for j in judgements] for name in judgements[0].metrics}
+    rising = {row.metric: row.higher_is_better for row in verdicts.THRESHOLDS}
+    rising |= {metric.name: metric.higher_is_better for metric in known_metrics()}
+    rising |= higher_is_better
+    names = dict.fromkeys(name for j in judgements for name in j.metrics)
+    for name in names:
+        if name not in rising:
+            raise ValueError(f"whether more of the metric {name!r} is better was not said")
+    values = {name: [j.metrics[name] for j in judgements if name in j.metrics] for name in names}
+    each = [j.verdict for j in judgements]
+    verdict = verdicts.configuration_verdict(each)
+    n_reached = sum(one.at_least(verdict) for one in each)
     return QualitySummary(
-        n=len(judgements),
-        verdict=verdicts.worst([j.verdict for j in judgements]),
-        drift=max(j.drift for j in judgements),
+        n=len(each),
+        verdict=verdict,
+        n_reached=n_reached,
+        failure_rate_bound=verdicts.failure_rate_bound(len(each), len(each) - n_reached),
+        evidence=verdicts.evidence_words(each, verdict),
+        drift=verdicts.configuration_drift([j.drift for j in judgements], verdict is Verdict.BROKEN),
         median_drift=statistics.median(j.drift for j in judgements),
         median_metrics={name: statistics.median(column) for name, column in values.items()},
-        worst_metrics={name: min(c) if higher_is_better[name] else max(c) for name, c in values.items()},
+        worst_metrics={name: min(c) if rising[name] else max(c) for name, c in values.items()},
         counts={verdict: sum(j.verdict is verdict for j in judgements) for verdict in Verdict},
         flags=tuple(f"picture {i}: {flag}" for i, j in enumerate(judgements) for flag in j.flags),
         broken=tuple(f"picture {i}: {j.broken}" for i, j in enumerate(judgements) if j.broken is not None),
@@ -174,13 +210,17 @@ def load_png(path: str | Path) -> Tensor:
     return from_uint8(torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous())
 
 
-def _judge_picture(reference_1CHW: Tensor, candidate_1CHW: Tensor) -> PictureJudgement:
+def _judge_picture(reference_1CHW: Tensor, candidate_1CHW: Tensor, extra: Mapping[str, float]) -> PictureJudgement:
     reference_u8, candidate_u8 = to_uint8(reference_1CHW), to_uint8(candidate_1CHW)
     reference, candidate = from_uint8(reference_u8), from_uint8(candidate_u8)
     if torch.equal(reference_u8, candidate_u8):  # metrics of equal pictures are known, and most of the cost
-        metrics = {metric.name: metric.best for metric in METRICS}
+        metrics = {metric.name: metric.best for metric in known_metrics()}
     else:
-        metrics = {metric.name: float(metric(reference, candidate)[0]) for metric in METRICS}
+        metrics = {metric.name: float(metric(reference, candidate)[0]) for metric in known_metrics()}
+    for name in extra:
+        if name in metrics:
+            raise ValueError(f"the metric {name!r} is computed here: its value cannot come from elsewhere")
+    metrics |= extra
     flags: list[str] = []
     broken: str | None = None
     for detector in DETECTORS:
@@ -192,8 +232,11 @@ def _judge_picture(reference_1CHW: Tensor, candidate_1CHW: Tensor) -> PictureJud
         if detector.breaks:
             broken = broken or sentence
         flags.append(sentence)
+    # What is no number counts against the picture, but has no place among the metrics: neither order nor JSON knows it.
+    numbers = {name: value for name, value in metrics.items() if value > -math.inf}
+    flags.extend(f"{name}: its value is no number" for name in metrics if name not in numbers)
     return PictureJudgement(
-        metrics=metrics,
+        metrics=numbers,
         verdict=verdicts.judge(metrics, broken is not None),
         drift=verdicts.drift(metrics, broken is not None),
         flags=tuple(flags),

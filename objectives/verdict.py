@@ -11,6 +11,7 @@ EQUALITY_METRIC = "max_abs_difference_lsb"
 MAX_DRIFT = 4.0
 
 _LEAST_DRIFT = 1e-6  # of pictures that differ: 0 is kept for equal ones
+_ONE_WORSE_IN = 20  # pictures, for a verdict that promises no losslessness: 5 %
 
 
 class Verdict(StrEnum):
@@ -44,11 +45,6 @@ class Verdict(StrEnum):
         return min(float(self.rank), MAX_DRIFT)
 
 
-def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The worst of at least one verdict."""
-    return max(verdicts, key=lambda verdict: verdict.rank)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
     """What one metric must reach for each verdict; None where the verdict asks nothing of it.
@@ -80,6 +76,10 @@ class Thresholds:
 
 
 _OWN = "own choice, checked on a ladder of synthetic distortions"
+_SSIMULACRA2 = (
+    "its authors' scale (90: not seen in a flicker test, 80: not side by side), raised by 2 and 1, about what "
+    "the rounding of their program takes off pictures of 1024 px there"
+)
 
 THRESHOLDS: tuple[Thresholds, ...] = (
     Thresholds(
@@ -113,6 +113,16 @@ THRESHOLDS: tuple[Thresholds, ...] = (
         source=_OWN,
     ),
     Thresholds(
+        metric="ssimulacra2",
+        best=100.0,
+        worst=-100.0,
+        imperceptible=92.0,
+        near_lossless=81.0,
+        visible=None,
+        required=True,
+        source=_SSIMULACRA2,
+    ),
+    Thresholds(
         metric="delta_e_mean",
         best=0.0,
         worst=20.0,
@@ -141,6 +151,16 @@ THRESHOLDS: tuple[Thresholds, ...] = (
         visible=0.90,
         required=True,
         source=_OWN,
+    ),
+    Thresholds(
+        metric="lpips",
+        best=0.0,
+        worst=1.0,
+        imperceptible=0.01,
+        near_lossless=0.05,
+        visible=0.25,
+        required=False,
+        source="TensorRT-LLM's gates: 0.01 for CUDA graphs, 0.05 its first for pictures; 0.25: the loosest of peers",
     ),
 )
 """The rules, a row per metric. Changing a number changes what verdicts mean: record it in the changelog."""
@@ -195,6 +215,83 @@ def drift(metrics: Mapping[str, float], broken: bool = False, thresholds: Sequen
 def verdict_of_drift(value: float) -> Verdict:
     """The verdict whose band holds this drift. Cannot tell `broken` from `different`: says `different`."""
     return next((verdict for verdict in Verdict if value <= verdict.drift_limit), Verdict.DIFFERENT)
+
+
+def configuration_verdict(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a configuration from those of its pictures.
+
+    One broken picture breaks it, and else one that was not assessed leaves it not assessed. Bit-exact and imperceptible
+    are promises of losslessness: every picture has to keep them. Otherwise it is the best verdict that at least 95 % of
+    the pictures reach, which is all of them when there are fewer than 20. Raises ValueError for no pictures.
+    """
+    _some(verdicts)
+    for verdict in (Verdict.BROKEN, Verdict.NOT_ASSESSED):
+        if verdict in verdicts:
+            return verdict
+    ordered = sorted(verdicts, key=lambda verdict: verdict.rank)
+    if ordered[-1].at_least(Verdict.IMPERCEPTIBLE):
+        return ordered[-1]
+    return max(ordered[_deciding(len(ordered))], Verdict.NEAR_LOSSLESS, key=lambda verdict: verdict.rank)
+
+
+def configuration_drift(drifts: Sequence[float], any_broken: bool) -> float:
+    """The drift of a configuration from those of its pictures: its band is that of `configuration_verdict`.
+
+    The worst drift while that is imperceptible, else the one that 95 % of the pictures stay within, and then more than
+    1; 4 when any picture is broken. Raises ValueError for no pictures.
+    """
+    _some(drifts)
+    ordered = sorted(drifts)
+    if any_broken:
+        return MAX_DRIFT
+    if ordered[-1] <= Verdict.IMPERCEPTIBLE.drift_limit:
+        return ordered[-1]
+    return max(ordered[_deciding(len(ordered))], math.nextafter(Verdict.IMPERCEPTIBLE.drift_limit, math.inf))
+
+
+def failure_rate_bound(n: int, failures: int = 0, confidence: float = 0.95) -> float:
+    """The share of all pictures ever made that may fail, when `failures` of `n` did, at most, with this confidence.
+
+    Exact one-sided bound of Clopper & Pearson 1934, doi:10.1093/biomet/26.4.404: the rate at which so few failures
+    would be a case of one in 20 (for 95 %). Raises ValueError unless 0 <= failures <= n, n >= 1, 0 < confidence < 1.
+    """
+    if n < 1 or not 0 <= failures <= n or not 0 < confidence < 1:
+        raise ValueError(f"{failures} failures of {n} at confidence {confidence} have no failure rate")
+    if failures == n:
+        return 1.0
+    low, high = 0.0, 1.0
+    while high - low > 1e-9:
+        rate = (low + high) / 2
+        logs = (
+            math.log(math.comb(n, k)) + k * math.log(rate) + (n - k) * math.log1p(-rate) for k in range(failures + 1)
+        )
+        low, high = (rate, high) if sum(map(math.exp, logs)) > 1 - confidence else (low, rate)
+    return high
+
+
+def evidence_words(verdicts: Sequence[Verdict], verdict: Verdict) -> str:
+    """What a configuration's verdict rests on: "64 of 64: failure rate below 4.6 % at 95 % confidence".
+
+    The pictures that reach it, and how often one made later may not. Of a verdict that promises nothing (different,
+    broken, not assessed) only how many pictures have it: "1 of 64 broken". Raises ValueError for no pictures.
+    """
+    _some(verdicts)
+    n = len(verdicts)
+    if not verdict.at_least(Verdict.VISIBLE):
+        return f"{sum(one is verdict for one in verdicts)} of {n} {verdict.value}"
+    reached = sum(one.at_least(verdict) for one in verdicts)
+    bound = failure_rate_bound(n, n - reached)
+    return f"{reached} of {n}: failure rate below {100 * bound:.1f} % at 95 % confidence"
+
+
+def _deciding(n: int) -> int:
+    """Of n pictures, best first, the place of the worst one that counts."""
+    return n - n // _ONE_WORSE_IN - 1
+
+
+def _some(values: Sequence[object]) -> None:
+    if not values:
+        raise ValueError("no pictures to judge a configuration by")
 
 
 def _drift_of(row: Thresholds, value: float) -> float:

@@ -8,14 +8,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, Text, UniqueConstraint, create_engine, event, select
+from sqlalchemy import JSON, Engine, Text, UniqueConstraint, create_engine, event, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from ._errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DEFAULT_STORAGE = "sqlite:///paretune.db"
 
 
@@ -34,7 +34,8 @@ class Outcome(StrEnum):
 
 
 class _Base(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012 (SQLAlchemy's own name)
+    # None is SQL's NULL, which a query can ask for, not JSON's.
+    type_annotation_map = {dict[str, Any]: JSON(none_as_null=True)}  # noqa: RUF012 (SQLAlchemy's own name)
 
 
 class StudyRecord(_Base):
@@ -59,6 +60,10 @@ class StudyRecord(_Base):
     """Techniques and values of the study's space that cannot work there, with reasons."""
     pipelines: Mapped[dict[str, Any] | None]
     """{name: PipelineFacts} as the reference found them."""
+    noise_floor: Mapped[dict[str, Any] | None]
+    """objectives.noise_floor.NoiseFloor; None until the reference was measured in enough processes."""
+    benign_floor: Mapped[dict[str, Any] | None]
+    """How far pictures drift when only the order of arithmetic changes (agent/_benign.py); None until measured."""
 
 
 class MeasurementRecord(_Base):
@@ -87,6 +92,53 @@ class MeasurementRecord(_Base):
     phases_s: Mapped[dict[str, Any]]
     """Seconds per phase, in order."""
     finished_at: Mapped[str]
+    reused_from: Mapped[dict[str, Any] | None]
+    """{study, trial, finished_at} of the study that measured it, when it was not this one."""
+
+
+class RunRecord(_Base):
+    """One process beside the trials: of the noise floor, a canary, a finalist's block, a cold start, and the like."""
+
+    __tablename__ = "paretune_run"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    schema_version: Mapped[int]
+    study: Mapped[str] = mapped_column(index=True)
+    kind: Mapped[str]
+    """ "floor", "canary", "block", "cold-start", "pictures", "benign", or "superseded" (a trial measured again)."""
+    session: Mapped[int]
+    """What belongs together: the blocks of one confirmation, the canaries after so many trials."""
+    position: Mapped[int]
+    """Its place in the session's order."""
+    trial: Mapped[int]
+    configuration_key: Mapped[str]
+    fingerprint_key: Mapped[str]
+    outcome: Mapped[str]
+    reason: Mapped[str] = mapped_column(Text)
+    measurements: Mapped[dict[str, Any]]
+    phases_s: Mapped[dict[str, Any]]
+    finished_at: Mapped[str]
+
+
+class RatingRecord(_Base):
+    """What a person says of one picture beside the reference's."""
+
+    __tablename__ = "paretune_rating"
+    __table_args__ = (UniqueConstraint("study", "trial", "picture", "rater", name="one_rating_per_person_and_picture"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    schema_version: Mapped[int]
+    study: Mapped[str] = mapped_column(index=True)
+    trial: Mapped[int]
+    picture: Mapped[str]
+    """File name, as in the trial's pictures folder."""
+    rating: Mapped[str]
+    """ "better", "same" or "worse" than the reference's."""
+    rater: Mapped[str]
+    rated_at: Mapped[str]
+
+
+RATINGS = ("better", "same", "worse")
 
 
 def utc_now() -> str:
@@ -144,6 +196,21 @@ class Records:
         with self._session() as session:
             return list(session.scalars(query))
 
+    def elsewhere(self, workload_key: str, configuration_key: str, fingerprint_key: str) -> list[MeasurementRecord]:
+        """Every measurement of a configuration on one workload and machine, in whatever study, newest first."""
+        query = (
+            select(MeasurementRecord)
+            .where(
+                MeasurementRecord.workload_key == workload_key,
+                MeasurementRecord.configuration_key == configuration_key,
+                MeasurementRecord.fingerprint_key == fingerprint_key,
+                MeasurementRecord.reused_from.is_(None),
+            )
+            .order_by(MeasurementRecord.finished_at.desc())
+        )
+        with self._session() as session:
+            return list(session.scalars(query))
+
     def find_measurement(self, study: str, configuration_key: str) -> MeasurementRecord | None:
         """What is known of a configuration in a study, or None."""
         query = select(MeasurementRecord).where(
@@ -156,6 +223,82 @@ class Records:
         """Write one measurement, at once."""
         with self._session() as session:
             session.add(record)
+
+    def replace_measurement(self, record: MeasurementRecord, former: RunRecord) -> None:
+        """Put a new measurement in the place of the one of the same trial, which is kept as a run: both or neither."""
+        query = select(MeasurementRecord).where(
+            MeasurementRecord.study == record.study, MeasurementRecord.trial == record.trial
+        )
+        with self._session() as session:
+            session.delete(session.scalars(query).one())
+            session.flush()
+            session.add_all([record, former])
+
+    def update_measurement(self, study: str, trial: int, **columns: Any) -> None:
+        """Write what more is known of a trial (judged pictures, a cold start) over what was known."""
+        query = select(MeasurementRecord).where(MeasurementRecord.study == study, MeasurementRecord.trial == trial)
+        with self._session() as session:
+            record = session.scalars(query).one()
+            for column, value in columns.items():
+                setattr(record, column, value)
+
+    def update_study(self, name: str, **columns: Any) -> None:
+        """Write columns of a study that are found out after it was made."""
+        with self._session() as session:
+            record = session.get_one(StudyRecord, name)
+            for column, value in columns.items():
+                setattr(record, column, value)
+
+    def runs(self, study: str, kind: str | None = None) -> list[RunRecord]:
+        """The processes beside a study's trials, in the order they ended."""
+        query = select(RunRecord).where(RunRecord.study == study).order_by(RunRecord.id)
+        if kind is not None:
+            query = query.where(RunRecord.kind == kind)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def add_run(self, record: RunRecord) -> None:
+        """Write one run, at once."""
+        with self._session() as session:
+            session.add(record)
+
+    def ratings(self, study: str) -> list[RatingRecord]:
+        """Every rating of a study's pictures, oldest first."""
+        query = select(RatingRecord).where(RatingRecord.study == study).order_by(RatingRecord.id)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def rate(self, study: str, trial: int, picture: str, rating: str, rater: str) -> None:
+        """Keep what a person says of a picture; a later word of the same person takes the place of an earlier one.
+
+        Raises UserError for an unknown study or rating, or without a name.
+        """
+        self.study(study)
+        if rating not in RATINGS:
+            raise UserError(f"a picture is rated {', '.join(RATINGS)} than the reference's, not {rating!r}")
+        if not rater.strip():
+            raise UserError("a rating needs the name of who gives it")
+        query = select(RatingRecord).where(
+            RatingRecord.study == study,
+            RatingRecord.trial == trial,
+            RatingRecord.picture == picture,
+            RatingRecord.rater == rater,
+        )
+        with self._session() as session:
+            if (before := session.scalars(query).one_or_none()) is not None:
+                before.rating, before.rated_at = rating, utc_now()
+                return
+            session.add(
+                RatingRecord(
+                    schema_version=SCHEMA_VERSION,
+                    study=study,
+                    trial=trial,
+                    picture=picture,
+                    rating=rating,
+                    rater=rater,
+                    rated_at=utc_now(),
+                )
+            )
 
 
 def _connect(url: str, must_exist: bool) -> Engine:
@@ -175,6 +318,7 @@ def _connect(url: str, must_exist: bool) -> Engine:
         if parsed.get_backend_name() == "sqlite":
             event.listen(engine, "connect", _durable)
         _Base.metadata.create_all(engine)
+        _refuse_older_tables(engine, url)
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise UserError(
             f"--storage {_shown(url)} is not a database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
@@ -184,6 +328,17 @@ def _connect(url: str, must_exist: bool) -> Engine:
     except (SQLAlchemyError, OSError) as error:
         raise UserError(f"the database {_shown(url)} cannot be used: {_first_line(error)}") from None
     return engine
+
+
+def _refuse_older_tables(engine: Engine, url: str) -> None:
+    """Tables that an earlier version made stay as they are, and lack what this one writes."""
+    found = inspect(engine)
+    for table in _Base.metadata.sorted_tables:
+        missing = {column.name for column in table.columns} - {c["name"] for c in found.get_columns(table.name)}
+        if missing:
+            raise UserError(
+                f"the database {_shown(url)} was made by an earlier version of paretune: name another --storage"
+            )
 
 
 def _durable(connection: Any, _: Any) -> None:

@@ -2,16 +2,29 @@
 
 import ast
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError
 
 from ..search_space import Configuration, SearchSpace, load_techniques
 from ._errors import UserError
+from ._sections import (
+    Budget,
+    Deadlines,
+    Finalists,
+    Limits,
+    Measurement,
+    Name,
+    Objective,
+    Quality,
+    Sampler,
+    Section,
+    Space,
+    WorkloadSpec,
+)
 
 SCHEMA_VERSION = 1
 BUILT_IN = Path(__file__).parent
@@ -19,155 +32,8 @@ BUILT_IN = Path(__file__).parent
 
 PLAIN_STATEMENTS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Expr)
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
-Objective = Literal["latency_ms", "peak_vram_gib", "drift", "cold_start_s"]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PipelineSpec(_Section):
-    """A diffusers pipeline: its class, its weights, and the modules it shares with a pipeline written above it."""
-
-    class_name: str = Field(alias="class")
-    model: str
-    """A folder (relative to the study file) or a model id of the hub."""
-    weights: Literal["pretrained", "random"] = "pretrained"
-    """"random" builds the full-size model from `config`: real latency and memory, no quality."""
-    config: str | None = None
-    """Folder with the published configuration, for random weights."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
-    variant: str | None = None
-    revision: str | None = None
-    share: dict[str, str] = {}
-    """{component: pipeline}: take this component from that pipeline instead of loading it again."""
-
-
-class RequestSpec(_Section):
-    """One call as production makes it."""
-
-    name: Name | None = None
-    pipeline: str = "main"
-    prompt: str
-    negative_prompt: str | None = None
-    width_px: int = Field(gt=0, multiple_of=8)
-    height_px: int = Field(gt=0, multiple_of=8)
-    batch: int = Field(default=1, ge=1)
-    steps: int = Field(ge=1)
-    guidance: float = Field(default=5.0, ge=0)
-    seed: int = 0
-    weight: float = Field(default=1.0, gt=0)
-    adapters: list[str] = []
-    arguments: dict[str, Any] = {}
-
-    @field_validator("arguments")
-    @classmethod
-    def _plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(arguments, allow_nan=False)
-        except (TypeError, ValueError):
-            raise ValueError("numbers (finite ones), texts, lists and mappings only") from None
-        return arguments
-
-
-class WorkloadSpec(_Section):
-    """What is optimised: diffusers pipelines described here, or a Python file that makes them, and the requests."""
-
-    pipelines: dict[Name, PipelineSpec] | None = None
-    python: str | None = None
-    """A Python file (relative to the study file) with load(device) and run(pipelines, request)."""
-    requests: list[RequestSpec] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "WorkloadSpec":
-        if (self.pipelines is None) == (self.python is None):
-            raise ValueError("give either pipelines or python, not both and not neither")
-        names = [request.name or f"request-{index + 1}" for index, request in enumerate(self.requests)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two requests are called {twice!r}, and their pictures are kept by that name")
-        if self.pipelines is not None:
-            if any(request.adapters for request in self.requests):
-                raise ValueError("requests with adapters need a workload in Python, which says how they are loaded")
-            for request in self.requests:
-                if request.pipeline not in self.pipelines:
-                    raise ValueError(f"a request names the pipeline {request.pipeline!r}, which is not described")
-            seen: set[str] = set()
-            for name, spec in self.pipelines.items():
-                missing = set(spec.share.values()) - seen
-                if missing:
-                    raise ValueError(
-                        f"pipeline {name} shares with {sorted(missing)[0]!r}, which is not written above it"
-                    )
-                if spec.weights == "random" and spec.config is None:
-                    raise ValueError(
-                        f"pipeline {name} has random weights, so it needs config: the configuration's folder"
-                    )
-                seen.add(name)
-        return self
-
-    @property
-    def quality_assessed(self) -> bool:
-        """Whether pictures mean anything: not with random weights."""
-        return self.pipelines is None or all(spec.weights == "pretrained" for spec in self.pipelines.values())
-
-
-class Space(_Section):
-    """Which techniques may be used; by default all, with all their choices."""
-
-    techniques: dict[str, dict[str, Any] | None] | None = None
-    presets: list[list[dict[str, dict[str, Any] | None]]] = []
-    """Configurations to measure first, each a list of techniques."""
-    files: list[str] = []
-    """Python files (relative to the study file) with techniques of your own."""
-
-
-class Limits(_Section):
-    """What a configuration has to keep to be acceptable; the sampler learns from what breaks it."""
-
-    latency_ms: float | None = Field(default=None, gt=0)
-    peak_vram_gib: float | None = Field(default=None, gt=0)
-    cold_start_s: float | None = Field(default=None, gt=0)
-    verdict: Literal["bit-exact", "imperceptible", "near-lossless", "visible"] | None = None
-
-
-class Budget(_Section):
-    """When to stop: after so many measured trials, or so many minutes, whichever comes first."""
-
-    trials: int = Field(default=40, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
-
-
-class Measurement(_Section):
-    """How each trial is measured."""
-
-    calls: int = Field(default=5, ge=5)
-    """Timed calls per shape of request, at least; every request is run at least once."""
-    warm_up_calls: int = Field(default=2, ge=1)
-    """Calls per shape before timing; the first is the cold one."""
-
-
-class Deadlines(_Section):
-    """Seconds that each phase of a trial may take before it is killed."""
-
-    start: float = Field(default=120, gt=0)
-    load: float = Field(default=600, gt=0)
-    apply: float = Field(default=300, gt=0)
-    first_call: float = Field(default=900, gt=0)
-    warm_up: float = Field(default=300, gt=0)
-    measure: float = Field(default=300, gt=0)
-    memory: float = Field(default=120, gt=0)
-    judge: float = Field(default=120, gt=0)
-
-
-class Sampler(_Section):
-    """Optuna's TPE sampler, multivariate and grouped."""
-
-    seed: int = 0
-    startup_trials: int = Field(default=8, ge=1)
-
-
-class Study(_Section):
+class Study(Section):
     """A whole study file."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -182,6 +48,10 @@ class Study(_Section):
     limits: Limits = Limits()
     budget: Budget = Budget()
     measurement: Measurement = Measurement()
+    finalists: Finalists = Finalists()
+    quality: Quality = Quality()
+    price_per_gpu_hour: float | None = Field(default=None, gt=0)
+    """Turns latency into cost per 1,000 images, in whatever currency the price is."""
     deadlines_s: Deadlines = Deadlines()
     sampler: Sampler = Sampler()
     host_memory_gib: float | None = Field(default=None, gt=0)
@@ -313,7 +183,7 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = {f.alias or name for section in _Section.__subclasses__() for name, f in section.model_fields.items()}
+        known = {f.alias or name for section in Section.__subclasses__() for name, f in section.model_fields.items()}
         close = difflib.get_close_matches(str(first["loc"][-1]), sorted(known), n=1)
         return f"unknown key {location!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if first["type"] == "missing":
@@ -348,6 +218,7 @@ def _check_python_workload(file: Path) -> None:
 def _resolve_paths(study: Study, folder: Path) -> Study:
     files = [str((folder / file).resolve()) for file in study.space.files]
     study = study.model_copy(update={"space": study.space.model_copy(update={"files": files})})
+    study = study.model_copy(update={"quality": _resolve_quality(study, folder)})
     workload = study.workload
     if workload.python is not None:
         file = (folder / workload.python).resolve()
@@ -372,3 +243,17 @@ def _resolve_paths(study: Study, folder: Path) -> Study:
             raise UserError(f"study {study.name}: pipeline {name}: there is no model folder {local}")
         pipelines[name] = spec.model_copy(update=update)
     return study.model_copy(update={"workload": workload.model_copy(update={"pipelines": pipelines})})
+
+
+def _resolve_quality(study: Study, folder: Path) -> Quality:
+    weights = {name: (folder / Path(path).expanduser()).resolve() for name, path in study.quality.weights.items()}
+    for name, path in weights.items():
+        if not path.exists():
+            raise UserError(f"study {study.name}: quality.weights.{name}: there is no {path}")
+    files = [(folder / file).resolve() for file in study.quality.files]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"study {study.name}: quality.files: there is no {file}")
+    return study.quality.model_copy(
+        update={"weights": {name: str(path) for name, path in weights.items()}, "files": list(map(str, files))}
+    )

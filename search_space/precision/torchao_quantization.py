@@ -39,6 +39,8 @@ def torchao_quantization(pipelines: dict[str, Any], *, scheme: str) -> None:
 
     # By default torchao changes TorchInductor's settings for the whole process.
     untouched: dict[str, Any] = {"set_inductor_config": False}
+    # The scale of a row of zeros would be 0, and the row NaN; SDXL's embedding of no negative prompt is nothing else.
+    dynamic = {**untouched, "activation_value_lb": 1e-12}
     if scheme == "int8_weight_only":
         config = Int8WeightOnlyConfig(**untouched)
     elif scheme == "int8_dynamic":
@@ -46,9 +48,9 @@ def torchao_quantization(pipelines: dict[str, Any], *, scheme: str) -> None:
     elif scheme == "float8_weight_only":
         config = Float8WeightOnlyConfig(**untouched)
     elif scheme == "float8_dynamic_tensor":
-        config = Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor(), **untouched)
+        config = Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor(), **dynamic)
     else:
-        config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), **untouched)
+        config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), **dynamic)
 
     def chosen(module: Any, name: str) -> bool:
         # IP-Adapter layers live in ".processor.": they are loaded and unloaded, and see a handful of tokens.

@@ -1,0 +1,162 @@
+"""The front's best few, confirmed: all their pictures, cold starts, and blocks of fresh processes that take turns."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..objectives.intervals import Comparison, compare_paired
+from ..studies import Outcome, Records
+from ._more_pictures import judge_more
+from ._results import Results, Trial
+from ._runner import Runner
+from ._trial_folder import COMPILED, trial_folder
+from .cold_start import measure_cold_start
+
+BLOCK, COLD_START = "block", "cold-start"
+REFERENCE, TORCH_COMPILE = "reference", "torch.compile"
+WARM_UP_CALLS = 1
+"""In a block's process, before its timed calls."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """One configuration against the reference and against torch.compile, in the same blocks."""
+
+    trial: int
+    against: dict[str, Comparison]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is faster than the reference beyond doubt, and no slower than torch.compile."""
+        compiled = self.against.get(TORCH_COMPILE)
+        faster = REFERENCE in self.against and self.against[REFERENCE].decision == "faster"
+        return faster and (compiled is None or compiled.decision != "slower")
+
+
+def finalists(results: Results) -> list[Trial]:
+    """The fastest of the front, the reference aside."""
+    by_speed = sorted(results.front(), key=lambda trial: trial.figure("latency_ms"))
+    chosen = [trial for trial in by_speed if trial.configuration.steps]
+    best = results.best_or_none()
+    if best is not None and best.configuration.steps:
+        chosen = [best, *(trial for trial in chosen if trial is not best)]
+    return chosen[: results.study.finalists.count]
+
+
+def confirm(runner: Runner, records: Records, say: Callable[[str], None]) -> None:
+    """Confirm the finalists; what an earlier launch has measured of the same ones is used."""
+    name = runner.study.name
+    results = Results(records, name)
+    while chosen := finalists(results):
+        # A verdict on all pictures may take a finalist off the front; then another one moves up.
+        for trial in chosen:
+            say(f"finalist {trial.configuration}: pictures")
+            judge_more(runner, trial.number, runner.study.quality.pictures.finalists)
+        results = Results(records, name)
+        if [t.number for t in finalists(results)] == [t.number for t in chosen]:
+            break
+    if not chosen:
+        return
+    chosen = finalists(results)
+    contenders = [results.reference, *chosen]
+    compiled = results.torch_compile
+    if compiled is not None and compiled.complete and compiled.number not in {t.number for t in chosen}:
+        contenders.insert(1, compiled)
+    _run_blocks(runner, records, contenders, say)
+    for trial in [results.reference, *chosen]:
+        _cold_starts(runner, records, trial, say)
+
+
+def _run_blocks(runner: Runner, records: Records, contenders: Sequence[Trial], say: Callable[[str], None]) -> None:
+    """Every contender once a block, in a fresh process each; the order turns round from block to block (ABBA), so that
+    a drift of the machine favours nobody.
+    """
+    settings = runner.study.finalists
+    planned = [
+        (block, trial)
+        for block in range(settings.blocks)
+        for trial in (contenders if block % 2 == 0 else contenders[::-1])
+    ]
+    runs = records.runs(runner.study.name, BLOCK)
+    session = max((run.session for run in runs), default=0)
+    done = {(run.position, run.trial) for run in runs if run.session == session}
+    # An interrupted confirmation goes on where it stopped; one of other contenders cannot be mixed with this one.
+    if not runs or done != {(block, trial.number) for block, trial in planned[: len(done)]}:
+        session, done = session + 1, set()
+    for block, trial in planned[len(done) :]:
+        say(f"confirming, block {block + 1} of {settings.blocks}: {trial.configuration}")
+        runner.beside(
+            BLOCK,
+            trial.number,
+            trial.configuration,
+            runner.plan(
+                calls=settings.calls,
+                most_calls=settings.calls,
+                warm_up_calls=WARM_UP_CALLS + 1,
+                memory=False,
+                stages=False,
+                pictures=(),
+            ),
+            session=session,
+            position=block,
+            compiled=trial_folder(runner.folder, trial.number) / COMPILED,
+        )
+
+
+def confirmations(results: Results) -> dict[int, Confirmation]:
+    """What the newest confirmation found, by trial; empty when there is none or it was not finished."""
+    runs = results.runs(BLOCK)
+    for session in sorted({run.session for run in runs}, reverse=True):
+        latencies: dict[int, dict[int, float]] = {}
+        for run in runs:
+            if run.session == session and run.outcome == Outcome.COMPLETE:
+                latencies.setdefault(run.trial, {})[run.position] = float(run.measurements["latency_ms"])
+        against = {REFERENCE: results.reference}
+        if results.torch_compile is not None:
+            against[TORCH_COMPILE] = results.torch_compile
+        found = {
+            trial: Confirmation(
+                trial,
+                {
+                    label: comparison
+                    for label, other in against.items()
+                    if other.number != trial and (comparison := _compare(latencies, other.number, trial))
+                },
+            )
+            for trial in latencies
+            if trial != results.reference.number
+        }
+        if found and all(c.against for c in found.values()):
+            return found
+    return {}
+
+
+def _compare(latencies: dict[int, dict[int, float]], baseline: int, candidate: int) -> Comparison | None:
+    blocks = sorted(set(latencies.get(baseline, {})) & set(latencies.get(candidate, {})))
+    if len(blocks) < 2:
+        return None
+    return compare_paired([latencies[baseline][b] for b in blocks], [latencies[candidate][b] for b in blocks])
+
+
+def _cold_starts(runner: Runner, records: Records, trial: Trial, say: Callable[[str], None]) -> None:
+    """Start cold as often as the study asks for; the median is the trial's cold start from then on."""
+    wanted = runner.study.finalists.cold_starts
+    runs = [run for run in records.runs(runner.study.name, COLD_START) if run.trial == trial.number]
+    timeout_s = runner.study.deadlines_s.load + runner.study.deadlines_s.apply + runner.study.deadlines_s.first_call
+    while len(runs) < wanted:
+        say(f"cold start {len(runs) + 1} of {wanted}: {trial.configuration}")
+        outcome, reason, measured = measure_cold_start(trial.folder, runner.executor.device, timeout_s)
+        run = runner.record(COLD_START, trial.number, trial.configuration, outcome, reason, measured, len(runs))
+        records.add_run(run)
+        runs.append(run)
+    seconds = [run.measurements for run in runs if run.outcome == Outcome.COMPLETE]
+    if not seconds or "cold_start" in trial.measurements:
+        return
+    median = {key: statistics.median(one[key] for one in seconds) for key in seconds[0]}
+    measurements = {
+        **trial.measurements,
+        "cold_start": {"n": len(seconds), **median},
+        "cold_start_estimate_s": trial.measurements["cold_start_s"],
+        "cold_start_s": median["cold_start_s"],
+    }
+    records.update_measurement(runner.study.name, trial.number, measurements=measurements)

@@ -1,0 +1,58 @@
+"""When a configuration has been measured enough. Standard library only.
+
+This file is copied verbatim into processes where paretune is not installed; `relative_width` is passed in because the
+files lie flat there.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+CLEARLY = 1.5
+"""A configuration that takes this many times as long as another one is not saved by more calls."""
+
+INTERVAL, TIME, CALLS = "interval", "time", "calls"
+"""Why measuring stopped: the median's interval is narrow enough; the time is spent; so are the calls."""
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """At least `least_calls`; then until the median's 95 % interval is narrower than `target` (relative), or the time
+    or the calls are spent. `target` is the noise floor: a narrower interval would say nothing more.
+    """
+
+    least_calls: int = 5
+    most_calls: int = 100
+    most_seconds: float = 60.0
+    target: float = 0.01
+
+    def reason(
+        self, samples_ms: Sequence[float], seconds: float, relative_width: Callable[[Sequence[float]], float]
+    ) -> str | None:
+        """Why to stop, or None to go on; `seconds` were spent on these samples."""
+        if len(samples_ms) < self.least_calls:
+            return None
+        if relative_width(samples_ms) <= self.target:
+            return INTERVAL
+        if len(samples_ms) >= self.most_calls:
+            return CALLS
+        return TIME if seconds >= self.most_seconds else None
+
+
+def dominated_by(
+    latency_ms: float, peak_vram_gib: float, drift: Callable[[], float | None], front: Sequence[dict[str, float]]
+) -> int | None:
+    """The number of a measured trial that makes this one pointless, or None.
+
+    Clearly faster, and no worse in memory and drift, where the figures of the running trial are what they are so far:
+    both can only rise. `drift` is called only when it decides. Entries of `front`: trial, latency_ms, peak_vram_gib,
+    and drift where pictures are judged.
+    """
+    for other in front:
+        if latency_ms <= CLEARLY * other["latency_ms"] or peak_vram_gib < other["peak_vram_gib"]:
+            continue
+        if "drift" not in other:
+            return int(other["trial"])
+        seen = drift()
+        if seen is not None and seen >= other["drift"]:
+            return int(other["trial"])
+    return None
