@@ -116,8 +116,8 @@ def floor_note(results: Results) -> str:
         return "The noise floor was not measured: small differences may be noise."
     latency, memory = (results.floor.of_figure(name) for name in ("latency_ms", "peak_vram_gib"))
     return (
-        f"Noise floor: {latency:.1%} in latency and {memory:.1%} in memory, from {results.floor.processes} processes of "
-        "the unchanged reference; smaller differences are ties."
+        f"Noise floor: {latency:.1%} in latency and {memory:.1%} in memory, from {results.floor.processes} processes "
+        "of the unchanged reference; smaller differences are ties."
     )
 
 

@@ -18,10 +18,10 @@ from ._files import write_text
 from ._pictures import InlinedPictures, inline_pictures
 from ._report_plots import Row, drift_text, plots, steps_of
 from ._results import Results, Trial
-from ._summary import gain, milliseconds, overlap_note, quality, shortfall, speed_up, spread, unsteady_note, winner
+from ._summary import confirmation_note, gain, milliseconds, quality, shortfall, speed_up, spread, unsteady_note, winner
 
 REPORT = "index.html"
-PHASES = ("start", "load", "apply", "first_call", "warm_up", "measure", "memory", "judge")
+PHASES = ("start", "load", "apply", "first_call", "warm_up", "memory", "measure", "pictures", "stages", "judge")
 
 _MEMORY_WORDS = {
     memory.SOURCE_PROCESS: "GPU memory of the trial's process, as NVML counts it",
@@ -116,7 +116,7 @@ def report_html(results: Results) -> str:
         gained=best is not None and best is not results.reference,
         headline=_headline(results, rows),
         slowest_ms=max(row.trial.figure("latency_ms") for row in rows),
-        overlap=overlap_note(results),
+        overlap=confirmation_note(results),
         unsteady=unsteady_note(results),
         rows=rows,
         front=front,

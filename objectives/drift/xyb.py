@@ -1,4 +1,5 @@
-"""sRGB to the opponent colours that SSIMULACRA 2 compares: red-green, lightness, and blue-yellow, each within [0, 1]."""
+"""sRGB to the opponent colours that SSIMULACRA 2 compares: red-green, lightness, and blue-yellow, each within [0,
+1]."""
 
 import torch
 from torch import Tensor

@@ -89,5 +89,5 @@ def test_a_comparison_says_what_it_found() -> None:
 
 @pytest.mark.parametrize(("one", "other"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, 0.0], [1.0, 1.0])])
 def test_what_cannot_be_compared_is_refused(one: list[float], other: list[float]) -> None:
-    with pytest.raises(ValueError, match="blocks|positive"):
+    with pytest.raises(ValueError, match=r"blocks|positive"):
         compare_paired(one, other)
