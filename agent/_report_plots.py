@@ -24,10 +24,21 @@ class Row:
     drift: float | None
     speed: float
     """Times as fast as the reference."""
-    ranges: list[str]
-    """How far the timed calls lie apart, a line per shape of request."""
+    calls: list[str]
+    """How far the timed calls lie apart and why no more were made, a line per shape of request."""
     on_front: bool
     broken_limits: list[str]
+    remarks: list[str]
+    """What else has to be known of it: ties with the best one, ended early, measured elsewhere."""
+    evidence: str = ""
+    """How many pictures the verdict rests on, in words."""
+    within_benign: bool | None = None
+    """Whether its pictures drift no further than those of the same arithmetic in another order; None if unknown."""
+
+    @property
+    def ended_by(self) -> int | None:
+        """The trial that is so much better that measuring this one was ended early."""
+        return self.trial.measurements.get("dominated_by")
 
 
 def steps_of(trial: Trial) -> list[tuple[str, str, Loss]]:
@@ -51,7 +62,7 @@ def plots(results: Results, rows: Sequence[Row]) -> list[dict[str, Any]]:
     plots = []
     limits = results.study.limits
     if any(row.drift is not None for row in rows):
-        plot = _plot(rows, "drift", lambda row: float(row.drift or 0), "drift of the worst picture")
+        plot = _plot(rows, "drift", lambda row: float(row.drift or 0), "drift of the pictures")
         _add_bands(plot, max(row.drift or 0 for row in rows))
         if limits.verdict is not None:
             _add_limit(plot, "y", Verdict(limits.verdict).drift_limit)
@@ -74,8 +85,13 @@ def _latency_unit(rows: Sequence[Row]) -> tuple[str, float]:
 
 def _plot(rows: Sequence[Row], what: str, y: Callable[[Row], float], y_title: str) -> dict[str, Any]:
     named = [row for row in rows if row.label]
-    others = [row for row in rows if not row.label]
+    others = [row for row in rows if not row.label and row.ended_by is None]
     groups = (
+        (
+            "ended early",
+            [r for r in rows if not r.label and r.ended_by is not None],
+            {"symbol": "triangle-right-open", "color": "--muted"},
+        ),
         ("breaks a limit", [r for r in others if r.broken_limits], {"symbol": "x-thin-open", "color": "--muted"}),
         (
             "beaten",
@@ -152,6 +168,7 @@ def _hover(row: Row) -> str:
     lines.append(f"{trial.figure('peak_vram_gib'):.2f} GiB, cold start {trial.figure('cold_start_s'):.1f} s")
     lines.append(f"pictures: {row.verdict}" + ("" if row.drift is None else f", drift {drift_text(row.drift)}"))
     lines += [f"breaks a limit: {html.escape(words)}" for words in row.broken_limits]
+    lines += [html.escape(words) for words in row.remarks]
     return "<br>".join(lines)
 
 

@@ -1,10 +1,8 @@
 """The report of a study: one HTML file that needs nothing else, for the person who has to decide."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -13,12 +11,27 @@ from ..objectives import memory
 from ..objectives.verdict import THRESHOLDS, Verdict
 from ..search_space import Loss, technique
 from ..studies import UserError, utc_now
+from . import _report_sections as sections
 from ._constraints import constraint_values
 from ._files import write_text
-from ._pictures import InlinedPictures, inline_pictures
+from ._finalists import confirmations
+from ._pictures import inline_pictures
+from ._report_pictures import LEARNED_WORDS, not_assessed, request_cards, shown_files
 from ._report_plots import Row, drift_text, plots, steps_of
 from ._results import Results, Trial
-from ._summary import confirmation_note, gain, milliseconds, quality, shortfall, speed_up, spread, unsteady_note, winner
+from ._reuse import age_words
+from ._summary import (
+    doubts,
+    evidence,
+    floor_note,
+    gain,
+    milliseconds,
+    quality,
+    speed_up,
+    ties_note,
+    winner,
+    within_benign_floor,
+)
 
 REPORT = "index.html"
 PHASES = ("start", "load", "apply", "first_call", "warm_up", "memory", "measure", "pictures", "stages", "judge")
@@ -37,37 +50,14 @@ _METRIC_WORDS = {
     "delta_e_mean": "mean colour difference ΔE00",
     "ms_ssim": "MS-SSIM",
     "ncc32": "correlation of 32 px thumbnails",
+    "ssimulacra2": "SSIMULACRA2",
+    **LEARNED_WORDS,
 }
-
 _LOSS_WORDS = {
     Loss.BIT_IDENTICAL: "nothing, the pictures stay the same to the bit",
     Loss.REORDERED: "rounding, because the same arithmetic runs in another order",
     Loss.APPROXIMATE: "accuracy, because it approximates",
 }
-
-
-@dataclass(frozen=True)
-class Card:
-    """One picture with its caption."""
-
-    title: str
-    uri: str
-    alt: str
-    verdict: str
-    chip: str
-    metrics: str
-    flags: list[str]
-    configuration: str
-
-
-@dataclass(frozen=True)
-class RequestCards:
-    """The pictures of one request: the reference's first."""
-
-    name: str
-    details: str
-    prompt: str
-    cards: list[Card]
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -96,12 +86,16 @@ def report_html(results: Results) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    rows = [_row(results, trial) for trial in results.complete]
-    front = results.front()
-    best = winner(results)
+    best, front = winner(results), results.front()
+    ties = results.ties_of(best) if best is not None else []
+    rows = [_row(results, trial, best, trial in front, trial in ties) for trial in results.complete]
     assessed = results.study.workload.quality_assessed
     pictured = _pictured(results, best, front) if assessed else []
-    inlined = inline_pictures(picture for trial in pictured for picture in trial.pictures())
+    inlined = inline_pictures(shown_files(results, pictured))
+    confirmed = sections.finalists(results)
+    confirmation = None if best is None else confirmations(results).get(best.number)
+    costs = {trial.number: sections.cost_words(results, trial) for trial in results.complete}
+    own = [trial for trial in results.trials if trial.reused_from is None]
     return environment.get_template("report.html.j2").render(
         results=results,
         machine=results.fingerprint,
@@ -110,54 +104,83 @@ def report_html(results: Results) -> str:
         written_at=_date(utc_now()),
         launched_at=_date(results.record.created_at),
         gain=gain(results),
-        shortfall=shortfall(results),
+        doubts=doubts(results),
+        floor_words=floor_note(results),
+        ties_words=ties_note(results),
         assessed=assessed,
         best=best,
         gained=best is not None and best is not results.reference,
+        confirmation=confirmation,
+        confirmation_words="" if confirmation is None else sections.confirmation_words(confirmation),
         headline=_headline(results, rows),
         slowest_ms=max(row.trial.figure("latency_ms") for row in rows),
-        overlap=confirmation_note(results),
-        unsteady=unsteady_note(results),
+        costs=costs,
+        priced=any(costs.values()),
         rows=rows,
         front=front,
         limits=_limits(results),
         plots=plots(results, rows) if len(rows) > 1 else [],
-        requests=list(_request_cards(results, pictured, inlined)),
+        confirmed=confirmed,
+        cold_words=sections.COLD_WORDS,
+        cold_starts=sections.cold_starts(results, confirmed) if confirmed else [],
+        stages=sections.STAGES,
+        shapes=sections.shapes(results),
+        footprints=sections.footprints(results),
+        requests=list(request_cards(results, pictured, inlined)),
+        not_assessed=not_assessed(results),
         downscaled_px=inlined.longest_side_px,
         phases=PHASES,
         longest_s=max(sum(trial.phases_s.values()) for trial in results.trials) or 1.0,
-        total_s=sum(sum(trial.phases_s.values()) for trial in results.trials),
+        own=own,
+        total_s=sum(sum(trial.phases_s.values()) for trial in own),
+        others=sections.other_processes(results),
         steps=steps_of,
         loss_words=_LOSS_WORDS,
         summary_of=lambda name: technique(name).summary,
+        canaries=sections.canaries(results),
+        benign=results.record.benign_floor,
+        machine_notes=sections.machine_notes(results),
         memory_words=_memory_words(results),
         thresholds=THRESHOLDS,
         metric_words=_METRIC_WORDS,
         unrepeatable=[t.number for t in results.complete if t.measurements.get("repeat_max_difference", 0) > 0],
         milliseconds=milliseconds,
         seconds=_seconds,
+        date=_date,
         drift=drift_text,
         plotly_js=Markup(get_plotlyjs()),
     )
 
 
-def _row(results: Results, trial: Trial) -> Row:
-    verdict = quality(results, trial)
-    best = winner(results)
+def _row(results: Results, trial: Trial, best: Trial | None, on_front: bool, ties: bool) -> Row:
+    assessed = results.study.workload.quality_assessed
     names = {"reference": results.reference, "torch.compile": results.torch_compile}
-    if best is not results.reference:
+    if best is not results.reference and best is not None:
         names["best"] = best
     return Row(
         trial=trial,
         label=", ".join(name for name, named in names.items() if named is trial),
-        verdict=verdict,
-        chip=str(trial.verdict) if results.study.workload.quality_assessed else str(Verdict.NOT_ASSESSED),
-        drift=trial.measurements.get("drift") if results.study.workload.quality_assessed else None,
+        verdict=quality(results, trial),
+        chip=str(trial.verdict) if assessed else str(Verdict.NOT_ASSESSED),
+        drift=trial.measurements.get("drift") if assessed else None,
         speed=speed_up(results.reference, trial),
-        ranges=_ranges(trial),
-        on_front=trial in results.front(),
+        calls=sections.call_words(trial),
+        on_front=on_front,
         broken_limits=_broken_limits(results, trial),
+        remarks=_remarks(trial, ties),
+        evidence=evidence(results, trial),
+        within_benign=within_benign_floor(results, trial),
     )
+
+
+def _remarks(trial: Trial, ties: bool) -> list[str]:
+    words = ["ties with the best one"] if ties else []
+    if (better := trial.measurements.get("dominated_by")) is not None:
+        words.append(f"ended early: trial {better} is clearly better")
+    if (origin := trial.reused_from) is not None:
+        age = age_words(origin["finished_at"])
+        words.append(f"measured in study {origin['study']}, trial {origin['trial']}: {age}")
+    return words
 
 
 def _headline(results: Results, rows: Sequence[Row]) -> list[tuple[str, Row | Trial | None]]:
@@ -165,21 +188,6 @@ def _headline(results: Results, rows: Sequence[Row]) -> list[tuple[str, Row | Tr
     by_number = {row.trial.number: row for row in rows}
     named = (("reference", results.reference), ("torch.compile", results.torch_compile), ("best", winner(results)))
     return [(name, trial and by_number.get(trial.number, trial)) for name, trial in named]
-
-
-def _ranges(trial: Trial) -> list[str]:
-    shapes = trial.measurements["latency"]
-    if len(shapes) == 1:
-        return [spread(trial)]
-    return [
-        f"{_requests(shape['requests'])}: {milliseconds(shape['median_ms'])} "
-        f"(n={shape['n']}, {milliseconds(shape['min_ms'])} to {milliseconds(shape['max_ms'])})"
-        for shape in shapes
-    ]
-
-
-def _requests(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _limits(results: Results) -> list[str]:
@@ -223,68 +231,7 @@ def _date(iso: str) -> str:
     return iso[:16].replace("T", " ") + " UTC"
 
 
-# Pictures
-
-
 def _pictured(results: Results, best: Trial | None, front: Sequence[Trial]) -> list[Trial]:
     """Reference, best, the rest of the front, and the fastest of all even if it breaks a limit: was the limit right?"""
     fastest = min(results.complete, key=lambda trial: trial.figure("latency_ms"))
     return list({t.number: t for t in [results.reference, *([best] if best else []), *front, fastest]}.values())
-
-
-def _request_cards(results: Results, trials: Sequence[Trial], inlined: InlinedPictures) -> Iterator[RequestCards]:
-    best = winner(results)
-    for request in results.study.workload_description()["requests"]:
-        for index in range(request["batch"]):
-            file = f"{request['name']}-{index}.png"
-            cards = []
-            for trial in trials:
-                uri = inlined.uris.get(trial.folder / "pictures" / file)
-                if uri is None:
-                    continue
-                title = "reference" if trial is results.reference else f"trial {trial.number}"
-                if trial is best and trial is not results.reference:
-                    title = f"best, {title}"
-                elif not results.acceptable(trial):
-                    title = f"{title}, breaks a limit"
-                cards.append(_card(trial, file, title, uri, request))
-            if cards:
-                number = f" (picture {index + 1} of {request['batch']})" if request["batch"] > 1 else ""
-                yield RequestCards(request["name"] + number, _request_details(request, index), request["prompt"], cards)
-
-
-def _request_details(request: Mapping[str, Any], index: int) -> str:
-    size = f"{request['width_px']} × {request['height_px']} px"
-    return f"{size}, {request['steps']} steps, guidance {request['guidance']:g}, seed {request['seed'] + index}"
-
-
-def _card(trial: Trial, file: str, title: str, uri: str, request: Mapping[str, Any]) -> Card:
-    judged = next((p for p in trial.measurements["quality"]["pictures"] if p["file"] == file), None)
-    is_reference = title.startswith("reference")
-    return Card(
-        title=title,
-        uri=uri,
-        alt=f"{title}, request {request['name']}: {request['prompt']}",
-        verdict="" if judged is None or is_reference else str(judged["verdict"]),
-        chip="" if judged is None else str(judged["verdict"]),
-        metrics="what the others are compared with" if judged is None or is_reference else _metrics(judged["metrics"]),
-        flags=[] if judged is None else list(judged["flags"]),
-        configuration=str(trial.configuration),
-    )
-
-
-def _metrics(metrics: Mapping[str, float | None]) -> str:
-    if metrics.get("max_abs_difference_lsb") == 0:
-        return "every pixel is equal"
-    words = []
-    for name, unit, digits in (("psnr_db", "PSNR {} dB", 1), ("worst_tile_psnr_db", "worst tile {} dB", 1)):
-        value = metrics.get(name)
-        words.append(unit.format("∞" if value is None else f"{value:.{digits}f}"))
-    for name, unit, digits in (("ssim", "SSIM {}", 3), ("delta_e_mean", "ΔE00 {}", 2)):
-        value = metrics.get(name)
-        if value is not None:
-            words.append(unit.format(f"{value:.{digits}f}"))
-    return ", ".join(words)
-
-
-# Plots. Colours are names of CSS variables, which the page resolves for its light and its dark scheme.

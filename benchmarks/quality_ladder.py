@@ -33,7 +33,7 @@ COLOURS = {
     Verdict.BROKEN: (160, 24, 40),
     Verdict.NOT_ASSESSED: (110, 110, 110),
 }
-SIDE_PX, GAP_PX, LABEL_PX, BAND_PX, LINE_PX = 256, 12, 190, 32, 25
+SIDE_PX, GAP_PX, LABEL_PX, BAND_PX, LINE_PX = 256, 12, 220, 32, 25
 _TEXT_PX = 20
 
 
@@ -47,7 +47,7 @@ class Cell:
 
 
 def draw_sheet(rows: Sequence[tuple[str, Sequence[Cell]]], file: Path) -> None:
-    """Rows of pictures, each with its verdict in a coloured band and its main metrics below, as one PNG."""
+    """Rows of pictures, each with its verdict in a coloured band and its main metrics below, as PNG or WebP."""
     columns = max(len(cells) for _, cells in rows)
     lines = max(len(_lines(cell)) for _, cells in rows for cell in cells)
     titles = LINE_PX if any(cell.title for _, cells in rows for cell in cells) else 0
@@ -70,7 +70,10 @@ def draw_sheet(rows: Sequence[tuple[str, Sequence[Cell]]], file: Path) -> None:
             draw.text((left + 8, y + 3), verdict or "reference", fill="white", font=bold)
             for number, line in enumerate(_lines(cell)):
                 draw.text((left, y + BAND_PX + 3 + number * LINE_PX), line, fill="black", font=font)
-    sheet.save(file, optimize=True)
+    if file.suffix == ".webp":
+        sheet.save(file, lossless=True, method=6)  # a lossy sheet would add damage of its own
+    else:
+        sheet.save(file, optimize=True)
 
 
 def held_back_by(judgement: PictureJudgement) -> list[str]:
@@ -93,11 +96,13 @@ def flags_of(judgements: Sequence[PictureJudgement]) -> str:
 def _lines(cell: Cell) -> list[str]:
     if cell.judgement is None:
         return []
+    flags = [flag.partition(":")[0] for flag in cell.judgement.flags]
+    detectors = ["! " + ", ".join(flags[:2])] if flags else []
+    if cell.judgement.broken is not None:  # its metrics decided nothing
+        return detectors
     metrics: Mapping[str, float] = cell.judgement.metrics
     texts = [text.format(metrics[name]) for name, text in SHOWN.items() if name in metrics]
-    pairs = [", ".join(texts[i : i + 2]) for i in range(0, len(texts), 2)]
-    flags = [flag.partition(":")[0] for flag in cell.judgement.flags]
-    return [*pairs, "! " + ", ".join(flags[:2])] if flags else pairs
+    return [", ".join(texts[i : i + 2]) for i in range(0, len(texts), 2)] + detectors
 
 
 def _thumbnail(picture_CHW: Tensor) -> Image.Image:

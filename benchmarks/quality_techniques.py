@@ -1,7 +1,7 @@
 """Judge the techniques on the model that comes with paretune: python benchmarks/quality_techniques.py > techniques.md
 
 Every configuration gets a freshly loaded pipeline and the very apply.py that a bundle would hold. Prints a Markdown
-table and writes docs/quality-techniques-*.png, a sheet per family: some of the requests, a configuration per row. No
+table and writes docs/quality-techniques-*.webp, a sheet per family: some of the requests, a configuration per row. No
 time is measured.
 """
 
@@ -37,12 +37,8 @@ FAMILIES: dict[str, list[Techniques]] = {
         {"torchao_quantization": {"scheme": "int8_dynamic"}},
     ],
     "guidance": [{"guidance_cutoff": {"guided_percent": percent}} for percent in (90, 80, 70, 60, 50, 40)],
-    "deepcache": [
-        _deepcache(interval, branch, full_percent)
-        for full_percent in (30, 0)
-        for branch in (2, 0)
-        for interval in (2, 3, 4, 5)
-    ],
+    "deepcache-30": [_deepcache(interval, branch, 30) for branch in (2, 0) for interval in (2, 3, 4, 5)],
+    "deepcache-0": [_deepcache(interval, branch, 0) for branch in (2, 0) for interval in (2, 3, 4, 5)],
 }
 
 
@@ -135,7 +131,7 @@ def main() -> None:
             families.setdefault(family, []).append(judge(reference, configuration, make(workload, configuration)))
     print("\n".join(table([again, *(judged for members in families.values() for judged in members)])))
     for family, all_judged in families.items():
-        sheet(reference, all_judged, options.figures / f"quality-techniques-{family}.png")
+        sheet(reference, all_judged, options.figures / f"quality-techniques-{family}.webp")
 
 
 if __name__ == "__main__":

@@ -1,152 +1,18 @@
 """The report of a study that is replayed into a database: no model is run."""
 
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy
 import pytest
 from paretune.agent._pictures import inline_pictures
-from paretune.agent._results import TORCH_COMPILE, Results
+from paretune.agent._results import Results
+from paretune.agent.export import bundle_readme
 from paretune.agent.report import report_html, write_report
-from paretune.objectives.fingerprint import PACKAGES
-from paretune.search_space import Configuration
-from paretune.studies import MeasurementRecord, Outcome, Records, StudyRecord, UserError, parse_study
-from PIL import Image
+from paretune.studies import Records, UserError
 from support.browser import CHROMIUM, Browser
-
-HOSTILE = "a cat</script><script>alert(1)</script> & \"quoted\" <img src=http://example.com/x onerror='alert(2)'>"
-FINGERPRINT = {
-    "schema_version": 1,
-    "device_kind": "cpu",
-    "device_name": "Example <CPU> 9000",
-    "compute_capability": None,
-    "memory_gib": None,
-    "driver": None,
-    "cuda": None,
-    "python": "3.11.9",
-    "platform": "Linux-x86_64",
-    "cpu_model": "Example <CPU> 9000",
-    "cpu_threads": 4,
-    "packages": {**dict.fromkeys(PACKAGES), "torch": "2.13.0"},
-}
-CACHED = Configuration.of({"channels_last": {}, "deepcache": {"interval": 3, "branch": 0}})
-SLICED = Configuration.of({"vae_slicing": {}})
-FUSED = Configuration.of({"fused_qkv": {}})
-
-
-def quality(verdict: str, drift: float, psnr_db: float | None) -> dict[str, Any]:
-    metrics = {
-        "max_abs_difference_lsb": 0.0 if psnr_db is None else 9.0,
-        "psnr_db": psnr_db,
-        "worst_tile_psnr_db": psnr_db,
-        "ssim": 0.98,
-        "delta_e_mean": 0.71,
-    }
-    picture = {"metrics": metrics, "verdict": verdict, "drift": drift, "flags": [], "broken": None}
-    pictures = [{"file": f"{name}-0.png", "request": name, **picture} for name in ("cat", "dog")]
-    return {"n": 2, "verdict": verdict, "drift": drift, "pictures": pictures, "first_broken": None}
-
-
-def measured(latency_ms: float, memory_gib: float, verdict: str, drift: float | None, psnr_db: float | None) -> Any:
-    shape = {
-        "requests": ["cat", "dog"],
-        "weight": 2.0,
-        "n": 5,
-        "median_ms": latency_ms,
-        "min_ms": latency_ms * 0.97,
-        "max_ms": latency_ms * 1.04,
-    }
-    assessed = drift is not None
-    return {
-        "latency_ms": latency_ms,
-        "latency": [shape],
-        "peak_vram_gib": memory_gib,
-        "memory": {"source": "resident-set"},
-        "cold_start_s": 5.5,
-        "repeat_max_difference": 0.0,
-        "quality": quality(verdict, drift, psnr_db) if assessed else {"verdict": "not-assessed", "pictures": []},
-        "drift": drift,
-    }
-
-
-def replay(folder: Path, *, assessed: bool = True, side_px: int = 32) -> Results:
-    """A study with a reference, a torch.compile, a winner, one that breaks the limit, one beaten and one failure."""
-    pipeline = {"class": "StableDiffusionXLPipeline", "model": "someone/model"}
-    if not assessed:
-        (folder / "config").mkdir()
-        (folder / "config" / "model_index.json").write_text("{}")
-        pipeline |= {"weights": "random", "config": "config"}
-    size = {"width_px": side_px, "height_px": side_px, "steps": 4}
-    requests = [{"name": "cat", "prompt": HOSTILE, **size}, {"name": "dog", "prompt": "a dog", **size}]
-    data = {
-        "schema": 1,
-        "name": "replayed",
-        "description": "Cats & <dogs>",
-        "workload": {"pipelines": {"main": pipeline}, "requests": requests},
-        "limits": {"verdict": "near-lossless"},
-    }
-    study = parse_study(data, "study.yaml", folder)
-    files = folder / "files" / "replayed"
-
-    def record(number: int, configuration: Configuration, outcome: Outcome, **known: Any) -> MeasurementRecord:
-        return MeasurementRecord(
-            schema_version=1,
-            apply_py="",
-            study="replayed",
-            trial=number,
-            workload_key="w",
-            configuration_key=configuration.key,
-            configuration=configuration.to_dict(),
-            fingerprint_key="f",
-            fingerprint=FINGERPRINT,
-            outcome=outcome,
-            reason=known.get("reason", ""),
-            log_tail=known.get("log_tail", ""),
-            measurements=known.get("measurements", {}),
-            phases_s={"start": 0.1, "load": 1.25, **({"measure": 7.5} if "measurements" in known else {})},
-            finished_at="2026-05-04T13:09:00+00:00",
-        )
-
-    def complete(number: int, configuration: Configuration, *figures: Any) -> MeasurementRecord:
-        if not assessed:
-            figures = (*figures[:2], "not-assessed", None, None)
-        write_pictures(files / f"trial-{number:04d}" / "pictures", number, side_px)
-        return record(number, configuration, Outcome.COMPLETE, measurements=measured(*figures))
-
-    records = Records(f"sqlite:///{folder / 'paretune.db'}")
-    records.add_study(
-        StudyRecord(
-            name="replayed",
-            import_s=5.0,
-            schema_version=1,
-            created_at="2026-05-04T13:07:00+00:00",
-            study=study.model_dump(by_alias=True, mode="json"),
-            workload_key="w",
-            fingerprint=FINGERPRINT,
-            files=str(files),
-            space={},
-            left_out={"sdpa_kernel.unet=cudnn": "cudnn attention needs a CUDA device <here>"},
-            pipelines={},
-        ),
-        complete(0, Configuration(), 1000.0, 2.0, "bit-exact", 0.0, None),
-    )
-    records.add_measurement(complete(1, TORCH_COMPILE, 800.0, 2.5, "imperceptible", 0.4, 47.0))
-    records.add_measurement(complete(2, CACHED, 400.0, 2.1, "near-lossless", 1.62, 36.2))
-    faster = Configuration.of({"deepcache": {"interval": 5, "branch": 0}})
-    records.add_measurement(complete(3, faster, 300.0, 2.1, "visible", 2.4, 21.0))
-    records.add_measurement(complete(4, SLICED, 1200.0, 2.2, "bit-exact", 0.0, None))
-    log = "Traceback <most recent call last>\nRuntimeError: it broke"
-    records.add_measurement(record(5, FUSED, Outcome.APPLY_ERROR, reason="apply: it <broke>", log_tail=log))
-    return Results(records, "replayed")
-
-
-def write_pictures(folder: Path, number: int, side_px: int) -> None:
-    folder.mkdir(parents=True)
-    noise = numpy.random.default_rng(0).integers(0, 200, (side_px, side_px, 3), dtype=numpy.uint8)
-    for name in ("cat", "dog"):
-        Image.fromarray(noise + number).save(folder / f"{name}-0.png")
+from support.replayed import HOSTILE, NAME, replay, run, url_of, write_pictures
 
 
 class _Page(HTMLParser):
