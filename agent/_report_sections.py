@@ -303,7 +303,7 @@ def call_words(trial: Trial) -> list[str]:
 
 _STOPS = {
     "interval": "narrow enough",
-    "time": "the time was spent",
-    "calls": "the calls were spent",
+    "time": "time spent",
+    "calls": "calls spent",
     "dominated": "ended early",
 }

@@ -3,7 +3,12 @@
 Its authors' words for the scale: 90 cannot be told from the original in a flicker test, 80 not side by side, 70 hardly
 without the original, 50 is medium quality, and below 0 the distortion is very strong.
 
-It follows the authors' own program, in float64. That program blurs with a recursive filter in float32.
+It computes what the authors' program does, in float64. That program blurs by a recursive float32 filter, whose rounding
+adds up along rows and columns: its values above 80 are lower by .1 at 128 px a side, .3 at 256 px and 1 at 1024 px (the
+median; up to 5 where areas are flat). With that filter made exact, both agree within .05 up to 97 points.
+
+Pictures under 113 px a side have fewer than six scales. Each norm then keeps its own weight; the authors' program gives
+weights to norms in the order it has them, which is another metric at each number of scales.
 """
 
 import torch
@@ -59,6 +64,8 @@ def _compute(reference_BCHW: Tensor, candidate_BCHW: Tensor) -> Tensor:
 def _error(reference_1CHW: Tensor, candidate_1CHW: Tensor) -> Tensor:
     """The weighted sum of all norms; 0 for equal pictures."""
     total = torch.zeros((), dtype=torch.float64)
+    if torch.equal(reference_1CHW, candidate_1CHW):  # a value's rounding depends on its place in a tensor
+        return total
     linear = srgb_to_linear(torch.cat([reference_1CHW, candidate_1CHW]))
     for scale in range(SCALES):
         # The size is looked at before it is halved, as in the authors' program: the coarsest scale may have 4 px.

@@ -9,106 +9,17 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from paretune.agent._results import TORCH_COMPILE
 from paretune.agent.dashboard import OWN_NOTES
-from paretune.objectives.fingerprint import PACKAGES
-from paretune.search_space import Configuration
-from paretune.studies import MeasurementRecord, Outcome, Records, StudyRecord, parse_study
-from PIL import Image
+from paretune.studies import Records
 from support.browser import CHROMIUM, Browser
+from support.replayed import replay, tell_optuna, url_of
 
 pytest.importorskip("optuna_dashboard", reason="the dashboard extra is not installed")
-
-TRIALS = (  # latency, memory, drift, verdict
-    (Configuration(), 1000.0, 2.0, 0.0, "bit-exact"),
-    (TORCH_COMPILE, 800.0, 2.5, 0.4, "imperceptible"),
-    (Configuration.of({"channels_last": {}}), 1100.0, 2.2, 0.0, "bit-exact"),
-)
-
-
-def replay(folder: Path) -> str:
-    """A study of three trials, in our tables and in Optuna's, with a picture each. Returns the storage's URL."""
-    url = f"sqlite:///{folder / 'paretune.db'}"
-    files = folder / "elsewhere" / "replayed"
-    files.mkdir(parents=True)
-    data = {
-        "schema": 1,
-        "name": "replayed",
-        "workload": {
-            "pipelines": {"main": {"class": "StableDiffusionXLPipeline", "model": "someone/model"}},
-            "requests": [{"prompt": "a cat", "width_px": 64, "height_px": 64, "steps": 4}],
-        },
-    }
-    machine: dict[str, Any] = dict.fromkeys(("compute_capability", "memory_gib", "driver", "cuda"))
-    machine |= {"schema_version": 1, "device_kind": "cpu", "device_name": "Example 9000", "cpu_model": "Example 9000"}
-    machine |= {"python": "3.11.9", "platform": "Linux", "cpu_threads": 4, "packages": dict.fromkeys(PACKAGES)}
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(study_name="replayed", storage=url, directions=["minimize"] * 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(["latency_ms", "peak_vram_gib", "drift"])
-    store = FileSystemArtifactStore(_made(files.parent / ".artifacts"))
-    rows = []
-    for number, (configuration, latency_ms, memory_gib, drift, verdict) in enumerate(TRIALS):
-        trial = study.ask()
-        for name in ("channels_last", "torch_compile"):
-            trial.suggest_categorical(name, ["off", "on"])
-        picture = files / f"{number}.png"
-        Image.new("RGB", (64, 64), (40 * number, 90, 160)).save(picture)
-        upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=trial)
-        study.tell(trial, [latency_ms, memory_gib, drift])
-        shape = {"n": 5, "min_ms": latency_ms, "max_ms": latency_ms}
-        figures = {"latency_ms": latency_ms, "peak_vram_gib": memory_gib, "drift": drift, "cold_start_s": 5.0}
-        rows.append(
-            MeasurementRecord(
-                schema_version=1,
-                apply_py="",
-                study="replayed",
-                trial=number,
-                workload_key="w",
-                configuration_key=configuration.key,
-                configuration=configuration.to_dict(),
-                fingerprint_key="f",
-                fingerprint=machine,
-                outcome=Outcome.COMPLETE,
-                reason="",
-                log_tail="",
-                measurements={**figures, "latency": [shape], "quality": {"verdict": verdict}},
-                phases_s={},
-                finished_at="2026-05-04T13:09:00+00:00",
-            )
-        )
-    record = StudyRecord(
-        name="replayed",
-        import_s=5.0,
-        schema_version=1,
-        created_at="2026-05-04T13:07:00+00:00",
-        study=parse_study(data, "study.yaml", folder).model_dump(by_alias=True, mode="json"),
-        workload_key="w",
-        fingerprint=machine,
-        files=str(files),
-        space={},
-        left_out={},
-        pipelines={},
-    )
-    records = Records(url)
-    records.add_study(record, rows[0])
-    for row in rows[1:]:
-        records.add_measurement(row)
-    return url
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -123,7 +34,10 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return replay(tmp_path_factory.mktemp("study"))
+    folder = tmp_path_factory.mktemp("study")
+    replay(folder)
+    tell_optuna(folder)
+    return url_of(folder)
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +72,15 @@ def test_metric_names_and_the_note_are_served(address: str) -> None:
     study = json.loads(body)
     assert study["objective_names"] == ["latency_ms", "peak_vram_gib", "drift"]
     note = study["note"]["body"]
-    assert note.startswith("1.25 times as fast as the reference")
-    assert "/trials?numbers=0,1)" in note
+    assert note.startswith("2.50 times as fast as the reference (400 ms against 1.00 s; 2.48 to 2.52 in 6 confirming")
+    assert "/trials?numbers=0,2,1)" in note
+
+
+def test_the_note_says_what_can_be_trusted(address: str) -> None:
+    note = json.loads(fetch(api(address))[1])["note"]["body"]
+    assert "Noise floor: 2.3% in latency and 0.9% in memory, from 5 processes" in note
+    assert "Trial 2 ties with trial 7 within the noise floor" in note
+    assert "was not confirmed" not in note
 
 
 def test_pictures_are_served_from_where_the_study_left_them(address: str, storage: str) -> None:
@@ -208,7 +129,7 @@ def test_its_own_page_may_write_and_what_people_wrote_stays(address: str, storag
     again.communicate(timeout=20)
     _, body = fetch(api(address))
     note = json.loads(body)["note"]["body"]
-    assert note.startswith("1.25 times as fast")
+    assert note.startswith("2.50 times as fast")
     assert "old summary" not in note
     assert note.rstrip().endswith("shipped **it**")
 
@@ -222,12 +143,13 @@ def test_in_a_browser(address: str) -> None:
         assert "latency_ms" in browser.text()
 
         browser.open(f"{address}/note")
-        browser.wait_for("document.body.innerText.includes('1.25 times as fast as the reference')")
+        browser.wait_for("document.body.innerText.includes('2.50 times as fast as the reference')")
         link = browser.wait_for("[...document.querySelectorAll('a')].find(a => a.href.includes('numbers'))?.href")
 
         browser.open(link)
-        loaded = "[...document.images].filter(i => i.src.includes('/artifacts/') && i.naturalWidth === 64).length"
-        browser.wait_for(f"{loaded} === 2")
+        # Each is the reference's picture and the trial's side by side, with a gap.
+        loaded = "[...document.images].filter(i => i.src.includes('/artifacts/') && i.naturalWidth === 68).length"
+        browser.wait_for(f"{loaded} === 3")
         assert browser.console == []
         assert [url for url in browser.requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
 

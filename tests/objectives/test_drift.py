@@ -1,10 +1,12 @@
 """The contract of every metric, and values of independent implementations."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from paretune.objectives.drift import METRICS, Metric, ciede2000, ms_ssim
+from paretune.objectives import drift
+from paretune.objectives.drift import METRICS, Metric, ciede2000, known_metrics, load_metrics, ms_ssim
 from paretune.objectives.verdict import EQUALITY_METRIC, THRESHOLDS
 from torch import Tensor
 
@@ -30,7 +32,8 @@ def test_names_are_unique_and_documented() -> None:
     assert all(metric.unit and metric.summary and metric.source for metric in METRICS)
     assert EQUALITY_METRIC in BY_NAME
     for row in THRESHOLDS:
-        assert BY_NAME[row.metric].higher_is_better == row.higher_is_better
+        if row.required:  # others need weights, and are computed elsewhere
+            assert BY_NAME[row.metric].higher_is_better == row.higher_is_better
 
 
 @each_metric
@@ -155,3 +158,63 @@ def test_the_worst_tile_is_found_at_an_edge_the_tile_does_not_divide() -> None:
     candidate[..., -10:, -10:] = 1.0
     expected_db = -10 * math.log10(0.25 * 100 / 64**2)
     assert BY_NAME["worst_tile_psnr_db"](picture, candidate).item() == pytest.approx(expected_db, abs=1e-5)
+
+
+OWN_METRIC = """
+from paretune.objectives.drift import Metric
+
+METRICS = (
+    Metric(
+        name="{name}",
+        unit="1",
+        higher_is_better=False,
+        best=0.0,
+        summary="mean absolute difference",
+        source="definition",
+        compute=lambda reference, candidate: {factor} * (reference - candidate).abs().mean(dim=(1, 2, 3)),
+    ),
+)
+"""
+
+
+@pytest.fixture
+def no_own_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "_own", {})
+
+
+@pytest.mark.usefixtures("no_own_metrics")
+def test_a_users_own_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    white, black = torch.ones(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)
+    for factor in (1, 2):  # the second time, the file was changed
+        file.write_text(OWN_METRIC.format(name="mean_difference", factor=factor))
+        (own,) = load_metrics(file)
+        assert own(white, black).tolist() == [factor]
+        assert known_metrics() == (*METRICS, own)
+
+
+@pytest.mark.usefixtures("no_own_metrics")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (OWN_METRIC.format(name="psnr_db", factor=1), "there is a metric 'psnr_db' already"),
+        (OWN_METRIC.format(name="taken", factor=1), "there is a metric 'taken' already"),
+        ("METRICS = (3,)", "3 in METRICS is not a Metric"),
+        ("METRICS = 3", "cannot be used: TypeError"),
+        ("import nowhere_to_be_found", "cannot be used: ModuleNotFoundError"),
+        ("", "cannot be used: AttributeError"),
+    ],
+)
+def test_metric_files_that_cannot_be_used(text: str, expected: str, tmp_path: Path) -> None:
+    taken = tmp_path / "taken.py"
+    taken.write_text(OWN_METRIC.format(name="taken", factor=1))
+    load_metrics(taken)
+    before = known_metrics()
+    file = tmp_path / "own.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=expected) as caught:
+        load_metrics(file)
+    assert "\n" not in str(caught.value)
+    assert known_metrics() == before
+    with pytest.raises(ValueError, match="cannot be used: FileNotFoundError"):
+        load_metrics(tmp_path / "missing.py")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from paretune.objectives.drift import METRICS
+from paretune.objectives import drift
+from paretune.objectives.drift import METRICS, Metric
 from paretune.objectives.pictures import (
     PictureJudgement,
     QualitySummary,
@@ -87,7 +88,7 @@ def test_a_reference_that_is_not_finite_is_refused(comic: Tensor) -> None:
         judge_pictures(comic * torch.nan, comic)
 
 
-def test_the_worst_picture_decides(comic: Tensor) -> None:
+def test_one_broken_picture_breaks_the_configuration(comic: Tensor) -> None:
     reference = comic.repeat(3, 1, 1, 1)
     judgements = judge_pictures(reference, torch.cat([comic, noisy(comic, 1), torch.zeros_like(comic)]))
     summary = summarize_pictures(judgements)
@@ -100,8 +101,70 @@ def test_the_worst_picture_decides(comic: Tensor) -> None:
     assert summary.worst_metrics["delta_e_mean"] == judgements[2].metrics["delta_e_mean"]
     assert summary.counts[Verdict.BIT_EXACT] == summary.counts[Verdict.IMPERCEPTIBLE] == 1
     assert summary.broken[0].startswith("picture 2: black: ")
+    assert summary.evidence == "1 of 3 broken"
     with pytest.raises(ValueError, match="no judged pictures"):
         summarize_pictures([])
+
+
+def test_losslessness_is_a_promise_of_every_picture_and_less_one_of_most(comic: Tensor) -> None:
+    same, near = judge_pictures(comic.repeat(2, 1, 1, 1), torch.cat([comic, noisy(comic, 2)]))
+    (visible,) = judge_pictures(comic, noisy(comic, 10))
+    lossless = summarize_pictures([same] * 64)
+    assert (lossless.verdict, lossless.drift, lossless.n_reached) == (Verdict.BIT_EXACT, 0, 64)
+    assert lossless.failure_rate_bound == pytest.approx(0.0457, abs=1e-4)
+    assert lossless.evidence == "64 of 64: failure rate below 4.6 % at 95 % confidence"
+    one_less = summarize_pictures([same] * 63 + [near])
+    assert (one_less.verdict, one_less.n_reached) == (Verdict.NEAR_LOSSLESS, 64)
+    assert 1 < one_less.drift <= 2
+    most = summarize_pictures([near] * 62 + [visible] * 2)
+    assert (most.verdict, most.drift, most.n_reached) == (Verdict.NEAR_LOSSLESS, near.drift, 62)
+    assert most.evidence == "62 of 64: failure rate below 9.5 % at 95 % confidence"
+    assert most.worst_metrics["psnr_db"] == visible.metrics["psnr_db"]
+    assert summarize_pictures([near] * 6 + [visible]).verdict is Verdict.VISIBLE
+
+
+def test_metrics_computed_elsewhere_take_part(comic: Tensor) -> None:
+    reference = comic.repeat(3, 1, 1, 1)
+    extra = [{"lpips": 0.0, "own": 7.0}, {"lpips": 0.1}, {"own": 9.0}]
+    same, seen, unseen = judge_pictures(reference, torch.cat([comic, noisy(comic, 1), noisy(comic, 1)]), extra=extra)
+    assert (same.verdict, same.metrics["lpips"], same.metrics["own"]) == (Verdict.BIT_EXACT, 0.0, 7.0)
+    assert seen.verdict is Verdict.VISIBLE  # by LPIPS alone
+    assert seen.drift == pytest.approx(2.25)
+    assert unseen.verdict is Verdict.IMPERCEPTIBLE
+    summary = summarize_pictures([same, seen, unseen], higher_is_better={"own": True})
+    assert (summary.worst_metrics["lpips"], summary.worst_metrics["own"]) == (0.1, 7.0)
+    assert (summary.median_metrics["lpips"], summary.median_metrics["own"]) == (0.05, 8.0)
+    assert summarize_pictures([same, unseen], higher_is_better={"own": False}).worst_metrics["own"] == 9.0
+    with pytest.raises(ValueError, match="'own'"):
+        summarize_pictures([same])
+    with pytest.raises(ValueError, match="1 pictures do not belong to 3"):
+        judge_pictures(reference, reference, extra=[{}])
+    with pytest.raises(ValueError, match="'ssim' is computed here"):
+        judge_pictures(comic, comic, extra=[{"ssim": 1.0}])
+
+
+def test_a_value_that_is_no_number_counts_against_the_picture(comic: Tensor) -> None:
+    (judgement,) = judge_pictures(comic, noisy(comic, 1), extra=[{"lpips": math.nan, "own": -math.inf}])
+    assert (judgement.verdict, judgement.drift) == (Verdict.DIFFERENT, 4)
+    assert judgement.flags == ("lpips: its value is no number", "own: its value is no number")
+    assert judgement.metrics.keys() == {metric.name for metric in METRICS}
+    json.dumps(judgement.to_dict(), allow_nan=False)
+
+
+def test_a_users_own_metric_is_measured(comic: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Metric(
+        name="own",
+        unit="1",
+        higher_is_better=False,
+        best=0.0,
+        summary="mean absolute difference",
+        source="definition",
+        compute=lambda reference, candidate: (reference - candidate).abs().mean(dim=(1, 2, 3)),
+    )
+    monkeypatch.setattr(drift, "_own", {Path("own.py"): (own,)})
+    judgements = judge_pictures(comic.repeat(2, 1, 1, 1), torch.cat([comic, noisy(comic, 2)]))
+    assert judgements[0].metrics["own"] == 0
+    assert summarize_pictures(judgements).worst_metrics["own"] == judgements[1].metrics["own"] > 0
 
 
 def test_json_without_infinities(comic: Tensor) -> None:

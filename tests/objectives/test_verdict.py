@@ -10,12 +10,14 @@ from paretune.objectives.verdict import (
     EQUALITY_METRIC,
     MAX_DRIFT,
     THRESHOLDS,
-    Thresholds,
     Verdict,
+    configuration_drift,
+    configuration_verdict,
     drift,
+    evidence_words,
+    failure_rate_bound,
     judge,
     verdict_of_drift,
-    worst,
 )
 
 EQUAL = {EQUALITY_METRIC: 0.0, **{row.metric: row.best for row in THRESHOLDS}}
@@ -91,6 +93,14 @@ def test_thresholds_are_nested_and_named_once() -> None:
         ({"worst_tile_psnr_db": 10.0}, Verdict.VISIBLE),
         ({"ssim": 0.95}, Verdict.IMPERCEPTIBLE),
         ({"ssim": 0.949}, Verdict.VISIBLE),
+        ({"ssimulacra2": 92.0}, Verdict.IMPERCEPTIBLE),
+        ({"ssimulacra2": 91.9}, Verdict.NEAR_LOSSLESS),
+        ({"ssimulacra2": 80.9}, Verdict.VISIBLE),
+        ({"ssimulacra2": -500.0}, Verdict.VISIBLE),
+        ({"lpips": 0.01}, Verdict.IMPERCEPTIBLE),
+        ({"lpips": 0.02}, Verdict.NEAR_LOSSLESS),
+        ({"lpips": 0.06}, Verdict.VISIBLE),
+        ({"lpips": 0.26}, Verdict.DIFFERENT),
         ({"delta_e_mean": 1.1}, Verdict.NEAR_LOSSLESS),
         ({"delta_e_mean": 2.1}, Verdict.VISIBLE),
         ({"ncc32": 0.89}, Verdict.DIFFERENT),
@@ -120,7 +130,7 @@ def test_nan_proves_nothing(name: str) -> None:
     assert drift(metrics) == MAX_DRIFT
 
 
-@pytest.mark.parametrize("name", list(BARELY))
+@pytest.mark.parametrize("name", [EQUALITY_METRIC, *(row.metric for row in THRESHOLDS if row.required)])
 def test_what_was_not_measured_is_not_assessed(name: str) -> None:
     metrics = {key: value for key, value in BARELY.items() if key != name}
     assert judge(metrics, broken=False) is Verdict.NOT_ASSESSED
@@ -133,27 +143,89 @@ def test_verdicts_are_ordered() -> None:
     assert Verdict.VISIBLE.at_least(Verdict.VISIBLE)
     assert not Verdict.BROKEN.at_least(Verdict.DIFFERENT)
     assert not Verdict.NOT_ASSESSED.at_least(Verdict.BROKEN)
-    assert worst([Verdict.VISIBLE, Verdict.BIT_EXACT]) is Verdict.VISIBLE
     assert Verdict("near-lossless") is Verdict.NEAR_LOSSLESS
     with pytest.raises(ValueError, match="no drift"):
         _ = Verdict.NOT_ASSESSED.drift_limit
 
 
 def test_an_optional_metric_takes_part_when_present() -> None:
-    perceptual = Thresholds(
-        metric="perceptual",
-        best=0.0,
-        worst=1.0,
-        imperceptible=0.01,
-        near_lossless=0.05,
-        visible=0.25,
-        required=False,
-        source="test",
-    )
-    rows = (*THRESHOLDS, perceptual)
-    assert judge(BARELY, False, rows) is Verdict.IMPERCEPTIBLE
-    assert judge({**BARELY, "perceptual": 0.3}, False, rows) is Verdict.DIFFERENT
-    assert drift({**BARELY, "perceptual": 0.15}, False, rows) == pytest.approx(2.5)
+    without = {name: value for name, value in BARELY.items() if name != "lpips"}
+    assert judge(without, broken=False) is Verdict.IMPERCEPTIBLE
+    assert drift(without) == drift(BARELY)
+    assert drift({**without, "lpips": 0.15}) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({Verdict.BIT_EXACT: 64}, Verdict.BIT_EXACT),
+        ({Verdict.BIT_EXACT: 63, Verdict.IMPERCEPTIBLE: 1}, Verdict.IMPERCEPTIBLE),
+        ({Verdict.IMPERCEPTIBLE: 63, Verdict.NEAR_LOSSLESS: 1}, Verdict.NEAR_LOSSLESS),
+        ({Verdict.IMPERCEPTIBLE: 63, Verdict.DIFFERENT: 1}, Verdict.NEAR_LOSSLESS),
+        ({Verdict.NEAR_LOSSLESS: 18, Verdict.VISIBLE: 1}, Verdict.VISIBLE),  # fewer than 20: all of them
+        ({Verdict.NEAR_LOSSLESS: 19, Verdict.VISIBLE: 1}, Verdict.NEAR_LOSSLESS),
+        ({Verdict.NEAR_LOSSLESS: 61, Verdict.VISIBLE: 3}, Verdict.NEAR_LOSSLESS),
+        ({Verdict.NEAR_LOSSLESS: 60, Verdict.VISIBLE: 4}, Verdict.VISIBLE),
+        ({Verdict.VISIBLE: 39, Verdict.DIFFERENT: 1}, Verdict.VISIBLE),
+        ({Verdict.BIT_EXACT: 999, Verdict.BROKEN: 1}, Verdict.BROKEN),
+        ({Verdict.BIT_EXACT: 999, Verdict.NOT_ASSESSED: 1}, Verdict.NOT_ASSESSED),
+        ({Verdict.BROKEN: 1, Verdict.NOT_ASSESSED: 1}, Verdict.BROKEN),
+    ],
+)
+def test_the_verdict_of_a_configuration(counts: dict[Verdict, int], expected: Verdict) -> None:
+    verdicts = [verdict for verdict, count in counts.items() for _ in range(count)]
+    random.Random(0).shuffle(verdicts)
+    assert configuration_verdict(verdicts) is expected
+
+
+def test_the_drift_of_a_configuration_has_the_band_of_its_verdict() -> None:
+    dice = random.Random(2)
+    seen = set()
+    for _ in range(5_000):
+        top = dice.choice([0.0, 1.0, 2.0, 3.0, 4.0])
+        drifts = [dice.choice([0.0, dice.uniform(0, top), dice.uniform(0, 1), top]) for _ in range(dice.randint(1, 70))]
+        drifts += [dice.uniform(0, 4)] * dice.choice([0, 0, 1, 3])
+        value, verdict = configuration_drift(drifts, False), configuration_verdict([*map(verdict_of_drift, drifts)])
+        seen.add(verdict)
+        assert verdict_of_drift(value) is verdict, drifts
+        assert value <= max(drifts)
+        assert configuration_drift(drifts, True) == MAX_DRIFT
+    assert seen == set(list(Verdict)[:5])
+    assert configuration_drift([0.5, 0.2, 0.0], False) == 0.5
+
+
+def test_a_configuration_without_pictures_has_no_verdict() -> None:
+    for refused in (
+        lambda: configuration_verdict([]),
+        lambda: configuration_drift([], False),
+        lambda: evidence_words([], Verdict.VISIBLE),
+    ):
+        with pytest.raises(ValueError, match="no pictures"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("n", "failures", "expected"),
+    # Without failures 1 - 0.05 ** (1 / n); with them, scipy 1.17.1's beta.ppf(0.95, failures + 1, n - failures).
+    [(1, 0, 0.95), (6, 0, 0.393038), (59, 0, 0.049508), (64, 0, 0.045730), (64, 2, 0.095122), (20, 20, 1.0)],
+)
+def test_how_often_pictures_may_fail(n: int, failures: int, expected: float) -> None:
+    assert failure_rate_bound(n, failures) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_failure_rate_needs_trials() -> None:
+    assert failure_rate_bound(64, confidence=0.99) > failure_rate_bound(64)
+    for n, failures, confidence in ((0, 0, 0.95), (3, 4, 0.95), (3, -1, 0.95), (3, 0, 1.0)):
+        with pytest.raises(ValueError, match="failure rate"):
+            failure_rate_bound(n, failures, confidence)
+
+
+def test_the_evidence_in_words() -> None:
+    same, near, visible = Verdict.BIT_EXACT, Verdict.NEAR_LOSSLESS, Verdict.VISIBLE
+    assert evidence_words([same] * 64, same) == "64 of 64: failure rate below 4.6 % at 95 % confidence"
+    some = [near] * 62 + [visible] * 2
+    assert evidence_words(some, near) == "62 of 64: failure rate below 9.5 % at 95 % confidence"
+    assert evidence_words([same] * 63 + [Verdict.BROKEN], Verdict.BROKEN) == "1 of 64 broken"
 
 
 def test_importing_the_package_imports_no_torch() -> None:
