@@ -1,5 +1,6 @@
 """What a report says about how far its figures can be trusted: confirmation, stages, noise floor, machine."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class StageBar:
     milliseconds: dict[str, float]
     """By the names of STAGES."""
     denoising: str
-    """ "30 steps × 33 ms"; empty where the pipeline has no steps."""
+    """ "30 steps, median 33.1 ms"; empty where the pipeline has no steps."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def _stage_bar(label: str, trial: Trial, measured: Mapping[str, Any]) -> StageBa
         name: stage["wall_ms"] if stage.get("gpu_ms") is None else stage["gpu_ms"] for name, stage in stages.items()
     }
     denoising = stages.get(DENOISING, {})
-    words = f"{denoising['steps']} steps × {_short_ms(denoising['median_step_ms'])}" if denoising else ""
+    words = f"{denoising['steps']} steps, median {_short_ms(denoising['median_step_ms'])}" if denoising else ""
     return StageBar(trial, label, measured["total_ms"], {**spent_ms, "other": measured["other_ms"]}, words)
 
 
@@ -229,21 +230,37 @@ def canaries(results: Results) -> list[Canary]:
 
 
 def machine_notes(results: Results) -> dict[str, list[str]]:
-    """What the machine did that a person should know of: {sentence: [where]}."""
-    found: dict[str, list[str]] = {}
+    """What the machine did that a person should know of: {sentence: [where]}, shares as the range of all places."""
     measured = [(f"trial {trial.number}", trial.measurements) for trial in results.complete]
     for kind in (FLOOR, CANARY, BLOCK):
         measured += [(_where(run), run.measurements) for run in results.runs(kind) if run.outcome == Outcome.COMPLETE]
+    # The same but for its percentage is the same: on a busy machine every place has another one.
+    shares: dict[str, list[int]] = {}
+    places: dict[str, list[str]] = {}
     for where, figures in measured:
-        said = notes(figures["machine"]) if "machine" in figures else []
-        for shape in figures.get("latency", ()):
-            if repeated := len(shape.get("throttled_ms", ())):
-                said.append(f"throttled calls were repeated ({repeated})")
-            if counted := shape.get("throttled"):
-                said.append(f"throttled calls are in the figures ({len(counted)}: {'; '.join(dict.fromkeys(counted))})")
-        for sentence in dict.fromkeys(said):
-            found.setdefault(sentence, []).append(where)
-    return found
+        for sentence in dict.fromkeys(_notes(figures)):
+            pattern = _PERCENT.sub("{}", sentence)
+            shares.setdefault(pattern, []).extend(int(share) for share in _PERCENT.findall(sentence))
+            places.setdefault(pattern, []).append(where)
+    return {pattern.replace("{}", _range(shares[pattern])): where for pattern, where in places.items()}
+
+
+_PERCENT = re.compile(r"(\d+)%")
+
+
+def _range(shares: Sequence[int]) -> str:
+    low, high = min(shares, default=0), max(shares, default=0)
+    return f"{high}%" if low == high else f"{low}% to {high}%"
+
+
+def _notes(figures: Mapping[str, Any]) -> list[str]:
+    said = notes(figures["machine"]) if "machine" in figures else []
+    for shape in figures.get("latency", ()):
+        if repeated := len(shape.get("throttled_ms", ())):
+            said.append(f"throttled calls were repeated ({repeated})")
+        if counted := shape.get("throttled"):
+            said.append(f"throttled calls are in the figures ({len(counted)}: {'; '.join(dict.fromkeys(counted))})")
+    return said
 
 
 def _where(run: RunRecord) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paretune.agent.trial_script import FLAT_FILES
 from paretune.search_space import TECHNIQUES
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +19,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 MOST_LINES = 400
-COPIED_BESIDE_APPLY = ("agent/trial_script.py", "studies/workload.py", "objectives/latency.py", "objectives/memory.py")
+COPIED_BESIDE_APPLY = (
+    "agent/trial_script.py",
+    "studies/workload.py",
+    *(f"objectives/{name}.py" for name in FLAT_FILES),
+)
 PUBLIC = {"torch", "diffusers", "torchao", "transformers", "accelerate", "numpy", "psutil", "pynvml"}
 
 

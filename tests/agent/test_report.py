@@ -165,7 +165,7 @@ def test_finalists_stand_with_their_intervals_and_cold_starts(page: _Page) -> No
 
 def test_a_request_is_split_into_its_stages(page: _Page) -> None:
     section = _section(page, "Where a request's time goes One call", "Pictures The same")
-    assert "best trial 2 400 ms 12 ms 320 ms 4 steps × 80.0 ms 48 ms 8 ms 12 ms" in section
+    assert "best trial 2 400 ms 12 ms 320 ms 4 steps, median 80.0 ms 48 ms 8 ms 12 ms" in section
     assert "best trial 2 3.60 GiB 2.10 GiB" in section
     assert "GPU" not in section
 
@@ -173,7 +173,7 @@ def test_a_request_is_split_into_its_stages(page: _Page) -> None:
 def test_on_a_gpu_its_own_times_its_use_and_its_energy_are_shown(tmp_path: Path) -> None:
     page = _Page(report_html(replay(tmp_path, device="cuda")))
     section = _section(page, "Where a request's time goes One call", "Pictures The same")
-    assert "best trial 2 400 ms 12 ms 320 ms 4 steps × 80.0 ms 48 ms 8 ms 12 ms" in section
+    assert "best trial 2 400 ms 12 ms 320 ms 4 steps, median 80.0 ms 48 ms 8 ms 12 ms" in section
     assert "best trial 2 3.60 GiB 2.10 GiB 96 %" in section
     assert "0.28 per 1,000 images 164 J per image" in page.text
     assert "the GPU was at its power cap in 31% of the readings: trial 0, trial 1" in page.text
@@ -228,6 +228,14 @@ def test_doubts_come_before_the_figures(tmp_path: Path) -> None:
     assert "throttled calls were repeated (1): trial 2" in text
 
 
+def test_a_machine_that_was_always_busy_is_one_sentence(tmp_path: Path) -> None:
+    results = replay(tmp_path)
+    for number, share in ((1, 0.45), (2, 0.53), (3, 0.5)):
+        results.trial(number).measurements["machine"]["cpu"]["foreign_share"] = share
+    text = _Page(report_html(results)).text
+    assert "other programs used 7% to 53% of the CPU: trial 1, trial 2, trial 3, trial 4." in text
+
+
 def _with_measurements_of(changed: Results, results: Results) -> Results:
     results.trials = changed.trials
     return results
@@ -254,7 +262,7 @@ def test_requests_of_several_shapes_are_kept_apart(tmp_path: Path) -> None:
     assert "cat: 400 ms (n=5, 388 ms to 416 ms, interval 1.8%, narrow enough)" in page.text
     assert "dog: 400 ms (n=5, 388 ms to 416 ms, interval 1.8%, narrow enough)" in page.text
     assert "1 more shape of request" in page.text
-    assert page.text.count("4 steps × 80.0 ms") == 2
+    assert page.text.count("4 steps, median 80.0 ms") == 2
 
 
 def test_measurements_of_an_earlier_version_can_be_reported(tmp_path: Path) -> None:
