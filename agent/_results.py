@@ -195,6 +195,8 @@ class Results:
             raise UserError(f"no configuration qualifies: none of {len(self.complete)} measured trials {failed}")
         least = min(candidates, key=lambda trial: trial.figure(by))
         tied = [trial for trial in candidates if trial is least or self.tie(by, trial, least)]
+        front = self.front()
+        tied = [trial for trial in tied if trial in front] or tied
         return min(tied, key=lambda t: (LOSSES.index(t.configuration.loss), len(t.configuration.steps), t.figure(by)))
 
 

@@ -149,11 +149,13 @@ def confirmation_note(results: Results) -> str | None:
 
 def machine_note(results: Results) -> str | None:
     """What the machine did meanwhile that casts doubt on the figures."""
-    moved = [run for run in results.runs("canary") if not _inside_floor(results, run)]
-    words = [f"the reference moved beyond the noise floor {len(moved)} times"] if moved else []
+    last = {run.session: run for run in results.runs("canary")}  # a canary outside the floor is tried again
+    moved = sum(not _inside_floor(results, run) for run in last.values())
+    words = [f"the reference moved beyond the noise floor {moved} time{'s' if moved > 1 else ''}"] if moved else []
     throttled = [t.number for t in results.complete if any(s.get("throttled") for s in t.measurements["latency"])]
     if throttled:
-        words.append(f"the GPU was throttled in trials {', '.join(map(str, throttled))}")
+        which = f"trial{'s' if len(throttled) > 1 else ''} {', '.join(map(str, throttled))}"
+        words.append(f"the GPU was throttled in {which}")
     foreign = {
         process["name"]
         for trial in results.complete

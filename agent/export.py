@@ -11,6 +11,7 @@ from ..search_space import Loss, technique
 from ..studies import UserError, utc_now
 from ._continuation import workload_key
 from ._files import sha256, whole_folder, write_json, write_text
+from ._finalists import confirmations
 from ._results import Results, Trial
 from ._summary import doubts, milliseconds, quality, speed_up, spread
 from ._trial_folder import write_scripts
@@ -106,7 +107,9 @@ def bundle_readme(results: Results, trial: Trial) -> str:
         spread=spread,
         quality=quality(results, trial),
         speed_up=speed_up,
-        doubts=doubts(results),
+        # Doubts are about the study's best; of another trial, only what holds for every one is said.
+        doubts=doubts(results) if trial is results.best_or_none() else [],
+        confirmation=confirmations(results).get(trial.number),
         approximate=trial.configuration.loss is Loss.APPROXIMATE,
         requests=results.study.workload.requests,
     )

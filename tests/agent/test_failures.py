@@ -28,7 +28,7 @@ PRESETS: dict[str, tuple[dict[str, dict[str, object]], Outcome, str]] = {
     "changes nothing": ({"nothing": {}}, Outcome.APPLY_ERROR, "nothing changed nothing: no module is any different"),
     "NaN pictures": ({"broken_pictures": {"content": "nan"}}, Outcome.INVALID_OUTPUT, "cat-0.png: "),
     "black pictures": ({"broken_pictures": {"content": "black"}}, Outcome.INVALID_OUTPUT, "cat-0.png: "),
-    "out of GPU memory": ({"out_of_memory": {}}, Outcome.OOM, "apply: OutOfMemoryError: CUDA out of memory."),
+    "out of GPU memory": ({"out_of_memory": {}}, Outcome.OOM, "apply: out of memory: 20.00 GiB were asked for"),
     "does not compile": ({"uncompilable": {}}, Outcome.COMPILE_ERROR, "first_call: "),
     "no kernel": ({"no_kernel": {}}, Outcome.UNSUPPORTED, "apply: NotImplementedError: "),
     "leaves processes behind": ({"grandchildren": {}}, Outcome.COMPLETE, ""),

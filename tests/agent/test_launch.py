@@ -6,7 +6,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from paretune.agent.launch import _Launch, launch
+from paretune.agent._telling import Teller
+from paretune.agent.launch import launch
 from paretune.objectives.fingerprint import Fingerprint
 from paretune.search_space import Configuration, apply_source
 from paretune.studies import Outcome, Records, read_study
@@ -50,7 +51,12 @@ def test_every_complete_trial_has_every_figure_with_its_spread(launched: Launche
         assert (cat["requests"], dog["requests"]) == (["cat"], ["dog"])
         assert cat["n"] >= 5
         assert dog["min_ms"] <= dog["median_ms"] <= dog["max_ms"]
-        assert list(trial.phases_s) == ["start", "load", "apply", "first_call", "warm_up", "measure", "memory", "judge"]
+        assert list(trial.phases_s) == [
+            *("start", "load", "apply", "first_call", "warm_up", "memory", "measure", "pictures", "stages", "judge")
+        ]
+        assert cat["stop"] in ("interval", "calls", "time")
+        assert {stage["requests"][0] for stage in trial.measurements["stages"]} == {"cat", "dog"}
+        assert trial.measurements["setup_peak_vram_gib"] > 0
         assert trial.measurements["quality"]["n"] == 3
 
 
@@ -136,7 +142,7 @@ class TestContinued:
 
         before = [(trial.number, trial.measurements) for trial in launched.results().trials]
         with monkeypatch.context() as patch:
-            patch.setattr(_Launch, "_tell", killed)
+            patch.setattr(Teller, "tell", killed)
             with pytest.raises(KeyboardInterrupt):
                 launched.launch(8)
         untold = launched.results().trials[-1]

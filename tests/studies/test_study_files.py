@@ -101,7 +101,7 @@ def test_what_is_left_out_is_written_out(folder: Path) -> None:
     assert resolved["budget"] == {"trials": 40, "minutes": None}
     assert resolved["objectives"] == ["latency_ms", "peak_vram_gib", "drift"]
     assert set(resolved["deadlines_s"]) == {
-        *("start", "load", "apply", "first_call", "warm_up", "measure", "memory", "judge")
+        *("start", "load", "apply", "first_call", "warm_up", "memory", "measure", "pictures", "stages", "judge")
     }
     assert resolved["workload"]["requests"][0]["weight"] == 1
 
