@@ -59,7 +59,9 @@ def gain(results: Results) -> str:
     if best is None or best is reference:
         return f"No measured configuration of {results.name} is faster than the reference and keeps the study's limits."
     compiled = results.torch_compile
-    if compiled is not None and compiled.complete:
+    if compiled is best:
+        against = "which is torch.compile itself"
+    elif compiled is not None and compiled.complete:
         against = _compared(results, best, compiled, "torch.compile")
     else:
         against = "torch.compile was not measured" if compiled is None else f"torch.compile ended as {compiled.outcome}"
@@ -100,9 +102,9 @@ def shortfall(results: Results) -> str | None:
         ratio = 1 / comparison.ratio
     if ratio >= 1.5:
         return None
-    faster = [trial for trial in results.complete if speed_up(reference, trial) >= 1.5]
+    faster = [t for t in results.complete if speed_up(reference, t) >= 1.5 and not results.acceptable(t)]
     if not faster:
-        return f"Nothing that was tried reached 1.5 times the reference's speed ({len(results.trials)} trials)."
+        return f"Nothing acceptable was shown to be 1.5 times as fast as the reference ({len(results.trials)} trials)."
     which = "One configuration" if len(faster) == 1 else f"{len(faster)} configurations"
     return (
         f"{which} reached 1.5 times the reference's speed and broke the study's limits; the pictures: "

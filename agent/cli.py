@@ -58,7 +58,9 @@ def launch(
             help="Measured trials in all, instead of the file's budget.",
         ),
     ] = None,
-    max_time: Annotated[str | None, typer.Option(help="Start no trial after this long: 90s, 20m, 3h.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option(help="Start no trial after searching this long: 90s, 20m, 3h.")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
     set_: Annotated[

@@ -100,7 +100,7 @@ class _Launch:
         self.trials = trials or study.budget.trials
         # A number of trials that was asked for by hand is not cut short by the file's minutes.
         minutes = max_minutes or (study.budget.minutes if trials is None else None)
-        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.minutes = minutes
         self.fresh = fresh
         self.on_event = on_event
         self.device = detect_device(study.device)
@@ -121,6 +121,7 @@ class _Launch:
                 self.floor = ensure_floor(self.runner, self._reference(), self._note_step)
                 self.runner.know_floor(self.floor.of_figure("latency_ms"))
                 ensure_benign_floor(self.runner, self._note_step)
+                self.deadline = None if self.minutes is None else time.monotonic() + 60 * self.minutes
                 self._search()
                 confirm(self.runner, self.records, self._note_step)
             finally:

@@ -222,7 +222,7 @@ def test_doubts_come_before_the_figures(tmp_path: Path) -> None:
     head = text[: text.index("Configuration Latency, median")]
     assert "more than 1.5 times as long as the fastest in trial 0" in head
     assert "the reference moved beyond the noise floor" in head
-    assert "the GPU was throttled in trials 2" in head
+    assert "the GPU was throttled in trial 2" in head
     assert "1.10 s +10.0% beyond" in text
     assert "throttled calls are in the figures (1: hardware slowdown): trial 2" in text
     assert "throttled calls were repeated (1): trial 2" in text
@@ -289,10 +289,11 @@ def test_the_readme_of_a_bundle_says_what_was_shown(results: Results, tmp_path: 
         "apply 0.3 s, first picture 1.1 s.",
     ):
         assert words in text
-    assert "\n>" not in text
+    assert "confirming blocks of fresh processes" in text
+    assert "times as fast as the reference (95 % interval " in text
     unconfirmed = replay(tmp_path, trusted=False)
     unsure = bundle_readme(unconfirmed, unconfirmed.trial(7))
-    assert "Latency: 2.53 times as fast as the reference; 2.02 times as fast as torch.compile." in unsure
+    assert "Latency: 2.53 times as fast as the reference; 2.02 times as fast as torch.compile; measured once" in unsure
     assert unsure.index("> Trial 7 was not confirmed") < unsure.index("## Use it")
     assert "The noise floor was not measured" in unsure
 
