@@ -4,15 +4,16 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..objectives.intervals import Comparison, compare_paired
+from ..objectives.intervals import Comparison
 from ..studies import Outcome, Records
+from ._blocks import BLOCK, compare_trials
 from ._more_pictures import judge_more
 from ._results import Results, Trial
 from ._runner import Runner
 from ._trial_folder import COMPILED, trial_folder
 from .cold_start import measure_cold_start
 
-BLOCK, COLD_START = "block", "cold-start"
+COLD_START = "cold-start"
 REFERENCE, TORCH_COMPILE = "reference", "torch.compile"
 WARM_UP_CALLS = 1
 """In a block's process, before its timed calls."""
@@ -62,7 +63,8 @@ def confirm(runner: Runner, records: Records, say: Callable[[str], None]) -> Non
     compiled = results.torch_compile
     if compiled is not None and compiled.complete and compiled.number not in {t.number for t in chosen}:
         contenders.insert(1, compiled)
-    _run_blocks(runner, records, contenders, say)
+    # By number, so that the same contenders always stand in the same order: a continued launch knows them again.
+    _run_blocks(runner, records, sorted(contenders, key=lambda trial: trial.number), say)
     for trial in [results.reference, *chosen]:
         _cold_starts(runner, records, trial, say)
 
@@ -104,38 +106,20 @@ def _run_blocks(runner: Runner, records: Records, contenders: Sequence[Trial], s
 
 
 def confirmations(results: Results) -> dict[int, Confirmation]:
-    """What the newest confirmation found, by trial; empty when there is none or it was not finished."""
-    runs = results.runs(BLOCK)
-    for session in sorted({run.session for run in runs}, reverse=True):
-        latencies: dict[int, dict[int, float]] = {}
-        for run in runs:
-            if run.session == session and run.outcome == Outcome.COMPLETE:
-                latencies.setdefault(run.trial, {})[run.position] = float(run.measurements["latency_ms"])
-        against = {REFERENCE: results.reference}
-        if results.torch_compile is not None:
-            against[TORCH_COMPILE] = results.torch_compile
-        found = {
-            trial: Confirmation(
-                trial,
-                {
-                    label: comparison
-                    for label, other in against.items()
-                    if other.number != trial and (comparison := _compare(latencies, other.number, trial))
-                },
-            )
-            for trial in latencies
-            if trial != results.reference.number
+    """What the newest confirmation found, by trial; empty when there is none."""
+    against = {REFERENCE: results.reference}
+    if results.torch_compile is not None:
+        against[TORCH_COMPILE] = results.torch_compile
+    found = {}
+    for trial in results.blocks:
+        comparisons = {
+            label: comparison
+            for label, other in against.items()
+            if other.number != trial and (comparison := compare_trials(results.blocks, other.number, trial))
         }
-        if found and all(c.against for c in found.values()):
-            return found
-    return {}
-
-
-def _compare(latencies: dict[int, dict[int, float]], baseline: int, candidate: int) -> Comparison | None:
-    blocks = sorted(set(latencies.get(baseline, {})) & set(latencies.get(candidate, {})))
-    if len(blocks) < 2:
-        return None
-    return compare_paired([latencies[baseline][b] for b in blocks], [latencies[candidate][b] for b in blocks])
+        if trial != results.reference.number and comparisons:
+            found[trial] = Confirmation(trial, comparisons)
+    return found
 
 
 def _cold_starts(runner: Runner, records: Records, trial: Trial, say: Callable[[str], None]) -> None:

@@ -11,7 +11,8 @@ from ..objectives.machine_state import notes
 from ..objectives.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
 from ..studies import Outcome, RunRecord
 from ._benign import KIND as BENIGN
-from ._finalists import BLOCK, COLD_START, REFERENCE, TORCH_COMPILE, Confirmation, confirmations
+from ._blocks import BLOCK
+from ._finalists import COLD_START, REFERENCE, TORCH_COMPILE, Confirmation, confirmations
 from ._floor import CANARY, FLOOR
 from ._more_pictures import KIND as MORE_PICTURES
 from ._results import Results, Trial

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..objectives.fingerprint import Fingerprint
+from ..objectives.intervals import Comparison
 from ..objectives.noise_floor import NoiseFloor
 from ..objectives.verdict import Verdict
 from ..search_space import LOSSES, Configuration, Loss
 from ..studies import MeasurementRecord, Outcome, RatingRecord, Records, RunRecord, Study, StudyRecord, UserError
+from ._blocks import BLOCK, Latencies, compare_trials, newest_blocks
 from ._constraints import MEASURED, Limit, constraint_values
 from ._trial_folder import PICTURES, trial_folder
 
@@ -90,8 +92,24 @@ class Results:
         """The processes of one kind beside the trials, in the order they ended."""
         return [run for run in self._runs if run.kind == kind]
 
+    @cached_property
+    def blocks(self) -> Latencies:
+        """{trial: {block: latency_ms}} of the newest confirmation."""
+        return newest_blocks(self.runs(BLOCK))
+
+    def confirmed(self, baseline: "Trial", candidate: "Trial") -> Comparison | None:
+        """A candidate against a baseline in confirming blocks; None where these did not measure both."""
+        if baseline is candidate:
+            return None
+        return compare_trials(self.blocks, baseline.number, candidate.number)
+
     def tie(self, figure: str, one: "Trial", other: "Trial") -> bool:
-        """Whether two trials cannot be told apart in a figure: they differ by no more than the noise floor."""
+        """Whether two trials cannot be told apart in a figure: they differ by no more than the noise floor.
+
+        Latencies that were confirmed in the same blocks are told apart by these, which see smaller differences.
+        """
+        if figure == "latency_ms" and (comparison := self.confirmed(one, other)) is not None:
+            return comparison.decision == "tie"
         if self.floor is None:
             return one.figure(figure) == other.figure(figure)
         return self.floor.tie(figure, one.figure(figure), other.figure(figure))
@@ -194,6 +212,10 @@ class Results:
             failed = next(what for what, left in steps if not left)
             raise UserError(f"no configuration qualifies: none of {len(self.complete)} measured trials {failed}")
         least = min(candidates, key=lambda trial: trial.figure(by))
+        for trial in candidates if by == "latency_ms" else []:
+            comparison = self.confirmed(least, trial)
+            if comparison is not None and comparison.decision == "faster":
+                least = trial
         tied = [trial for trial in candidates if trial is least or self.tie(by, trial, least)]
         front = self.front()
         tied = [trial for trial in tied if trial in front] or tied
