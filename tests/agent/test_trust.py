@@ -225,7 +225,8 @@ def test_stored_pictures_are_judged_again_with_a_metric_of_ones_own(
         "def redder(reference_BCHW, candidate_BCHW):\n"
         "    return (candidate_BCHW[:, 0] - reference_BCHW[:, 0]).abs().mean(dim=(1, 2))\n\n\n"
         "METRICS = (\n"
-        "    Metric(name='redder', unit='1', higher_is_better=False, best=0.0, summary='Red.', source='own', compute=redder),\n"
+        "    Metric(name='redder', unit='1', higher_is_better=False, best=0.0, summary='Red.', source='own',\n"
+        "           compute=redder),\n"
         ")\n"
     )
     before = launched.results().trial(1)
