@@ -1,6 +1,6 @@
 """What a study found: its trials, the Pareto front, and the best configuration under given conditions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,6 +114,12 @@ class Results:
             return one.figure(figure) == other.figure(figure)
         return self.floor.tie(figure, one.figure(figure), other.figure(figure))
 
+    def better(self, figure: str, one: "Trial", other: "Trial") -> bool:
+        """Whether one trial has less of a figure than another, beyond a tie."""
+        if figure == "latency_ms" and (comparison := self.confirmed(other, one)) is not None:
+            return comparison.decision == "faster"
+        return not self.tie(figure, one, other) and one.figure(figure) < other.figure(figure)
+
     @property
     def complete(self) -> list[Trial]:
         """The trials that were measured to their end."""
@@ -159,7 +165,7 @@ class Results:
         objective.
         """
         candidates = [trial for trial in self.complete if self.acceptable(trial) and not is_dominated(trial)]
-        front = pareto_front(candidates, self.study.optimised, self.floor)
+        front = pareto_front(candidates, self.study.optimised, self.better)
         return sorted(front, key=lambda t: t.figure(self.study.optimised[0]))
 
     def ties_of(self, trial: Trial, by: str = "latency_ms") -> list[Trial]:
@@ -227,23 +233,30 @@ def is_dominated(trial: Trial) -> bool:
     return "dominated_by" in trial.measurements
 
 
-def pareto_front(trials: Sequence[Trial], objectives: Sequence[str], floor: NoiseFloor | None = None) -> list[Trial]:
-    """The trials that no other one beats: better in one objective by more than the noise floor, and in no other one
-    worse by more than it. Without a floor, any difference counts.
+def strictly_better(figure: str, one: Trial, other: Trial) -> bool:
+    """Whether a trial's figure is less than another's, by however little."""
+    return one.figure(figure) < other.figure(figure)
+
+
+def pareto_front(
+    trials: Sequence[Trial],
+    objectives: Sequence[str],
+    better: Callable[[str, Trial, Trial], bool] = strictly_better,
+) -> list[Trial]:
+    """The trials that no other one beats: better in one objective and in no other one worse. `better` decides what is a
+    difference; by default any is.
 
     Ties are not transitive: should every trial be beaten by some other, those that none beats by any difference stay.
     """
-    points = [tuple(trial.figure(name) for name in objectives) for trial in trials]
-    slack = [1.0 + (floor.of_figure(name) if floor else 0.0) for name in objectives]
 
-    def beats(one: tuple[float, ...], other: tuple[float, ...], slack: Sequence[float]) -> bool:
-        no_worse = all(a <= b * s for a, b, s in zip(one, other, slack, strict=True))
-        return no_worse and any(a * s < b for a, b, s in zip(one, other, slack, strict=True))
+    def unbeaten(better: Callable[[str, Trial, Trial], bool]) -> list[Trial]:
+        def beats(one: Trial, other: Trial) -> bool:
+            gains = any(better(name, one, other) for name in objectives)
+            return gains and not any(better(name, other, one) for name in objectives)
 
-    def unbeaten(slack: Sequence[float]) -> list[Trial]:
-        return [t for t, point in zip(trials, points, strict=True) if not any(beats(p, point, slack) for p in points)]
+        return [trial for trial in trials if not any(beats(other, trial) for other in trials if other is not trial)]
 
-    return unbeaten(slack) or unbeaten([1.0] * len(objectives))
+    return unbeaten(better) or unbeaten(strictly_better)
 
 
 def _trial(row: MeasurementRecord, files: Path) -> Trial:

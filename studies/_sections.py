@@ -133,7 +133,7 @@ class Measurement(Section):
     """Timed calls per shape of request, at least. More follow until the median's 95 % interval is narrower than the
     noise floor, or most_calls or most_seconds are reached."""
     most_calls: int = Field(default=100, ge=5)
-    most_seconds: float = Field(default=60, gt=0)
+    most_seconds: float = Field(default=20, gt=0)
     """Timed seconds per shape of request, at most (at least `calls` calls are made)."""
     warm_up_calls: int = Field(default=2, ge=1)
     """Calls per shape before timing; the first is the cold one."""

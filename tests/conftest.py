@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def own_techniques_of_this_module_only() -> Iterator[None]:
-    """A study's own techniques stay known to the process that loaded them; the next module starts without."""
+    """Own techniques and metrics stay known to the process that loaded them; the next module starts without them."""
+    from paretune.objectives import drift
     from paretune.search_space import _techniques
 
-    before = dict(_techniques._own)
+    registries: list[dict[str, Any]] = [_techniques._own, drift._own]
+    before = [dict(registry) for registry in registries]
     yield
-    _techniques._own.clear()
-    _techniques._own.update(before)
+    for registry, known in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(known)
