@@ -37,8 +37,10 @@ class Confirmation:
 def finalists(results: Results) -> list[Trial]:
     """The best and the fastest of the front, the reference aside.
 
-    Of the front without a noise floor: on a noisy machine everything ties, and blocks are what can tell.
+    Of the front without a noise floor: on a noisy machine everything ties, and blocks are what can tell. What they told
+    is left out of account, or a continued launch would find other finalists.
     """
+    results = results.before_confirming()
     acceptable = [trial for trial in results.complete if results.acceptable(trial) and not is_dominated(trial)]
     front = pareto_front(acceptable, results.study.optimised)
     by_speed = sorted(front, key=lambda trial: trial.figure("latency_ms"))

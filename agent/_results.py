@@ -1,5 +1,6 @@
 """What a study found: its trials, the Pareto front, and the best configuration under given conditions."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,6 +97,12 @@ class Results:
     def blocks(self) -> Latencies:
         """{trial: {block: latency_ms}} of the newest confirmation."""
         return newest_blocks(self.runs(BLOCK))
+
+    def before_confirming(self) -> "Results":
+        """The same results as if nothing had been confirmed."""
+        plain = copy.copy(self)
+        plain.__dict__["blocks"] = {}
+        return plain
 
     def confirmed(self, baseline: "Trial", candidate: "Trial") -> Comparison | None:
         """A candidate against a baseline in confirming blocks; None where these did not measure both."""

@@ -48,8 +48,13 @@ def picture(
     **kwargs: Any,
 ) -> torch.Tensor:
     """(batch, 3, 64, 64) float32 on the CPU, in [0, 1]."""
+    # Drawn in float32, whatever the pipeline's dtype: some hosts draw other numbers for each.
+    side = SIDE_PX // pipeline.vae_scale_factor
+    shape = (1, pipeline.unet.config.in_channels, side, side)
+    noise = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed + i)) for i in range(batch)]
     images = pipeline(
         prompt,
+        latents=torch.cat(noise).to(pipeline.unet.dtype),
         num_images_per_prompt=batch,
         num_inference_steps=steps,
         guidance_scale=guidance,
