@@ -230,6 +230,9 @@ class Results:
             if comparison is not None and comparison.decision == "faster":
                 least = trial
         tied = [trial for trial in candidates if trial is least or self.tie(by, trial, least)]
+        # Ties are not transitive: what another one of them beats is out; what surely beats the reference comes first.
+        tied = [trial for trial in tied if not any(self.better(by, other, trial) for other in tied)] or tied
+        tied = [trial for trial in tied if self.better(by, trial, self.reference)] or tied
         front = self.front()
         tied = [trial for trial in tied if trial in front] or tied
         return min(tied, key=lambda t: (LOSSES.index(t.configuration.loss), len(t.configuration.steps), t.figure(by)))

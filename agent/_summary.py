@@ -132,7 +132,7 @@ def ties_note(results: Results) -> str | None:
     if not tied:
         return None
     which = f"trial {tied[0]}" if len(tied) == 1 else f"trials {', '.join(map(str, tied))}"
-    return f"Trial {best.number} ties with {which} within the noise floor; of these it changes and loses the least."
+    return f"Trial {best.number} ties with {which}; of what is surely faster, the one that loses the least is taken."
 
 
 def confirmation_note(results: Results) -> str | None:

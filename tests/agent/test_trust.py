@@ -77,6 +77,21 @@ def test_confirming_blocks_tell_apart_what_the_noise_floor_cannot(tmp_path: Path
     assert results.best() is tied
 
 
+def test_what_is_faster_for_certain_is_preferred_to_what_only_ties_with_it(tmp_path: Path) -> None:
+    """The plain torch.compile ties with the reference in noisy blocks; the other one ties with it and is faster."""
+    results = replay(tmp_path)
+    fast, compiled = results.of(CACHED), results.torch_compile
+    assert fast is not None
+    assert compiled is not None
+    results.trials = [trial for trial in results.trials if trial in (results.reference, compiled, fast)]
+    for block, (reference_ms, compiled_ms, fast_ms) in enumerate([(880, 890, 670), (870, 630, 630), (910, 600, 640)]):
+        for trial, latency_ms in ((results.reference, reference_ms), (compiled, compiled_ms), (fast, fast_ms)):
+            results._runs.append(_run(results, 99, block, trial.number, latency_ms))
+    assert results.tie("latency_ms", results.reference, compiled)
+    assert results.tie("latency_ms", fast, compiled)
+    assert results.best() is fast
+
+
 def _run(results: Results, session: int, block: int, trial: int, latency_ms: float) -> RunRecord:
     return RunRecord(
         study=results.name,
