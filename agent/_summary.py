@@ -132,7 +132,10 @@ def ties_note(results: Results) -> str | None:
     if not tied:
         return None
     which = f"trial {tied[0]}" if len(tied) == 1 else f"trials {', '.join(map(str, tied))}"
-    return f"Trial {best.number} ties with {which}; of what is surely faster, the one that loses the least is taken."
+    return (
+        f"Trial {best.number} ties with {which}; of what is surely faster than the reference, "
+        "the one that loses least is taken."
+    )
 
 
 def confirmation_note(results: Results) -> str | None:

@@ -120,11 +120,13 @@ class TestOneStudyAfterAnother:
     """Two studies of one workload in one database."""
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tmp_path_factory.mktemp("studies")
 
     @pytest.fixture(scope="class")
-    def first(self, folder: Path, tiny_model: Path) -> Results:
+    @classmethod
+    def first(cls, folder: Path, tiny_model: Path) -> Results:
         finalist = {"count": 1, "blocks": 3, "calls": 1, "cold_starts": 1}
         quality = {"pictures": {"screen": 3, "front": 4, "finalists": 6}}
         study = study_in(folder, tiny_model, "first", finalists=finalist, quality=quality)
