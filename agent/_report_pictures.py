@@ -18,6 +18,7 @@ LEARNED_WORDS = {
     "clip_score": "CLIPScore",
     "pick_score": "PickScore",
     "hpsv2": "HPS v2",
+    "image_reward": "ImageReward",
 }
 """Metrics that need a model's weights."""
 _METRICS = (

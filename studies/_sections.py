@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 Objective = Literal["latency_ms", "peak_vram_gib", "drift", "cold_start_s"]
-LearnedName = Literal["lpips", "dreamsim", "clip_i", "clip_score", "pick_score", "hpsv2"]
+LearnedName = Literal["lpips", "dreamsim", "clip_i", "clip_score", "pick_score", "hpsv2", "image_reward"]
 
 
 class Section(BaseModel):

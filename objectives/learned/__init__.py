@@ -5,7 +5,7 @@ Importing this package imports no model library: that happens in a metric's `loa
 
 import difflib
 
-from . import clip_i, clip_score, dreamsim, hpsv2, lpips, pick_score
+from . import clip_i, clip_score, dreamsim, hpsv2, image_reward, lpips, pick_score
 from .learned_metric import LearnedMetric, Scorer
 
 LEARNED: tuple[LearnedMetric, ...] = (
@@ -15,6 +15,7 @@ LEARNED: tuple[LearnedMetric, ...] = (
     clip_score.metric,
     pick_score.metric,
     hpsv2.metric,
+    image_reward.metric,
 )
 
 

@@ -61,6 +61,8 @@ def load(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
             return tiny_weights.write_lpips(folder / "lpips")
         if name == "hpsv2":
             return tiny_weights.write_hpsv2(folder / "hpsv2", "tiny-hps")
+        if name == "image_reward":
+            return tiny_weights.write_image_reward(folder / "image_reward")
         if name == "dreamsim":
             return tiny_weights.write_dreamsim(folder / "dreamsim")
         return clip
@@ -235,8 +237,50 @@ def test_the_clip_metrics_are_what_transformers_computes(clip: Path, load: Load)
     assert preference == pytest.approx((scale * with_prompts).tolist(), abs=1e-3)
 
 
-def test_a_prompt_beyond_the_models_length_is_cut_off(load: Load, comic: Tensor) -> None:
-    score = load(BY_NAME["pick_score"])
+def test_image_reward_agrees_with_the_authors_package(load: Load) -> None:
+    # image-reward 1.5 with these weights, two layers of width 128, on transformers 4.38.2 and torchvision 0.29.1.
+    # 171 px: resized to 251.5 px, and half a pixel is to be cropped, so its roundings count.
+    pictures = torch.cat(known_pair())[:, :, :, :171]
+    published = {
+        "a cat on a red mat": [-3.6434593200683594, -3.806605577468872],
+        "Café [ENC] 東京, naïve!": [-2.655224323272705, -2.806480646133423],
+        "cat dog bird fish tree house car sun moon star": [-3.101564407348633, -3.225407600402832],
+    }
+    for prompt, values in published.items():
+        ours = load(BY_NAME["image_reward"])(None, pictures, [prompt] * 2).tolist()
+        assert ours == pytest.approx(values, rel=1e-5)
+
+
+def test_image_reward_reads_safetensors_and_half_precision(tmp_path: Path, load: Load, comic: Tensor) -> None:
+    tiny_weights.write_image_reward(tmp_path)
+    (tmp_path / "ImageReward.pt").unlink()
+    weights = {name: tensor.half() for name, tensor in tiny_weights.image_reward_weights().items()}
+    save_file(weights, tmp_path / "ImageReward.safetensors")
+    value = BY_NAME["image_reward"].load(tmp_path, "cpu")(None, comic, ["a cat"]).item()
+    assert value == pytest.approx(load(BY_NAME["image_reward"])(None, comic, ["a cat"]).item(), rel=2e-2)
+
+
+def test_an_image_reward_folder_that_lacks_something_is_refused(tmp_path: Path) -> None:
+    folder = tiny_weights.write_image_reward(tmp_path)
+    load, words, weights = BY_NAME["image_reward"].load, folder / "vocab.txt", tiny_weights.image_reward_weights()
+    words.write_text(words.read_text().replace("##z\n", ""))
+    with pytest.raises(ValueError, match=r"vocab\.txt has 56 words, the weights know 57$"):
+        load(folder, "cpu")
+    words.unlink()
+    with pytest.raises(ValueError, match=r"vocab\.txt not found$"):
+        load(folder, "cpu")
+    del weights["blip.visual_encoder.norm.weight"]
+    torch.save(weights, tiny_weights.write_image_reward(folder) / "ImageReward.pt")
+    with pytest.raises(ValueError, match=r"blip\.visual_encoder\.norm\.weight not found$"):
+        load(folder, "cpu")
+    (folder / "ImageReward.pt").write_bytes(b"these are no weights")
+    with pytest.raises(ValueError, match="does not hold"):
+        load(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["pick_score", "image_reward"])
+def test_a_prompt_beyond_the_models_length_is_cut_off(name: str, load: Load, comic: Tensor) -> None:
+    score = load(BY_NAME[name])
     long = "cat " * 200
     assert score(None, comic, [long]).item() == score(None, comic, [long + "dog"]).item()
 

@@ -79,6 +79,61 @@ def write_hpsv2(folder: Path, architecture: str) -> Path:
     return folder / "HPS.pt"
 
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
+
+
+def image_reward_weights() -> dict[str, Tensor]:
+    """ImageReward with two layers of width 128, under the published keys. Uniform, since those draws are exact."""
+    width, hidden, words = 128, 256, len(_WORDS) + 2
+    embeddings: dict[str, tuple[int, ...]] = {
+        "blip.visual_encoder.cls_token": (1, 1, width),
+        "blip.visual_encoder.pos_embed": (1, 14 * 14 + 1, width),
+        "blip.visual_encoder.patch_embed.proj.weight": (width, 3, 16, 16),
+        "blip.text_encoder.embeddings.word_embeddings.weight": (words, width),
+        "blip.text_encoder.embeddings.position_embeddings.weight": (40, width),
+    }
+    norms, linear = ["blip.visual_encoder.norm", "blip.text_encoder.embeddings.LayerNorm"], {}
+    for layer in range(2):
+        block = f"blip.visual_encoder.blocks.{layer}"
+        norms += [f"{block}.norm1", f"{block}.norm2"]
+        linear |= {f"{block}.attn.qkv": (3 * width, width), f"{block}.attn.proj": (width, width)}
+        linear |= {f"{block}.mlp.fc1": (hidden, width), f"{block}.mlp.fc2": (width, hidden)}
+        block = f"blip.text_encoder.encoder.layer.{layer}"
+        norms.append(f"{block}.output.LayerNorm")
+        linear |= {f"{block}.intermediate.dense": (hidden, width), f"{block}.output.dense": (width, hidden)}
+        for attention in (f"{block}.attention", f"{block}.crossattention"):
+            norms.append(f"{attention}.output.LayerNorm")
+            linear |= {f"{attention}.self.{part}": (width, width) for part in ("query", "key", "value")}
+            linear[f"{attention}.output.dense"] = (width, width)
+    sizes = (width, 1024, 128, 64, 16, 1)
+    linear |= {f"mlp.layers.{place}": (sizes[i + 1], sizes[i]) for i, place in enumerate((0, 2, 4, 6, 7))}
+
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(shape: tuple[int, ...], spread: float) -> Tensor:
+        return (torch.rand(shape, generator=generator) - 0.5) * spread
+
+    # Embeddings small, as trained ones are: then the epsilons of the normalisations count.
+    weights = {name: draw(shape, 0.01) for name, shape in embeddings.items()}
+    weights["blip.visual_encoder.patch_embed.proj.bias"] = draw((width,), 0.01)
+    for name, shape in linear.items():
+        weights[f"{name}.weight"] = draw(shape, (24 / shape[1]) ** 0.5)
+        weights[f"{name}.bias"] = draw(shape[:1], 0.2)
+    for name in norms:
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = 1 + draw((width,), 0.2), draw((width,), 0.2)
+    weights["blip.text_encoder.embeddings.position_ids"] = torch.arange(40)[None]  # published too, and not needed
+    return weights
+
+
+def write_image_reward(folder: Path) -> Path:
+    """Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(image_reward_weights(), folder / "ImageReward.pt")
+    (folder / "vocab.txt").write_text("\n".join(_WORDS) + "\n")
+    return folder
+
+
 _HUB = """
 import torch
 from dreamsim.feature_extraction.vision_transformer import vit_base
