@@ -13,14 +13,17 @@ Latencies = dict[int, dict[int, float]]
 
 
 def newest_blocks(runs: Sequence[RunRecord]) -> Latencies:
-    """Of the newest confirmation that has enough blocks to compare with; empty when there is none."""
+    """Of the newest confirmation in which two or more configurations have enough blocks to compare; empty when there is
+    none. One that failed in its blocks is left out, and takes nothing from the others.
+    """
     for session in sorted({run.session for run in runs}, reverse=True):
         latencies: Latencies = {}
         for run in runs:
             if run.session == session and run.outcome == Outcome.COMPLETE:
                 latencies.setdefault(run.trial, {})[run.position] = float(run.measurements["latency_ms"])
-        if len(latencies) > 1 and all(len(blocks) >= LEAST_BLOCKS for blocks in latencies.values()):
-            return latencies
+        enough = {trial: blocks for trial, blocks in latencies.items() if len(blocks) >= LEAST_BLOCKS}
+        if len(enough) > 1:
+            return enough
     return {}
 
 

@@ -14,12 +14,13 @@ from ._trial_folder import PICTURES, trial_folder
 
 
 def workload_key(study: Study) -> str:
-    """Of everything that the workload is, the content of a user's own Python files included."""
+    """Of everything that the workload is and is judged with, the content of a user's own Python files included."""
     own = [*study.space.files, *([study.workload.python] if study.workload.python is not None else [])]
     data = {
         **study.workload_description(),
-        "sha256": {file: sha256(Path(file)) for file in own},
-        "models": {spec.model: _folder_digest(Path(spec.model)) for spec in (study.workload.pipelines or {}).values()},
+        "sha256": {file: sha256(Path(file)) for file in [*own, *study.quality.files]},
+        "weights": {name: _content_digest(Path(path)) for name, path in study.quality.weights.items()},
+        "models": {spec.model: _content_digest(Path(spec.model)) for spec in (study.workload.pipelines or {}).values()},
     }
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -27,15 +28,18 @@ def workload_key(study: Study) -> str:
 SAMPLE_BYTES = 1 << 16
 
 
-def _folder_digest(folder: Path) -> str | None:
-    """Of a model's folder: every file's name, size, beginning and end. None for a model of the hub.
+def _content_digest(place: Path) -> str | None:
+    """Of a model's file or folder: every file's name, size, beginning and end. None for a model of the hub.
 
     Not of every byte, because that takes half a minute for SDXL at each launch; weights that differ do so everywhere.
     """
-    if not folder.is_dir():
+    folder = place.parent if place.is_file() else place
+    found = [place] if place.is_file() else place.rglob("*")
+    files = sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
+    if not files:
         return None
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+    for file in files:
         size = file.stat().st_size
         with file.open("rb") as content:
             beginning = content.read(SAMPLE_BYTES)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..objectives.intervals import Comparison
-from ..studies import Outcome, Records
+from ..studies import Outcome, Records, RunRecord
+from ._again import measure_again
 from ._blocks import BLOCK, compare_trials
 from ._more_pictures import judge_more
-from ._results import Results, Trial, is_dominated, pareto_front
+from ._results import Results, Trial, pareto_front
 from ._runner import Runner
 from ._trial_folder import COMPILED, trial_folder
 from .cold_start import measure_cold_start
@@ -34,46 +35,56 @@ class Confirmation:
         return faster and (compiled is None or compiled.decision != "slower")
 
 
-def finalists(results: Results) -> list[Trial]:
+def finalists(results: Results, count: int) -> list[Trial]:
     """The best and the fastest of the front, the reference aside.
 
     Of the front without a noise floor: on a noisy machine everything ties, and blocks are what can tell. What they told
     is left out of account, or a continued launch would find other finalists.
     """
     results = results.before_confirming()
-    acceptable = [trial for trial in results.complete if results.acceptable(trial) and not is_dominated(trial)]
+    acceptable = [trial for trial in results.complete if results.acceptable(trial) and not results.is_dominated(trial)]
     front = pareto_front(acceptable, results.study.optimised)
     by_speed = sorted(front, key=lambda trial: trial.figure("latency_ms"))
     chosen = [trial for trial in by_speed if trial.configuration.steps]
     best = results.best_or_none()
     if best is not None and best.configuration.steps:
         chosen = [best, *(trial for trial in chosen if trial is not best)]
-    return chosen[: results.study.finalists.count]
+    return chosen[:count]
 
 
 def confirm(runner: Runner, records: Records, say: Callable[[str], None]) -> None:
     """Confirm the finalists; what an earlier launch has measured of the same ones is used."""
-    name = runner.study.name
-    results = Results(records, name)
-    while chosen := finalists(results):
+    count = runner.study.finalists.count
+    results = _all_finished(runner, records, say)
+    while chosen := finalists(results, count):
         # A verdict on all pictures may take a finalist off the front; then another one moves up.
         for trial in chosen:
             say(f"finalist {trial.configuration}: pictures")
             judge_more(runner, trial.number, runner.study.quality.pictures.finalists)
-        results = Results(records, name)
-        if [t.number for t in finalists(results)] == [t.number for t in chosen]:
+        results = _all_finished(runner, records, say)
+        if [t.number for t in finalists(results, count)] == [t.number for t in chosen]:
             break
     if not chosen:
         return
-    chosen = finalists(results)
+    chosen = finalists(results, count)
     contenders = [results.reference, *chosen]
     compiled = results.torch_compile
     if compiled is not None and compiled.complete and compiled.number not in {t.number for t in chosen}:
         contenders.insert(1, compiled)
     # By number, so that the same contenders always stand in the same order: a continued launch knows them again.
     _run_blocks(runner, records, sorted(contenders, key=lambda trial: trial.number), say)
-    for trial in [results.reference, *chosen]:
+    for trial in contenders:
         _cold_starts(runner, records, trial, say)
+
+
+def _all_finished(runner: Runner, records: Records, say: Callable[[str], None]) -> Results:
+    """The results, once what was ended early for a trial that does not count any more is measured to its end."""
+    results = Results(records, runner.study.name)
+    rows = {row.trial: row for row in records.measurements(runner.study.name)}
+    for trial in results.unfinished():
+        say(f"to its end: {trial.configuration}")
+        measure_again(runner, rows[trial.number], session=0)
+    return Results(records, runner.study.name)
 
 
 def _run_blocks(runner: Runner, records: Records, contenders: Sequence[Trial], say: Callable[[str], None]) -> None:
@@ -88,11 +99,14 @@ def _run_blocks(runner: Runner, records: Records, contenders: Sequence[Trial], s
     ]
     runs = records.runs(runner.study.name, BLOCK)
     session = max((run.session for run in runs), default=0)
-    done = {(run.position, run.trial) for run in runs if run.session == session}
+    begun = list(dict.fromkeys((run.position, run.trial) for run in runs if run.session == session))
+    complete = {(r.position, r.trial) for r in runs if r.session == session and r.outcome == Outcome.COMPLETE}
     # An interrupted confirmation goes on where it stopped; one of other contenders cannot be mixed with this one.
-    if not runs or done != {(block, trial.number) for block, trial in planned[: len(done)]}:
-        session, done = session + 1, set()
-    for block, trial in planned[len(done) :]:
+    if not runs or begun != [(block, trial.number) for block, trial in planned[: len(begun)]]:
+        session, complete = session + 1, set()
+    for block, trial in planned:
+        if (block, trial.number) in complete:
+            continue
         say(f"confirming, block {block + 1} of {settings.blocks}: {trial.configuration}")
         runner.beside(
             BLOCK,
@@ -130,24 +144,27 @@ def confirmations(results: Results) -> dict[int, Confirmation]:
 
 
 def _cold_starts(runner: Runner, records: Records, trial: Trial, say: Callable[[str], None]) -> None:
-    """Start cold as often as the study asks for; the median is the trial's cold start from then on."""
+    """Start cold as often as the study asks for; the median stands beside the estimate that every trial has."""
     wanted = runner.study.finalists.cold_starts
     runs = [run for run in records.runs(runner.study.name, COLD_START) if run.trial == trial.number]
     timeout_s = runner.study.deadlines_s.load + runner.study.deadlines_s.apply + runner.study.deadlines_s.first_call
-    while len(runs) < wanted:
+    while len(_complete(runs)) < wanted and len(runs) < 2 * wanted:
         say(f"cold start {len(runs) + 1} of {wanted}: {trial.configuration}")
         outcome, reason, measured = measure_cold_start(trial.folder, runner.executor.device, timeout_s)
         run = runner.record(COLD_START, trial.number, trial.configuration, outcome, reason, measured, len(runs))
         records.add_run(run)
         runs.append(run)
-    seconds = [run.measurements for run in runs if run.outcome == Outcome.COMPLETE]
+    seconds = [run.measurements for run in _complete(runs)]
     if not seconds or "cold_start" in trial.measurements:
         return
     median = {key: statistics.median(one[key] for one in seconds) for key in seconds[0]}
     measurements = {
         **trial.measurements,
         "cold_start": {"n": len(seconds), **median},
-        "cold_start_estimate_s": trial.measurements["cold_start_s"],
-        "cold_start_s": median["cold_start_s"],
+        "cold_start_measured_s": median["cold_start_s"],
     }
     records.update_measurement(runner.study.name, trial.number, measurements=measurements)
+
+
+def _complete(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    return [run for run in runs if run.outcome == Outcome.COMPLETE]

@@ -1,16 +1,20 @@
 """The noise floor of a study, and the canaries that say whether it still holds."""
 
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..objectives.noise_floor import NoiseFloor
 from ..search_space import Configuration
 from ..studies import MeasurementRecord, Outcome, RunRecord, UserError
+from ..studies._records import STEADY
 from ._runner import Runner
 
-FLOOR, CANARY, SUPERSEDED = "floor", "canary", "superseded"
-CANARY_TRIES = 3
-"""By its definition one canary in twenty lies outside the floor; three in a row do not."""
+FLOOR, CANARY = "floor", "canary"
+CANARY_PAUSES_S = (0.0, 5.0, 20.0)
+"""Before each try. By its definition one canary in twenty lies outside the floor; three in a row mean something, and a
+disturbance of a few seconds is over by then."""
 
 
 def ensure_floor(runner: Runner, reference: MeasurementRecord, say: Callable[[str], None]) -> NoiseFloor:
@@ -25,9 +29,13 @@ def ensure_floor(runner: Runner, reference: MeasurementRecord, say: Callable[[st
     measured = [run.measurements for run in runner.records.runs(study.name, FLOOR) if run.outcome == Outcome.COMPLETE]
     while len(measured) < wanted - 1:
         say(f"noise floor, process {len(measured) + 2} of {wanted}")
-        measured.append(_reference_again(runner, FLOOR, 0, len(measured)).measurements)
+        run = _reference_again(runner, FLOOR, 0, len(measured))
+        if run.outcome != Outcome.COMPLETE:
+            raise UserError(f"the reference could not be measured again ({run.outcome}): {run.reason}")
+        measured.append(run.measurements)
     floor = NoiseFloor.of([reference.measurements, *measured])
     runner.records.update_study(study.name, noise_floor=floor.to_dict())
+    runner.records.settle_machine(study.name, STEADY)
     return floor
 
 
@@ -35,56 +43,29 @@ def ensure_floor(runner: Runner, reference: MeasurementRecord, say: Callable[[st
 class CanaryResult:
     """What the reference measured again says."""
 
-    good: bool
-    latency_ms: float
+    good: bool | None
+    """None when it could not be measured."""
     words: str
 
 
-def canary(runner: Runner, reference: MeasurementRecord, floor: NoiseFloor, after_trials: int) -> CanaryResult:
-    """Measure the reference again, up to three times while it lies outside the floor."""
-    before = float(reference.measurements["latency_ms"])
+def canary(runner: Runner, floor: NoiseFloor, after_trials: int) -> CanaryResult:
+    """Measure the reference again, several times while it lies outside the floor."""
+    before_ms = statistics.median(floor.values["latency_ms"])
+    tried = [run for run in runner.records.runs(runner.study.name, CANARY) if run.session == after_trials]
     spoken = []
-    for attempt in range(CANARY_TRIES):
-        now = float(_reference_again(runner, CANARY, after_trials, attempt).measurements["latency_ms"])
-        spoken.append(f"{now / before - 1:+.1%}")
-        if floor.tie("latency_ms", now, before):
-            return CanaryResult(True, now, f"the reference is where it was ({', '.join(spoken)})")
+    for attempt, pause_s in enumerate(CANARY_PAUSES_S):
+        time.sleep(pause_s)
+        run = _reference_again(runner, CANARY, after_trials, len(tried) + attempt)
+        if run.outcome != Outcome.COMPLETE:
+            return CanaryResult(None, f"the reference could not be measured again ({run.outcome}: {run.reason})")
+        now_ms = float(run.measurements["latency_ms"])
+        spoken.append(f"{now_ms / before_ms - 1:+.1%}")
+        if floor.holds("latency_ms", now_ms):
+            return CanaryResult(True, f"the reference is where it was ({', '.join(spoken)})")
     limit = f"{floor.of_figure('latency_ms'):.1%}"
-    return CanaryResult(False, now, f"the reference has moved ({', '.join(spoken)}; its noise floor is {limit})")
-
-
-def last_good_canary(runs: list[RunRecord], reference_ms: float, floor: NoiseFloor) -> int:
-    """After how many measured trials a canary was last inside the floor; 0 when none was."""
-    good = [
-        run.session
-        for run in runs
-        if run.outcome == Outcome.COMPLETE and floor.tie("latency_ms", run.measurements["latency_ms"], reference_ms)
-    ]
-    return max(good, default=0)
-
-
-def superseded(former: MeasurementRecord, session: int) -> RunRecord:
-    """A trial's measurement that another one takes the place of, kept as a run."""
-    return RunRecord(
-        schema_version=former.schema_version,
-        study=former.study,
-        kind=SUPERSEDED,
-        session=session,
-        position=0,
-        trial=former.trial,
-        configuration_key=former.configuration_key,
-        fingerprint_key=former.fingerprint_key,
-        outcome=former.outcome,
-        reason=former.reason,
-        measurements=former.measurements,
-        phases_s=former.phases_s,
-        finished_at=former.finished_at,
-    )
+    return CanaryResult(False, f"the reference has moved ({', '.join(spoken)}; its noise floor is {limit})")
 
 
 def _reference_again(runner: Runner, kind: str, session: int, position: int) -> RunRecord:
     plan = runner.plan(stages=False, pictures=())
-    run = runner.beside(kind, 0, Configuration(), plan, session=session, position=position)
-    if run.outcome != Outcome.COMPLETE:
-        raise UserError(f"the reference could not be measured again ({run.outcome}): {run.reason}")
-    return run
+    return runner.beside(kind, 0, Configuration(), plan, session=session, position=position)

@@ -14,7 +14,8 @@ KIND = "pictures"
 def judge_more(runner: Runner, trial: int, count: int) -> MeasurementRecord:
     """Make and judge the pictures of a trial that are missing up to `count`, the reference's first.
 
-    A configuration that fails in this, or makes a broken picture, takes on that outcome. Returns what is known then.
+    A configuration that makes a broken picture takes on that outcome. A failure of another kind may be the machine's:
+    what was known stays, with a note of it. Returns what is known then.
     """
     record = _record(runner, trial)
     missing = _missing(runner, record, count)
@@ -35,14 +36,23 @@ def judge_more(runner: Runner, trial: int, count: int) -> MeasurementRecord:
     )
     folder = run_folder(runner.folder, KIND, count, trial)
     quality = run.measurements.get("quality")
-    measurements = record.measurements
-    if quality is not None:
-        measurements = {**measurements, "quality": quality, "drift": quality["drift"]}
+    if quality is None:
+        note = {"wanted": count, "outcome": run.outcome, "reason": run.reason}
+        runner.records.update_measurement(
+            runner.study.name, trial, measurements={**record.measurements, "pictures_missing": note}
+        )
+    else:
         for kept in (PICTURES, LATENTS):
             _move_files(folder / kept, trial_folder(runner.folder, trial) / kept)
-    runner.records.update_measurement(
-        runner.study.name, trial, measurements=measurements, outcome=run.outcome, reason=run.reason
-    )
+        known = {name: value for name, value in record.measurements.items() if name != "pictures_missing"}
+        # The reference stays what everything is compared with, whatever its other seeds look like.
+        ended = {} if trial == 0 else {"outcome": run.outcome, "reason": run.reason}
+        runner.records.update_measurement(
+            runner.study.name,
+            trial,
+            measurements={**known, "quality": quality, "drift": quality["drift"]},
+            **ended,
+        )
     shutil.rmtree(folder, ignore_errors=True)
     return _record(runner, trial)
 

@@ -38,6 +38,8 @@ class Trial:
     measured_at: str
     reused_from: Mapping[str, Any] | None
     """{study, trial, finished_at} of the study that measured it, when it was another one."""
+    machine: str
+    """Whether the machine was then as for the reference (MeasurementRecord.machine)."""
 
     @property
     def complete(self) -> bool:
@@ -167,11 +169,22 @@ class Results:
         """Whether a trial keeps the study's limits."""
         return trial.complete and all(v <= 0 for v in constraint_values(self.study, trial.measurements).values())
 
+    def is_dominated(self, trial: Trial) -> bool:
+        """Whether its measuring was ended early for another trial, clearly better in everything, that still counts:
+        more pictures may have shown since that the other one breaks the study's limits.
+        """
+        by = trial.measurements.get("dominated_by")
+        return any(other.number == by and self.acceptable(other) for other in self.trials if other is not trial)
+
+    def unfinished(self) -> list[Trial]:
+        """The trials that were ended early for another one that does not count any more."""
+        return [t for t in self.complete if "dominated_by" in t.measurements and not self.is_dominated(t)]
+
     def front(self) -> list[Trial]:
         """The acceptable trials that no other one beats, differences within the noise floor being ties; by the first
         objective.
         """
-        candidates = [trial for trial in self.complete if self.acceptable(trial) and not is_dominated(trial)]
+        candidates = [trial for trial in self.complete if self.acceptable(trial) and not self.is_dominated(trial)]
         front = pareto_front(candidates, self.study.optimised, self.better)
         return sorted(front, key=lambda t: t.figure(self.study.optimised[0]))
 
@@ -238,11 +251,6 @@ class Results:
         return min(tied, key=lambda t: (LOSSES.index(t.configuration.loss), len(t.configuration.steps), t.figure(by)))
 
 
-def is_dominated(trial: Trial) -> bool:
-    """Whether its measuring was ended early, because another trial is clearly better in everything."""
-    return "dominated_by" in trial.measurements
-
-
 def strictly_better(figure: str, one: Trial, other: Trial) -> bool:
     """Whether a trial's figure is less than another's, by however little."""
     return one.figure(figure) < other.figure(figure)
@@ -289,4 +297,5 @@ def _trial(row: MeasurementRecord, files: Path) -> Trial:
         apply_py=row.apply_py,
         measured_at=row.finished_at,
         reused_from=row.reused_from,
+        machine=row.machine,
     )

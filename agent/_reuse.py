@@ -7,11 +7,13 @@ from typing import Any
 
 from ..search_space import Configuration, apply_source
 from ..studies import MeasurementRecord, Outcome, Study, StudyRecord
+from ..studies._records import SCHEMA_VERSION, STEADY
 from ._runner import Runner
 from ._trial_folder import PICTURES, trial_folder
 
-TEACHING = (Outcome.COMPLETE, Outcome.OOM, Outcome.COMPILE_ERROR, Outcome.APPLY_ERROR, Outcome.UNSUPPORTED)
-"""Outcomes that would be the same again. A timeout or a crash may have been the machine's."""
+TEACHING = (Outcome.COMPLETE, Outcome.COMPILE_ERROR, Outcome.APPLY_ERROR, Outcome.UNSUPPORTED)
+"""Outcomes that would be the same again. A timeout or a crash may have been the machine's, and how much memory there is
+depends on the study's limits and on other programs."""
 
 
 def age_words(finished_at: str, now: datetime | None = None) -> str:
@@ -81,7 +83,10 @@ def _same_ways(record: StudyRecord, study: Study) -> bool:
 
 def _usable(runner: Runner, record: StudyRecord, known: MeasurementRecord) -> bool:
     """Whether its outcome would be the same, the techniques are written the same, and its files are still there."""
-    if Outcome(known.outcome) not in TEACHING:
+    if Outcome(known.outcome) not in TEACHING or known.schema_version != SCHEMA_VERSION:
+        return False
+    # What was ended early was so beside that study's trials and limits.
+    if known.outcome == Outcome.COMPLETE and (known.machine != STEADY or "dominated_by" in known.measurements):
         return False
     try:
         now = apply_source(Configuration.from_dict(known.configuration), runner.versions)

@@ -19,6 +19,8 @@ from .trial_script import Plan, variant
 INFRASTRUCTURE_TRIES = 3
 UNKNOWN_FLOOR_TARGET = 0.02
 """How narrow the median's interval has to be while the noise floor is still being measured."""
+INTERVAL_SHARE = 0.5
+"""Of the noise floor: a median whose interval is as wide as the floor adds noise that the floor knows nothing of."""
 NARROWEST_TARGET = 0.002
 """A floor below this asks for more calls than anybody waits for."""
 
@@ -28,8 +30,7 @@ def picture_names(study: Study, count: int) -> tuple[str, ...]:
 
     In turn from every shape, so that a few already cover all pipelines and sizes.
     """
-    described = study.workload_description()["requests"]
-    requests = [Request(**{**request, "adapters": tuple(request.get("adapters", ()))}) for request in described]
+    requests = _requests(study)
     shapes: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
         shapes.setdefault(request.shape(), []).append(request)
@@ -48,6 +49,11 @@ def picture_names(study: Study, count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _requests(study: Study) -> list[Request]:
+    described = study.workload_description()["requests"]
+    return [Request(**{**request, "adapters": tuple(request.get("adapters", ()))}) for request in described]
+
+
 class Runner:
     """What every process of a study has in common."""
 
@@ -62,10 +68,11 @@ class Runner:
         self.workload_key = workload_key(study)
         self.versions = {k: v for k, v in executor.fingerprint.packages.items() if v is not None}
         self.target = UNKNOWN_FLOOR_TARGET
+        self.shapes = len({request.shape() for request in _requests(study)})
 
     def know_floor(self, latency_floor: float) -> None:
-        """From now on, calls are timed until their median is known better than the noise floor."""
-        self.target = max(latency_floor, NARROWEST_TARGET)
+        """From now on, calls are timed until their median is known well beside the noise floor."""
+        self.target = max(INTERVAL_SHARE * latency_floor, NARROWEST_TARGET)
 
     def plan(self, **changes: Any) -> Plan:
         """How a trial is measured, with changes."""
@@ -212,6 +219,7 @@ class Runner:
             metric_files=self.study.quality.files,
             known_pictures=[dict(picture) for picture in known_pictures],
             front=[dict(point) for point in front],
+            shapes=self.shapes,
             compiled=None if compiled is None else str(compiled),
         )
         for _ in range(INFRASTRUCTURE_TRIES):

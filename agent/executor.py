@@ -23,6 +23,7 @@ from .trial_process import Job
 POLL_S = 0.1
 SERVER_START_S = 600.0
 """Importing torch and diffusers took over 20 s on a GPU host with a cold disk; a network disk may need far longer."""
+PICTURES_PER_DEADLINE = 16
 GPU_EMPTY_S = 30.0
 GPU_SLACK_GIB = 1.0
 """A desktop's windows come and go; a model is larger."""
@@ -149,9 +150,10 @@ class Executor:
             announced = _phases(folder)
             if len(announced) > seen:
                 phase, since, seen = announced[-1], time.monotonic(), len(announced)
-            if time.monotonic() - since > self._deadlines_s[phase]:
+            deadline_s = self._deadlines_s[phase] * _stretch(phase, job)
+            if time.monotonic() - since > deadline_s:
                 self._kill(child)
-                reason = f"{phase} took longer than its deadline of {self._deadlines_s[phase]:g} s"
+                reason = f"{phase} took longer than its deadline of {deadline_s:g} s"
                 return TrialResult(outcome=Outcome.TIMEOUT, reason=reason, log_tail=_log_tail(folder))
             used_gib = _memory_gib(child, "rss")
             if used_gib > limit_gib and (used_gib := _memory_gib(child, "pss")) > limit_gib:
@@ -188,6 +190,15 @@ class Executor:
                     "launch began: end the program that uses it, and launch again to continue"
                 )
             time.sleep(POLL_S)
+
+
+def _stretch(phase: str, job: Job) -> float:
+    """How many times a phase's deadline holds: shapes of request are measured one by one, pictures made and judged."""
+    if phase in ("warm_up", "measure", "memory", "stages"):
+        return max(1, job.shapes)
+    if phase in ("pictures", "judge"):
+        return max(1.0, len(job.plan["pictures"]) / PICTURES_PER_DEADLINE)
+    return 1
 
 
 def kill_tree(pid: int) -> None:

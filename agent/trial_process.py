@@ -21,6 +21,7 @@ from ._judging import Judge, judge_made, save_latents, save_unjudged
 from ._trial_folder import LATENTS, PHASES, PICTURES, RESULT
 
 SCHEMA_VERSION = 2
+PICTURES_WHILE_TIMING = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class Job:
     """Pictures of this configuration that were judged before: summed up together with the new ones."""
     front: list[dict[str, float]] = field(default_factory=list)
     """Measured configurations that may make this one pointless (see objectives/stopping.py)."""
+    shapes: int = 1
+    """How many shapes of request there are: each is timed for itself, so deadlines grow with them."""
     compiled: str | None = None
     """Folder with what this configuration compiled before; by default a new one, empty."""
 
@@ -107,13 +110,16 @@ def _measure(job: Job, folder: Path, phases: trial_script.Phases) -> dict[str, A
         phases=phases,
         after_load=after_load,
         after_warm_up=lambda pipelines: _check_effects(configuration, pipelines),
-        dominated=lambda latency_ms, memory_gib, pictures: _dominated(job, judge, latency_ms, memory_gib, pictures),
+        dominated=lambda known, pictures: _dominated(
+            job, judge, {**known, "cold_start_s": _cold_start_s(job, phases, known)}, pictures
+        ),
     )
-    measurements["cold_start_s"] = job.import_s + phases.seconds["apply"] + measurements["first_call_ms"] / 1000
+    measurements["cold_start_s"] = _cold_start_s(job, phases, measurements)
     outcome: dict[str, Any] = {"measurements": measurements, "pipelines": described}
     if not job.judge:
         return outcome
     with phases("judge"):
+        _free_the_gpu(job.device)
         if job.quality_assessed:
             reference = None if job.reference_pictures is None else Path(job.reference_pictures)
             prompts = {name: trial_script.variant(requests, name).prompt for name in made.pictures}
@@ -128,7 +134,22 @@ def _measure(job: Job, folder: Path, phases: trial_script.Phases) -> dict[str, A
     return outcome
 
 
-def _dominated(job: Job, judge: Judge, latency_ms: float, memory_gib: float, pictures: Mapping[str, Any]) -> int | None:
+def _cold_start_s(job: Job, phases: trial_script.Phases, measurements: Mapping[str, Any]) -> float:
+    return float(job.import_s + phases.seconds["apply"] + measurements["first_call_ms"] / 1000)
+
+
+def _free_the_gpu(device: str) -> None:
+    """The pipelines are done with; metrics with weights need their room."""
+    if device.startswith("cuda"):
+        import gc
+
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _dominated(job: Job, judge: Judge, known: Mapping[str, Any], pictures: Mapping[str, Any]) -> int | None:
     """The measured trial that makes this one pointless, from what is known of it so far."""
 
     def drift_so_far() -> float | None:
@@ -137,14 +158,17 @@ def _dominated(job: Job, judge: Judge, latency_ms: float, memory_gib: float, pic
         from ..objectives.pictures import judge_pictures, load_png
         from ..objectives.verdict import configuration_drift
 
+        # Judging stands in the way of timing: a few pictures must do. More of them can only drift further.
+        some = [
+            (f"{name}-{index}.png", image) for name, images in pictures.items() for index, image in enumerate(images)
+        ]
         judged = [
-            judge_pictures(load_png(Path(str(job.reference_pictures)) / f"{name}-{index}.png")[None], image[None])[0]
-            for name, images in pictures.items()
-            for index, image in enumerate(images.to(torch.float32))
+            judge_pictures(load_png(Path(str(job.reference_pictures)) / file)[None], image.to(torch.float32)[None])[0]
+            for file, image in some[:PICTURES_WHILE_TIMING]
         ]
         return configuration_drift([j.drift for j in judged], any(j.broken is not None for j in judged))
 
-    return dominated_by(latency_ms, memory_gib, drift_so_far, job.front)
+    return dominated_by(known, drift_so_far, job.front)
 
 
 def _check_effects(configuration: Configuration, pipelines: dict[str, Any]) -> None:

@@ -134,12 +134,12 @@ def run(
     phases: Phases,
     after_load: Callable[[dict[str, Any], list[Any]], None] = lambda pipelines, requests: None,
     after_warm_up: Callable[[dict[str, Any]], None] = lambda pipelines: None,
-    dominated: Callable[[float, float, Mapping[str, Any]], int | None] = lambda latency_ms, memory_gib, pictures: None,
+    dominated: Callable[[Mapping[str, Any], Mapping[str, Any]], int | None] = lambda known, pictures: None,
 ) -> tuple[dict[str, Any], Made]:
     """Measure the configuration in `folder` on `device` as `plan` says.
 
     Memory and stages have passes of their own, because sampling and marking disturb timing. `dominated` is asked
-    between timed calls, with the latency and the peak so far and the pictures made so far; a trial number ends timing.
+    between timed calls, with the measurements and the pictures so far; a trial number ends timing.
 
     Returns the measurements (JSON-able; ms, GiB, s, J) and what was made.
     """
@@ -192,6 +192,7 @@ def run(
         return measurements, made
     if plan.memory:
         with phases("memory"):
+            memory.release_unused(device)
             peaks = []
             for requests in shapes.values():
                 with memory.PeakMemory(device, used_before_gib=used_before_gib) as peak:
@@ -211,9 +212,7 @@ def run(
                 summarize=latency.summarize,
                 state=flat["machine_state"].MachineState(device, _nvml_handle(memory, device)),
                 energy_meter=lambda: flat["energy"].EnergyMeter(_nvml_handle(memory, device)),
-                dominated=lambda latency_ms: dominated(
-                    latency_ms, measurements.get("peak_vram_gib", 0.0), made.pictures
-                ),
+                dominated=lambda latency_ms: dominated({**measurements, "latency_ms": latency_ms}, made.pictures),
             )
         measurements |= timed
     if plan.pictures and "dominated_by" not in measurements:

@@ -39,6 +39,14 @@ class MemorySummary:
         return dataclasses.asdict(self)
 
 
+def release_unused(device: str) -> None:
+    """Give back what the caching allocator holds and nothing uses, so that a peak does not count what came before."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
 class PeakMemory:
     """Context manager that samples memory in a thread; read `summary` after the block.
 

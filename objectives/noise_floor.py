@@ -58,6 +58,10 @@ class NoiseFloor:
         """Whether two values of a figure cannot be told apart."""
         return relative_difference(one, other) <= self.of_figure(name)
 
+    def holds(self, name: str, now: float) -> bool:
+        """Whether the reference, measured again, is where it was: within the floor of the median of its processes."""
+        return self.tie(name, now, statistics.median(self.values[name]))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-able."""
         return {

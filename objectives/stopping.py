@@ -4,7 +4,7 @@ This file is copied verbatim into processes where paretune is not installed; `re
 files lie flat there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 CLEARLY = 1.5
@@ -39,16 +39,18 @@ class StopRule:
 
 
 def dominated_by(
-    latency_ms: float, peak_vram_gib: float, drift: Callable[[], float | None], front: Sequence[dict[str, float]]
+    known: Mapping[str, float], drift: Callable[[], float | None], front: Sequence[Mapping[str, float]]
 ) -> int | None:
     """The number of a measured trial that makes this one pointless, or None.
 
-    Clearly faster, and no worse in memory and drift, where the figures of the running trial are what they are so far:
-    both can only rise. `drift` is called only when it decides. Entries of `front`: trial, latency_ms, peak_vram_gib,
-    and drift where pictures are judged.
+    Clearly faster, and no worse in any other objective, where the figures of the running trial are what they are so
+    far: they can only rise. `known` has latency_ms and every other figure that the entries of `front` have beside
+    `trial`, but for drift, which is asked for only when it decides.
     """
     for other in front:
-        if latency_ms <= CLEARLY * other["latency_ms"] or peak_vram_gib < other["peak_vram_gib"]:
+        if known["latency_ms"] <= CLEARLY * other["latency_ms"]:
+            continue
+        if any(known[name] < other[name] for name in other if name not in ("trial", "latency_ms", "drift")):
             continue
         if "drift" not in other:
             return int(other["trial"])

@@ -13,6 +13,8 @@ CALLS_BEFORE_DOMINATED = 3
 MOST_REPEATS = 3
 """A throttled call is repeated so often; after that, throttled calls count and are flagged: a result is owed."""
 REPEAT_PAUSE_S = 0.5
+LONG_PAUSE_S = 0.5
+"""After a longer pause clocks have fallen: a call that is not timed comes first."""
 
 
 def time_shapes(
@@ -46,7 +48,11 @@ def time_shapes(
                     difference = max(difference, _one_call(watch, call, keep, state, energy_meter))
                     watch.stopped = rule.reason(watch.samples_ms, watch.seconds, relative_width)
             if all(len(watch.samples_ms) == CALLS_BEFORE_DOMINATED for watch in watches):
+                asked = time.perf_counter()
                 better = dominated(_mix(watches, [summarize(watch.samples_ms).median_ms for watch in watches]))
+                if better is None and time.perf_counter() - asked > LONG_PAUSE_S:
+                    for watch in watches:
+                        call(watch.requests[0])
     medians_ms = [summarize(watch.samples_ms).median_ms for watch in watches]
     measured: dict[str, Any] = {
         "latency_ms": _mix(watches, medians_ms),

@@ -16,6 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from ._errors import UserError
 
 SCHEMA_VERSION = 2
+UNCHECKED, STEADY, MOVED = "unchecked", "steady", "moved"
+"""What canaries say of the time in which a trial was measured; STEADY needs a good one before and after."""
 DEFAULT_STORAGE = "sqlite:///paretune.db"
 
 
@@ -94,6 +96,8 @@ class MeasurementRecord(_Base):
     finished_at: Mapped[str]
     reused_from: Mapped[dict[str, Any] | None]
     """{study, trial, finished_at} of the study that measured it, when it was not this one."""
+    machine: Mapped[str] = mapped_column(default=UNCHECKED)
+    """Whether the machine was then as for the reference: STEADY, MOVED, or UNCHECKED until the next canary."""
 
 
 class RunRecord(_Base):
@@ -241,6 +245,15 @@ class Records:
             record = session.scalars(query).one()
             for column, value in columns.items():
                 setattr(record, column, value)
+
+    def settle_machine(self, study: str, state: str) -> None:
+        """What a canary says of every trial that was measured since the one before it."""
+        query = select(MeasurementRecord).where(
+            MeasurementRecord.study == study, MeasurementRecord.machine == UNCHECKED
+        )
+        with self._session() as session:
+            for record in session.scalars(query):
+                record.machine = state
 
     def update_study(self, name: str, **columns: Any) -> None:
         """Write columns of a study that are found out after it was made."""

@@ -178,7 +178,8 @@ class Quality(Section):
 
 
 class Deadlines(Section):
-    """Seconds that each phase of a trial may take before it is killed."""
+    """Seconds that each phase of a trial may take before it is killed: warm_up, measure, memory and stages per shape of
+    request, pictures and judge per 16 pictures."""
 
     start: float = Field(default=120, gt=0)
     load: float = Field(default=600, gt=0)

@@ -156,10 +156,19 @@ FRONT = [{"trial": 2, "latency_ms": 100.0, "peak_vram_gib": 8.0, "drift": 0.5}]
     ],
 )
 def test_dominated_means_in_everything(latency_ms: float, memory_gib: float, drift: float, better: int | None) -> None:
-    assert dominated_by(latency_ms, memory_gib, lambda: drift, FRONT) == better
+    known = {"latency_ms": latency_ms, "peak_vram_gib": memory_gib}
+    assert dominated_by(known, lambda: drift, FRONT) == better
 
 
 def test_without_judged_pictures_latency_and_memory_decide() -> None:
     front = [{"trial": 2, "latency_ms": 100.0, "peak_vram_gib": 8.0}]
-    assert dominated_by(200.0, 9.0, lambda: None, front) == 2
-    assert dominated_by(200.0, 9.0, lambda: None, FRONT) is None
+    known = {"latency_ms": 200.0, "peak_vram_gib": 9.0}
+    assert dominated_by(known, lambda: None, front) == 2
+    assert dominated_by(known, lambda: None, FRONT) is None
+
+
+def test_a_quicker_start_saves_what_is_slower_when_it_is_an_objective() -> None:
+    front = [{"trial": 2, "latency_ms": 100.0, "peak_vram_gib": 8.0, "cold_start_s": 60.0}]
+    known = {"latency_ms": 200.0, "peak_vram_gib": 9.0}
+    assert dominated_by({**known, "cold_start_s": 5.0}, lambda: None, front) is None
+    assert dominated_by({**known, "cold_start_s": 61.0}, lambda: None, front) == 2
