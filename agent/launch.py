@@ -14,13 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..objectives.verdict import Verdict
 from ..search_space import Configuration, PipelineFacts, SearchSpace, impossible
 from ..studies import DEFAULT_STORAGE, MeasurementRecord, Outcome, Records, Study, StudyRecord, UserError, utc_now
-from ..studies._records import MOVED, SCHEMA_VERSION, STEADY, UNCHECKED
-from ._again import measure_again, superseded
+from ..studies._records import SCHEMA_VERSION, UNCHECKED
 from ._benign import ensure_benign_floor
 from ._continuation import only_launcher, refuse_changes
 from ._device import detect_device, target_of
 from ._finalists import confirm
-from ._floor import canary, ensure_floor
+from ._machine_watch import MachineWatch
 from ._more_pictures import judge_more
 from ._results import TORCH_COMPILE, Results
 from ._reuse import age_words, measured_elsewhere, reference_elsewhere, take
@@ -29,8 +28,6 @@ from ._telling import Teller, optuna_study
 from ._trial_folder import LOG, trial_folder
 from .executor import Executor, TrialResult, cold_import_s
 
-CLOSING_CHECKS = 2
-"""At the end of a search: one for the last trials, one more for those that the first had measured again."""
 FRUITLESS_ASKS = 300
 """Proposals in a row that were known or refused, after which the space counts as exhausted."""
 SMALL_SPACE, PATIENCE = 2000, 10
@@ -121,22 +118,16 @@ class _Launch:
                     {k: {p: tuple(v) for p, v in c.items()} for k, c in (record.space or {}).items()}
                 )
                 self.pipelines = {k: PipelineFacts.from_dict(v) for k, v in (record.pipelines or {}).items()}
-                self._know_floor()
+                self.watch = MachineWatch(self.runner, self._note_step, lambda text: self._say("note", text))
                 ensure_benign_floor(self.runner, self._note_step)
                 self.deadline = None if self.minutes is None else time.monotonic() + 60 * self.minutes
                 self._search()
-                for _ in range(CLOSING_CHECKS):
-                    if self._in_doubt():
-                        self._check_the_machine()
+                self.watch.close(self.teller)
                 confirm(self.runner, self.records, self._note_step)
             finally:
                 for folder in self.folder.glob("trial-*"):
                     forget_compiled(folder)
         return Results(self.records, self.study.name)
-
-    def _know_floor(self) -> None:
-        self.floor = ensure_floor(self.runner, self._reference(), self._note_step)
-        self.runner.know_floor(self.floor.of_figure("latency_ms"))
 
     def _note_step(self, text: str) -> None:
         measured = self._measured() if self.records.find_study(self.study.name) else 0
@@ -205,10 +196,9 @@ class _Launch:
         self.teller = Teller(self.study, self.optuna_study, self.folder)
         if not self.optuna_study.get_trials(deepcopy=False):
             self.optuna_study.enqueue_trial(self.space.optuna_parameters(Configuration()))
-        self._since_check = 0
         # Of an earlier launch, or another study's: was the machine the same, and is it now?
-        if self._in_doubt():
-            self._check_the_machine()
+        if self.watch.in_doubt():
+            self.watch.check(self.teller)
         self._recover()
         if self._measured() >= self.trials:
             return
@@ -229,8 +219,8 @@ class _Launch:
                     break
                 self._enqueue([left])
             fruitless = 0 if self._one_trial() else fruitless + 1
-            if self._since_check >= self.study.measurement.canary_every:
-                self._check_the_machine()
+            if self.watch.due():
+                self.watch.check(self.teller)
         if fruitless >= FRUITLESS_ASKS:
             self._say("note", f"{FRUITLESS_ASKS} proposals in a row were known or cannot work: the space is exhausted")
 
@@ -313,7 +303,7 @@ class _Launch:
                 self._put_back(trial.number)  # interrupted: the next launch measures it
             raise
         self.teller.tell(trial, measured)
-        self._since_check += 1
+        self.watch.count()
         front = self._tidy_up()
         text = f"{configuration}: {_summary(measured)}{how}"
         self._say("result", text, done=self._measured(), total=self.trials, front=len(front))
@@ -359,49 +349,6 @@ class _Launch:
             if trial.number not in front and trial is not compiled:
                 forget_compiled(trial.folder)
         return front
-
-    def _in_doubt(self) -> bool:
-        return any(row.machine != STEADY for row in self._rows())
-
-    def _check_the_machine(self) -> None:
-        """Measure the reference again. Where it was: what came since the last check counts, and what an earlier check
-        threw doubt upon is measured again. Elsewhere: what came since is in doubt until a later check finds it back;
-        measuring it again now would only give other wrong figures.
-        """
-        self._since_check = 0
-        measured = self._measured()
-        self._say("trial", "the reference again", done=measured, total=self.trials)
-        result = canary(self.runner, self.floor, measured)
-        if result.good is None:
-            self._say("note", result.words)
-            return
-        if not result.good and self._reference().machine != STEADY and self._reference().reused_from is not None:
-            self._say("note", f"{result.words}: it is measured anew, and nothing else is taken over")
-            self._measure_the_reference_anew()
-            return
-        self.records.settle_machine(self.study.name, STEADY if result.good else MOVED)
-        if not result.good:
-            self._say("note", f"{result.words}: the trials since the last check are in doubt until it is back")
-            return
-        for row in self._rows():
-            if row.machine != MOVED or row.outcome != Outcome.COMPLETE:
-                continue
-            self._say("trial", f"again: {row.trial}", done=measured, total=self.trials)
-            again = measure_again(self.runner, row, session=measured)
-            if again is None:
-                self._say("note", f"trial {row.trial} failed when it was measured again: its figures stay in doubt")
-            else:
-                self.teller.tell_again(row, again)
-
-    def _measure_the_reference_anew(self) -> None:
-        former = self._reference()
-        result = self.runner.trial(0, Configuration())
-        if result.outcome is not Outcome.COMPLETE:
-            raise UserError(f"the unchanged pipelines could not be measured ({result.outcome}): {result.reason}")
-        anew = self.runner.measurement(0, Configuration(), result)
-        self.records.update_study(self.study.name, noise_floor=None)
-        self.records.replace_measurement(anew, superseded(former, 0))
-        self._know_floor()
 
     def _say(self, kind: str, text: str, done: int = 0, total: int = 0, front: int = 0) -> None:
         self.on_event(Event(kind, text, done, total, front))
