@@ -130,7 +130,7 @@ class Measurement(Section):
     """How each trial is measured."""
 
     calls: int = Field(default=5, ge=5)
-    """Timed calls per shape of request, at least. More follow until the median's 95 % interval is narrower than the
+    """Timed calls per shape of request, at least. More follow until the median's 95 % interval is half as wide as the
     noise floor, or most_calls or most_seconds are reached."""
     most_calls: int = Field(default=100, ge=5)
     most_seconds: float = Field(default=20, gt=0)
