@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import verdict as verdicts
 from .detectors import DETECTORS
-from .drift import known_metrics
+from .drift import known_metrics, measure
 from .images import check_pair, from_uint8, to_uint8
 from .verdict import Verdict
 
@@ -195,7 +195,8 @@ def save_png(image_CHW: Tensor, path: str | Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            Image.fromarray(pixels_HWC).save(file, format="PNG")
+            # Level 4 makes files as small as the default, 6, in half the time; level 1 is faster still, 20 % larger.
+            Image.fromarray(pixels_HWC).save(file, format="PNG", compress_level=4)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -216,7 +217,7 @@ def _judge_picture(reference_1CHW: Tensor, candidate_1CHW: Tensor, extra: Mappin
     if torch.equal(reference_u8, candidate_u8):  # metrics of equal pictures are known, and most of the cost
         metrics = {metric.name: metric.best for metric in known_metrics()}
     else:
-        metrics = {metric.name: float(metric(reference, candidate)[0]) for metric in known_metrics()}
+        metrics = {name: float(value[0]) for name, value in measure(known_metrics(), reference, candidate).items()}
     for name in extra:
         if name in metrics:
             raise ValueError(f"the metric {name!r} is computed here: its value cannot come from elsewhere")

@@ -21,7 +21,7 @@ from . import (
     ssimulacra2,
     worst_tile_psnr,
 )
-from .metric import Metric
+from .metric import Metric, measure
 
 METRICS: tuple[Metric, ...] = (
     max_abs_difference.metric,
@@ -75,4 +75,4 @@ def load_metrics(file: Path) -> tuple[Metric, ...]:
     return own
 
 
-__all__ = ["METRICS", "Metric", "known_metrics", "load_metrics"]
+__all__ = ["METRICS", "Metric", "known_metrics", "load_metrics", "measure"]
