@@ -16,6 +16,7 @@ from . import (
     max_abs_difference,
     ms_ssim,
     ncc32,
+    phash,
     psnr,
     ssim,
     ssimulacra2,
@@ -35,6 +36,7 @@ METRICS: tuple[Metric, ...] = (
     delta_e_mean.metric,
     delta_e_p99.metric,
     ncc32.metric,
+    phash.metric,
 )
 
 _own: dict[Path, tuple[Metric, ...]] = {}
