@@ -18,11 +18,14 @@ _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx"
 
 def classify(error: BaseException, phase: str) -> Outcome:
     """The outcome that an exception raised in `phase` stands for."""
+    if phase == "judge":
+        # Everything was made and measured: pictures that cannot be read, or memory that metrics lack, are no fault of
+        # the configuration, and the sampler must not learn to avoid it.
+        return Outcome.INFRASTRUCTURE
     if any(_is_out_of_memory(cause) for cause in _chain(error)):
         return Outcome.OOM
-    if phase in ("start", "load", "judge"):
-        # The unchanged pipelines did not load, or pictures could not be read: the configuration is not to blame.
-        return Outcome.INFRASTRUCTURE
+    if phase in ("start", "load"):
+        return Outcome.INFRASTRUCTURE  # the unchanged pipelines did not load
     for cause in _chain(error):
         text = str(cause).lower()
         if isinstance(cause, NotImplementedError) or any(words in text for words in _UNSUPPORTED):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..objectives.verdict import Verdict
+from ._trial_folder import LATENTS
+from .trial_script import VARIANT
 
 SCHEMA_VERSION = 2
 
@@ -31,7 +33,28 @@ class Judge:
         for file in self.metric_files:
             load_metrics(Path(file))
         metrics = {name: learned_metric(name) for name in self.weights}
-        return {name: (metric, metric.load(Path(self.weights[name]), self.device)) for name, metric in metrics.items()}
+        return {name: (metric, self._load(name, metric)) for name, metric in metrics.items()}
+
+    def _load(self, name: str, metric: Any) -> Callable[..., Any]:
+        """The metric's scorer, which reads its weights when it is first called.
+
+        What made the pictures may still fill the GPU, which is no fault of theirs: then it goes on on the CPU.
+        """
+        import torch
+
+        path = Path(self.weights[name])
+        scorer: Callable[..., Any] | None = None
+
+        def score(*arguments: Any) -> Any:
+            nonlocal scorer
+            try:
+                scorer = scorer or metric.load(path, self.device)
+                return scorer(*arguments)
+            except torch.OutOfMemoryError:
+                scorer = metric.load(path, "cpu")
+                return scorer(*arguments)
+
+        return score
 
     def not_assessed(self) -> dict[str, str]:
         """Every learned metric that has no weights here, with the reason."""
@@ -39,8 +62,14 @@ class Judge:
 
         return {metric.name: "no weights given" for metric in LEARNED if metric.name not in self.weights}
 
-    def judge_file(self, candidate_CHW: Any, reference_CHW: Any, prompt: str) -> dict[str, Any]:
-        """One picture against its reference, JSON-able; both floats (3, H, W) in [0, 1]."""
+    def judge_file(
+        self, candidate_CHW: Any, reference_CHW: Any, prompt: str, latents: Any = None, reference_latents: Any = None
+    ) -> dict[str, Any]:
+        """One picture against its reference, JSON-able; both floats (3, H, W) in [0, 1].
+
+        latents: what each of them was decoded from, of any shape; None where that was not kept.
+        """
+        from ..objectives.latents import broken_latents
         from ..objectives.pictures import judge_pictures
 
         candidate, reference = candidate_CHW[None], reference_CHW[None]
@@ -50,7 +79,9 @@ class Judge:
             for name, (metric, score) in learned.items()
             if metric.kind == "drift"
         }
-        (judgement,) = judge_pictures(reference, candidate, extra=[drifts])
+        broken = None if latents is None else broken_latents(latents)
+        drifts |= _latent_metrics(reference_latents, latents)
+        (judgement,) = judge_pictures(reference, candidate, extra=[drifts], broken=[broken])
         qualities = {
             name: {
                 "candidate": float(score(None, candidate, [prompt])[0]),
@@ -63,12 +94,13 @@ class Judge:
 
     def sum_up(self, pictures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The quality of a configuration from its judged pictures, with the pictures in it."""
-        from ..objectives.drift import known_metrics
+        from ..objectives.latents import HIGHER_IS_BETTER
         from ..objectives.pictures import PictureJudgement, summarize_pictures
 
-        directions = {metric.name: metric.higher_is_better for metric in known_metrics()}
-        directions |= {name: metric.higher_is_better for name, (metric, _) in self._learned.items()}
-        summary = summarize_pictures([PictureJudgement.from_dict(p) for p in pictures], higher_is_better=directions)
+        directions = HIGHER_IS_BETTER | {name: metric.higher_is_better for name, (metric, _) in self._learned.items()}
+        summary = summarize_pictures(
+            [PictureJudgement.from_dict(p) for p in pictures], prompts=_prompts(pictures), higher_is_better=directions
+        )
         first_broken = next((f"{p['file']}: {p['broken']}" for p in pictures if p["broken"]), None)
         return {
             **summary.to_dict(),
@@ -77,6 +109,22 @@ class Judge:
             "quality": _mean_quality(pictures),
             "not_assessed": self.not_assessed(),
         }
+
+
+def _latent_metrics(reference: Any, candidate: Any) -> dict[str, float]:
+    """None where latents are missing, of another shape, or not finite (which is said elsewhere)."""
+    from ..objectives.latents import broken_latents, compare_latents
+
+    if reference is None or candidate is None or reference.shape != candidate.shape:
+        return {}
+    return {} if broken_latents(reference) or broken_latents(candidate) else compare_latents(reference, candidate)
+
+
+def _prompts(pictures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which prompt each picture is of: in its words, or where some picture lacks them, by its request of any seed."""
+    if all("prompt" in picture for picture in pictures):
+        return [str(picture["prompt"]) for picture in pictures]
+    return [str(picture["request"]).partition(VARIANT)[0] for picture in pictures]
 
 
 def _mean_quality(pictures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -96,11 +144,12 @@ def judge_made(
     reference: Path | None,
     prompts: Mapping[str, str],
     known: Sequence[Mapping[str, Any]] = (),
+    latents: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Save what a process made as PNG in `folder`, judge each picture, and sum up together with `known` ones.
 
-    pictures: {request: (B, 3, H, W) as decoded}; reference: the folder with the reference's pictures, None for the
-    reference itself; prompts by request.
+    pictures: {request: (B, 3, H, W) as decoded}; reference: the folder with the reference's pictures, which its latents
+    lie beside, None for the reference itself; prompts by request; latents: {request: (B, ...) as the decoder got them}.
     """
     import torch
 
@@ -108,13 +157,16 @@ def judge_made(
 
     judged = {picture["file"]: dict(picture) for picture in known}
     for name, images in pictures.items():
+        decoded = _per_picture((latents or {}).get(name), len(images))
+        before = decoded if reference is None else latents_of(reference.parent / LATENTS, name, len(images))
         for index, image in enumerate(images):
             file = f"{name}-{index}.png"
             save_png(image, folder / file)
             # A reference that is not finite is reported as broken, not compared with itself.
             original = image.nan_to_num() if reference is None else load_png(reference / file)
-            judgement = judge.judge_file(image, original.to(torch.float32), prompts.get(name, ""))
-            judged[file] = {"file": file, "request": name, **judgement}
+            prompt = prompts.get(name, "")
+            judgement = judge.judge_file(image, original.to(torch.float32), prompt, decoded[index], before[index])
+            judged[file] = {"file": file, "request": name, "prompt": prompt, **judgement}
     return judge.sum_up(list(judged.values()))
 
 
@@ -138,3 +190,16 @@ def save_latents(folder: Path, latents: Mapping[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     for name, tensor in latents.items():
         save_file({"latents": tensor.contiguous()}, str(folder / f"{name}.safetensors"))
+
+
+def latents_of(folder: Path, name: str, count: int) -> list[Any]:
+    """What `save_latents` kept of the pictures of a request, one each; None for each where it kept nothing."""
+    from safetensors.torch import load_file
+
+    file = folder / f"{name}.safetensors"
+    return _per_picture(load_file(str(file))["latents"] if file.is_file() else None, count)
+
+
+def _per_picture(latents: Any, count: int) -> list[Any]:
+    # A pipeline that decodes picture by picture leaves only its last call's latents: they are nobody's.
+    return [None] * count if latents is None or len(latents) != count else list(latents)

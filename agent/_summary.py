@@ -39,7 +39,7 @@ def quality(results: Results, trial: Trial) -> str:
 
 
 def evidence(results: Results, trial: Trial) -> str:
-    """What a verdict rests on: "64 of 64: failure rate below 4.6 % at 95 % confidence"; empty without a verdict."""
+    """What a verdict rests on, in the words of objectives/evidence.py; empty without a verdict."""
     if not results.study.workload.quality_assessed or "quality" not in trial.measurements:
         return ""
     return str(trial.measurements["quality"].get("evidence", ""))

@@ -7,8 +7,8 @@ from typing import Any
 from ..search_space import Configuration
 from ..studies import Outcome, Records, Request, Study, UserError
 from ..studies._study import parse_study
-from ._judging import Judge
-from ._trial_folder import PICTURES, trial_folder
+from ._judging import Judge, latents_of
+from ._trial_folder import LATENTS, PICTURES, trial_folder
 from .trial_script import variant
 
 
@@ -47,9 +47,14 @@ def rejudge(
             candidate = trial_folder(files, row.trial) / PICTURES / known["file"]
             if not candidate.is_file() or not (reference / known["file"]).is_file():
                 raise UserError(f"{candidate} is gone, so {name} cannot be judged again")
-            prompt = variant(requests, known["request"]).prompt
-            judged = judge.judge_file(load_png(candidate), load_png(reference / known["file"]), prompt)
-            pictures.append({"file": known["file"], "request": known["request"], **judged})
+            request = variant(requests, known["request"])
+            prompt, index = request.prompt, int(Path(known["file"]).stem.rpartition("-")[2])
+            latents = [
+                latents_of(folder.parent / LATENTS, request.name, request.batch)[index]
+                for folder in (candidate.parent, reference)
+            ]
+            judged = judge.judge_file(load_png(candidate), load_png(reference / known["file"]), prompt, *latents)
+            pictures.append({"file": known["file"], "request": known["request"], "prompt": prompt, **judged})
             done += 1
         quality: dict[str, Any] = judge.sum_up(pictures)
         measurements = {**row.measurements, "quality": quality, "drift": quality["drift"]}

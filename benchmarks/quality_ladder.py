@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from paretune.objectives.images import to_uint8
 from paretune.objectives.pictures import PictureJudgement
-from paretune.objectives.verdict import THRESHOLDS, Verdict
+from paretune.objectives.verdict import CAPS, THRESHOLDS, Verdict
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.ladder import LADDER, NAMES, Rung, picture, series_of, thresholds_table  # noqa: E402
+from support.ladder import LADDER, NAMES, Rung, caps_table, picture, series_of, thresholds_table  # noqa: E402
 
 SHOWN = {"psnr_db": "PSNR {:.1f} dB", "worst_tile_psnr_db": "tile {:.1f}", "ssimulacra2": "SSIMULACRA2 {:.0f}"}
 SHOWN |= {"delta_e_mean": "dE {:.2f}"}
@@ -77,14 +77,16 @@ def draw_sheet(rows: Sequence[tuple[str, Sequence[Cell]]], file: Path) -> None:
 
 
 def held_back_by(judgement: PictureJudgement) -> list[str]:
-    """The metrics that keep a picture from the next better verdict, or the detector that broke it."""
+    """The metrics and flags that keep a picture from the next better verdict, or the detector that broke it."""
     if judgement.broken is not None:
         return [judgement.broken.partition(":")[0]]
     better = list(Verdict)[max(0, judgement.verdict.rank - 1)]
     if not Verdict.IMPERCEPTIBLE.at_least(better) or better is Verdict.BIT_EXACT:
         return []
     rows = [row for row in THRESHOLDS if row.metric in judgement.metrics]
-    return [row.metric for row in rows if not row.meets(judgement.metrics[row.metric], better)]
+    metrics = [row.metric for row in rows if not row.meets(judgement.metrics[row.metric], better)]
+    flagged = {flag.partition(":")[0] for flag in judgement.flags}
+    return metrics + [cap.detector for cap in CAPS if cap.detector in flagged and not cap.at_best.at_least(better)]
 
 
 def flags_of(judgements: Sequence[PictureJudgement]) -> str:
@@ -136,7 +138,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pictures = {name: picture(name) for name in NAMES}
     judgements = {rung.name: [rung.judge(pictures[name]) for name in NAMES] for rung in LADDER}
-    print("\n".join([*thresholds_table(), "", *_table(judgements)]))
+    print("\n".join([*thresholds_table(), "", *caps_table(), "", *_table(judgements)]))
     outside = [r.name for r in LADDER if not all(r.allows(j.verdict) for j in judgements[r.name])]
     print(f"\nOutside of what is allowed: {', '.join(outside) or 'none'}.")
 

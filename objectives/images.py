@@ -1,4 +1,4 @@
-"""What every comparison of pictures needs: quantisation, luma, and the check of a pair's shapes."""
+"""What every comparison of pictures needs: quantisation, luma, linear light, and the check of a pair's shapes."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def to_uint8(image_BCHW: Tensor) -> Tensor:
     Clamped and rounded as diffusers' `VaeImageProcessor` does; NaN becomes 0, as it does on most machines there.
     """
     floats = image_BCHW.detach().to(device="cpu", dtype=torch.float32)
-    return floats.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1).mul(LEVELS).round().to(torch.uint8)
+    return floats.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp_(0, 1).mul_(LEVELS).round_().to(torch.uint8)
 
 
 def from_uint8(image_BCHW: Tensor) -> Tensor:
@@ -25,8 +25,14 @@ def from_uint8(image_BCHW: Tensor) -> Tensor:
 
 def luma_levels(image_BCHW: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> luma (B, H, W) in [0, 255], float64. Rec. ITU-R BT.601 weights on sRGB as coded."""
-    weights = torch.tensor(_REC601, dtype=torch.float64).view(1, 3, 1, 1)
-    return (image_BCHW.to(torch.float64) * weights).sum(dim=1) * LEVELS
+    red, green, blue = image_BCHW.unbind(dim=1)
+    luma_BHW = red.to(torch.float64) * _REC601[0]
+    return luma_BHW.add_(green, alpha=_REC601[1]).add_(blue, alpha=_REC601[2]).mul_(LEVELS)
+
+
+def srgb_to_linear(image: Tensor) -> Tensor:
+    """sRGB in [0, 1], any shape -> linear light, of the same type. IEC 61966-2-1."""
+    return torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055).pow_(2.4))
 
 
 def check_pictures(name: str, image_BCHW: Tensor) -> None:

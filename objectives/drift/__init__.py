@@ -16,12 +16,13 @@ from . import (
     max_abs_difference,
     ms_ssim,
     ncc32,
+    phash,
     psnr,
     ssim,
     ssimulacra2,
     worst_tile_psnr,
 )
-from .metric import Metric
+from .metric import Metric, measure
 
 METRICS: tuple[Metric, ...] = (
     max_abs_difference.metric,
@@ -35,6 +36,7 @@ METRICS: tuple[Metric, ...] = (
     delta_e_mean.metric,
     delta_e_p99.metric,
     ncc32.metric,
+    phash.metric,
 )
 
 _own: dict[Path, tuple[Metric, ...]] = {}
@@ -75,4 +77,4 @@ def load_metrics(file: Path) -> tuple[Metric, ...]:
     return own
 
 
-__all__ = ["METRICS", "Metric", "known_metrics", "load_metrics"]
+__all__ = ["METRICS", "Metric", "known_metrics", "load_metrics", "measure"]

@@ -6,8 +6,8 @@ from .ciede2000 import delta_e_map
 from .metric import Metric
 
 
-def _compute(reference_BCHW: Tensor, candidate_BCHW: Tensor) -> Tensor:
-    return delta_e_map(reference_BCHW, candidate_BCHW).mean(dim=(1, 2))
+def _compute(delta_e_BHW: Tensor) -> Tensor:
+    return delta_e_BHW.mean(dim=(1, 2))
 
 
 metric = Metric(
@@ -18,4 +18,5 @@ metric = Metric(
     summary="mean CIEDE2000 of the pixels",
     source="Sharma, Wu & Dalal 2005, doi:10.1002/col.20070",
     compute=_compute,
+    shared=delta_e_map,
 )

@@ -6,8 +6,8 @@ from .ciede2000 import delta_e_map
 from .metric import Metric
 
 
-def _compute(reference_BCHW: Tensor, candidate_BCHW: Tensor) -> Tensor:
-    delta_e_BN = delta_e_map(reference_BCHW, candidate_BCHW).flatten(1)
+def _compute(delta_e_BHW: Tensor) -> Tensor:
+    delta_e_BN = delta_e_BHW.flatten(1)
     # kthvalue and not quantile, which refuses more than 2**24 values (a 4096 px picture has that many).
     return delta_e_BN.kthvalue(-(-99 * delta_e_BN.shape[1] // 100), dim=1).values
 
@@ -20,4 +20,5 @@ metric = Metric(
     summary="99th percentile of CIEDE2000 over the pixels",
     source="Sharma, Wu & Dalal 2005, doi:10.1002/col.20070",
     compute=_compute,
+    shared=delta_e_map,
 )

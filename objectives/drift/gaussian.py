@@ -1,12 +1,19 @@
-"""The Gaussian window that SSIM and MS-SSIM look through."""
+"""The terms of SSIM, through the Gaussian window that SSIM and MS-SSIM look through."""
+
+import math
 
 import torch
 from torch import Tensor
+
+from .local_statistics import local_statistics
 
 WINDOW_PX = 11
 SIGMA_PX = 1.5
 _C1 = 0.01**2
 _C2 = 0.03**2
+
+_WEIGHTS = [math.exp(-(offset**2) / (2 * SIGMA_PX**2)) for offset in range(WINDOW_PX // 2 + 1)]
+_HALF_KERNEL = [weight / (2 * sum(_WEIGHTS) - _WEIGHTS[0]) for weight in _WEIGHTS]
 
 
 def ssim_terms(reference_BCHW: Tensor, candidate_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -14,22 +21,18 @@ def ssim_terms(reference_BCHW: Tensor, candidate_BCHW: Tensor) -> tuple[Tensor, 
 
     As Wang et al. 2004: Gaussian window of 11 px with sigma 1.5, K1 = .01, K2 = .03, only whole windows.
     """
-    x, y = reference_BCHW, candidate_BCHW
-    mean_x, mean_y = _blur(x), _blur(y)
-    variance_x = _blur(x * x) - mean_x.square()
-    variance_y = _blur(y * y) - mean_y.square()
-    covariance = _blur(x * y) - mean_x * mean_y
-    contrast_structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x.square() + mean_y.square() + _C1)
-    return (luminance * contrast_structure).mean(dim=(2, 3)), contrast_structure.mean(dim=(2, 3))
+    planes = zip(reference_BCHW.flatten(0, 1), candidate_BCHW.flatten(0, 1), strict=True)
+    terms_NT = torch.stack([_terms(x_HW, y_HW) for x_HW, y_HW in planes])
+    similarity_BC, contrast_structure_BC = terms_NT.view(*reference_BCHW.shape[:2], 2).unbind(dim=2)
+    return similarity_BC, contrast_structure_BC
 
 
-def _blur(image_BCHW: Tensor) -> Tensor:
-    offsets = torch.arange(WINDOW_PX, dtype=image_BCHW.dtype) - WINDOW_PX // 2
-    weights = torch.exp(-offsets.square() / (2 * SIGMA_PX**2))
-    weights = weights / weights.sum()
-    batch, channels, height, width = image_BCHW.shape
-    planes = image_BCHW.reshape(batch * channels, 1, height, width)
-    planes = torch.nn.functional.conv2d(planes, weights.view(1, 1, -1, 1))
-    planes = torch.nn.functional.conv2d(planes, weights.view(1, 1, 1, -1))
-    return planes.reshape(batch, channels, *planes.shape[2:])
+def _terms(x_HW: Tensor, y_HW: Tensor) -> Tensor:
+    """Both means of one plane, (2,)."""
+    local = local_statistics(x_HW, y_HW, _HALF_KERNEL)
+    # (2 cov + C2) / (var x + var y + C2), and the same of the means.
+    contrast_structure = 1 - local.variance_difference / (local.variances + _C2)
+    mean_y = local.mean_x + local.mean_difference
+    squares = local.mean_x.square().addcmul_(mean_y, mean_y).add_(_C1)
+    luminance = 1 - local.mean_difference.square() / squares
+    return torch.stack(((luminance * contrast_structure).mean(), contrast_structure.mean()))

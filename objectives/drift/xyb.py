@@ -13,19 +13,15 @@ _SRGB_TO_LMS = (
 _BIAS = 0.0037930732552754493
 
 
-def srgb_to_linear(image_BCHW: Tensor) -> Tensor:
-    """sRGB in [0, 1], any shape -> linear light, float64. IEC 61966-2-1."""
-    coded = image_BCHW.to(torch.float64)
-    return torch.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
-
-
 def linear_to_positive_xyb(linear_BCHW: Tensor) -> Tensor:
-    """Linear sRGB (B, 3, H, W) -> float64 (B, 3, H, W): X, Y and B - Y, scaled and moved as SSIMULACRA 2 does.
+    """Linear sRGB (B, 3, H, W) -> X, Y and B - Y (B, 3, H, W), scaled and moved as SSIMULACRA 2 does; keeps the type.
 
     Y of sRGB is in [.01, .86], X in [.20, .82], B - Y in [.27, .94].
     """
-    matrix = torch.tensor(_SRGB_TO_LMS, dtype=torch.float64)
-    cones = torch.einsum("ij,bjhw->bihw", matrix, linear_BCHW.to(torch.float64)).clamp_min(0) + _BIAS
-    long, medium, short = (cones.pow_(1 / 3) - _BIAS ** (1 / 3)).unbind(dim=1)
-    x, y = (long - medium) / 2, (long + medium) / 2
-    return torch.stack((14 * x + 0.42, y + 0.01, short - y + 0.55), dim=1)
+    red, green, blue = linear_BCHW.unbind(dim=1)
+    long, medium, short = (
+        (r * red).add_(green, alpha=g).add_(blue, alpha=b).clamp_min_(0).add_(_BIAS).pow_(1 / 3).sub_(_BIAS ** (1 / 3))
+        for r, g, b in _SRGB_TO_LMS
+    )
+    lightness = (long + medium).div_(2)
+    return torch.stack(((long - medium).mul_(7).add_(0.42), lightness + 0.01, (short - lightness).add_(0.55)), dim=1)

@@ -28,6 +28,14 @@ def test_a_configuration_is_not_blamed_for_what_surrounds_it(phase: str) -> None
     assert classify(FileNotFoundError("trial-0000/pictures"), phase) is Outcome.INFRASTRUCTURE
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("x")])
+def test_what_judging_lacks_is_not_the_configurations_fault(error: Exception) -> None:
+    assert classify(error, "judge") is Outcome.INFRASTRUCTURE
+    wrapped = RuntimeError("a metric failed")
+    wrapped.__cause__ = error
+    assert classify(wrapped, "judge") is Outcome.INFRASTRUCTURE
+
+
 CUDA_TEXT = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 312.00 MiB is "
     "free. Including non-PyTorch memory, this process has 78.79 GiB memory in use. Of the allocated memory 76.02 GiB "
@@ -83,7 +91,9 @@ def test_an_out_of_memory_says_what_was_missing(
     _free(monkeypatch)
     assert memory_shortage(error) == pytest.approx(shortage)
     assert sentence(error, "first_call") == f"first_call: out of memory: {said}"
-    assert classify(error, "first_call") is Outcome.OOM
+    for phase in ("load", "apply", "first_call", "measure", "pictures"):
+        assert classify(error, phase) is Outcome.OOM
+    assert classify(error, "judge") is Outcome.INFRASTRUCTURE
 
 
 def test_the_shortage_is_found_behind_a_compilers_error() -> None:

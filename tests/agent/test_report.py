@@ -147,7 +147,7 @@ def test_the_best_row_says_what_can_be_trusted(page: _Page) -> None:
         "Differences under 1.3% could not have been seen.",
         "drift 1.62, beyond the benign floor",
         "drift 0.40, within the benign floor",
-        "4 of 4: failure rate below 52.7 % at 95 % confidence",
+        "4 of 4 pictures, 2 of 2 prompts: failure rate of prompts below 77.6 % at 95 % confidence",
         "0.28 per 1,000 images",
         "5.7 s p50 of 3",
     ):
@@ -283,7 +283,8 @@ def test_measurements_of_an_earlier_version_can_be_reported(tmp_path: Path) -> N
 def test_the_readme_of_a_bundle_says_what_was_shown(results: Results, tmp_path: Path) -> None:
     text = bundle_readme(results, results.trial(2))
     for words in (
-        "Pictures: **near-lossless** (4 of 4: failure rate below 52.7 % at 95 % confidence).",
+        "Pictures: **near-lossless** (4 of 4 pictures, 2 of 2 prompts: failure rate of prompts below 77.6 % at 95 % "
+        "confidence).",
         "Noise floor of that machine: 2.3% in latency, 0.9% in memory.",
         "Cold start in 3 fresh processes with empty caches, medians: interpreter 0.1 s, imports 4.2 s, weights 2.5 s, "
         "apply 0.3 s, first picture 1.1 s.",

@@ -163,3 +163,10 @@ def test_any_size_is_accepted(detector: Detector, size: tuple[int, int]) -> None
 def test_the_counts_of_what_is_not_finite(comic: Tensor) -> None:
     (reason,) = BY_NAME["non_finite"](comic, with_nan(comic))
     assert reason == "1 of 49152 values are NaN and 1 infinite"
+
+
+def test_a_part_that_was_replaced_is_heard_although_thumbnails_correlate(scene: Tensor) -> None:
+    candidate = scene.clone()
+    candidate[:, :, 64:192, 64:192] = scene[:, :, 64:192, 64:192].flip(2)
+    (reason,) = BY_NAME["composition"](scene, candidate)
+    assert reason == "other forms: 13 of 64 bits of the perceptual hash differ"

@@ -1,13 +1,17 @@
 """The contract of every metric, and values of independent implementations."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from paretune.objectives import drift
-from paretune.objectives.drift import METRICS, Metric, ciede2000, known_metrics, load_metrics, ms_ssim
+from paretune.objectives.drift import METRICS, Metric, ciede2000, known_metrics, load_metrics, measure, ms_ssim
 from paretune.objectives.verdict import EQUALITY_METRIC, THRESHOLDS
+from PIL import Image
 from torch import Tensor
 
 BY_NAME = {metric.name: metric for metric in METRICS}
@@ -71,7 +75,8 @@ def test_more_noise_is_never_better(metric: Metric, name: str, request: pytest.F
     picture: Tensor = request.getfixturevalue(name)
     values = [metric(picture, noisy(picture, sigma)).item() for sigma in (0, 1, 4, 16, 48)]
     assert values == sorted(values, reverse=metric.higher_is_better)
-    assert len(set(values)) > 1
+    if metric.name != "phash_bits":  # it looks at the coarsest forms alone, where noise averages out
+        assert len(set(values)) > 1
 
 
 @each_metric
@@ -107,6 +112,44 @@ def test_values_of_independent_implementations(name: str, expected: float, toler
     assert BY_NAME[name](*known_pair()).item() == pytest.approx(expected, abs=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("ssim", 2e-5), ("ms_ssim", 2e-5), ("ssimulacra2", 0.01), ("delta_e_mean", 1e-5)]
+)
+@pytest.mark.parametrize("sigma_lsb", [0.5, 1, 2, 4, 10])
+def test_float32_is_enough(name: str, tolerance: float, sigma_lsb: float, comic: Tensor, scene: Tensor) -> None:
+    """The same steps in float64; the flat picture is where SSIM's textbook formula loses most."""
+    metric = BY_NAME[name]
+    for reference in (comic, scene, torch.full((1, 3, 128, 128), 0.9)):
+        candidate = noisy(reference, sigma_lsb)
+        doubles = reference.double(), candidate.double()
+        exact = metric.compute(*doubles) if metric.shared is None else metric.compute(metric.shared(*doubles))
+        # In flat areas it is a share of the distance from 1 that is lost.
+        slack = tolerance + 1e-3 * abs(metric.best - exact.item()) * (name in ("ssim", "ms_ssim"))
+        assert metric(reference, candidate).item() == pytest.approx(exact.item(), abs=slack)
+
+
+def test_what_metrics_share_is_computed_once(comic: Tensor) -> None:
+    calls: list[int] = []
+
+    def difference(reference_BCHW: Tensor, candidate_BCHW: Tensor) -> Tensor:
+        calls.append(len(reference_BCHW))
+        return (candidate_BCHW - reference_BCHW).flatten(1)
+
+    def own(name: str, compute: Callable[[Tensor], Tensor]) -> Metric:
+        return dataclasses.replace(BY_NAME["psnr_db"], name=name, compute=compute, shared=difference)
+
+    metrics = [own("least", lambda d_BN: d_BN.amin(dim=1)), own("most", lambda d_BN: d_BN.amax(dim=1)), BY_NAME["ssim"]]
+    candidate = noisy(comic, 3)
+    values = measure(metrics, comic, candidate)
+    assert calls == [1]
+    assert list(values) == ["least", "most", "ssim"]
+    for metric in metrics:
+        assert values[metric.name].dtype == torch.float64
+        assert torch.equal(values[metric.name], metric(comic, candidate))
+    with pytest.raises(ValueError, match="shape"):
+        measure(metrics, comic, comic[:, :, :64])
+
+
 # Pairs 1, 4, 7, 9, 10, 11, 13, 15, 17, 20, 25, 28, 31, 33, 34 of Sharma, Wu & Dalal 2005, table 1.
 SHARMA = [
     ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
@@ -135,7 +178,7 @@ def test_ciede2000_of_the_published_pairs(first: tuple[float, ...], second: tupl
 
 
 def test_greys_have_no_chroma_and_white_is_100() -> None:
-    lab = ciede2000.srgb_to_lab(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 1, 1))
+    lab = ciede2000.srgb_to_lab(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64).view(3, 1, 1, 1).expand(3, 3, 1, 1))
     assert lab[:, 1:].abs().max() < 1e-9
     assert lab[0, 0].item() == pytest.approx(0, abs=1e-9)
     assert lab[2, 0].item() == pytest.approx(100, abs=1e-9)
@@ -150,6 +193,30 @@ def test_small_pictures_use_fewer_scales(side: int, scales: int) -> None:
 
 def test_an_empty_picture_does_not_correlate(comic: Tensor) -> None:
     assert BY_NAME["ncc32"](comic, torch.zeros_like(comic)).item() < 0.1
+
+
+def imagehash_bits(picture: Tensor) -> Tensor:
+    """What ImageHash 4.3.2's phash does, in the words of its code: Pillow's greys and Lanczos, an unscaled DCT."""
+    pixels_HWC = (picture[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    grey = Image.fromarray(pixels_HWC).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    place = numpy.arange(32)
+    cosines = 2 * numpy.cos(numpy.pi * place[:8, None] * (2 * place + 1) / 64)
+    low = cosines @ numpy.asarray(grey).astype(float) @ cosines.T
+    return torch.from_numpy(low > numpy.median(low)).flatten()
+
+
+def test_the_perceptual_hash_of_others(comic: Tensor, scene: Tensor) -> None:
+    for picture in (comic, scene):
+        for pixels in (0, 4, 16, 64):
+            moved = torch.roll(picture, pixels, dims=3)
+            expected = int((imagehash_bits(picture) != imagehash_bits(moved)).sum())
+            assert BY_NAME["phash_bits"](picture, moved).item() == pytest.approx(expected, abs=6)
+    assert BY_NAME["phash_bits"](scene, scene.flip(2)).item() > 24
+
+
+def test_an_empty_picture_has_no_forms_to_change() -> None:
+    empty = torch.full((1, 3, 128, 128), 0.9)
+    assert BY_NAME["phash_bits"](empty, noisy(empty, 5)).item() == 0
 
 
 def test_the_worst_tile_is_found_at_an_edge_the_tile_does_not_divide() -> None:

@@ -112,15 +112,27 @@ def test_losslessness_is_a_promise_of_every_picture_and_less_one_of_most(comic: 
     lossless = summarize_pictures([same] * 64)
     assert (lossless.verdict, lossless.drift, lossless.n_reached) == (Verdict.BIT_EXACT, 0, 64)
     assert lossless.failure_rate_bound == pytest.approx(0.0457, abs=1e-4)
-    assert lossless.evidence == "64 of 64: failure rate below 4.6 % at 95 % confidence"
+    assert (lossless.n_prompts, lossless.n_prompts_reached) == (64, 64)
+    assert lossless.evidence.startswith("64 of 64 pictures, 64 of 64 prompts: failure rate of prompts below 4.6 %")
     one_less = summarize_pictures([same] * 63 + [near])
     assert (one_less.verdict, one_less.n_reached) == (Verdict.NEAR_LOSSLESS, 64)
     assert 1 < one_less.drift <= 2
     most = summarize_pictures([near] * 62 + [visible] * 2)
     assert (most.verdict, most.drift, most.n_reached) == (Verdict.NEAR_LOSSLESS, near.drift, 62)
-    assert most.evidence == "62 of 64: failure rate below 9.5 % at 95 % confidence"
+    assert most.evidence.startswith("62 of 64 pictures, 62 of 64 prompts: failure rate of prompts below 9.5 %")
     assert most.worst_metrics["psnr_db"] == visible.metrics["psnr_db"]
     assert summarize_pictures([near] * 6 + [visible]).verdict is Verdict.VISIBLE
+
+
+def test_the_promise_rests_on_prompts_and_not_on_their_seeds(comic: Tensor) -> None:
+    near, visible = judge_pictures(comic.repeat(2, 1, 1, 1), torch.cat([noisy(comic, 2), noisy(comic, 10)]))
+    summary = summarize_pictures([near] * 39 + [visible], prompts=["a cat"] * 20 + ["a dog"] * 20)
+    assert (summary.verdict, summary.n, summary.n_reached) == (Verdict.NEAR_LOSSLESS, 40, 39)  # the rule is per picture
+    assert (summary.n_prompts, summary.n_prompts_reached) == (2, 1)
+    assert summary.failure_rate_bound == pytest.approx(0.9747, abs=1e-4)
+    assert "1 of 2 prompts" in summary.evidence
+    with pytest.raises(ValueError, match="2 pictures need a prompt each"):
+        summarize_pictures([near] * 2, prompts=["a cat"])
 
 
 def test_metrics_computed_elsewhere_take_part(comic: Tensor) -> None:
@@ -137,10 +149,19 @@ def test_metrics_computed_elsewhere_take_part(comic: Tensor) -> None:
     assert summarize_pictures([same, unseen], higher_is_better={"own": False}).worst_metrics["own"] == 9.0
     with pytest.raises(ValueError, match="'own'"):
         summarize_pictures([same])
-    with pytest.raises(ValueError, match="1 pictures do not belong to 3"):
+    with pytest.raises(ValueError, match="of 1 pictures does not belong to 3"):
         judge_pictures(reference, reference, extra=[{}])
     with pytest.raises(ValueError, match="'ssim' is computed here"):
         judge_pictures(comic, comic, extra=[{"ssim": 1.0}])
+
+
+def test_what_was_found_broken_elsewhere_breaks_the_picture(comic: Tensor) -> None:
+    reason = "latents: 1 of 4 values are NaN and 0 infinite"
+    sound, broken = judge_pictures(comic.repeat(2, 1, 1, 1), comic.repeat(2, 1, 1, 1), broken=[None, reason])
+    assert sound.verdict is Verdict.BIT_EXACT
+    assert (broken.verdict, broken.drift, broken.broken, broken.flags) == (Verdict.BROKEN, 4, reason, (reason,))
+    with pytest.raises(ValueError, match="of 1 pictures does not belong to 2"):
+        judge_pictures(comic.repeat(2, 1, 1, 1), comic.repeat(2, 1, 1, 1), broken=[reason])
 
 
 def test_a_value_that_is_no_number_counts_against_the_picture(comic: Tensor) -> None:

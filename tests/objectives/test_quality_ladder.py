@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from paretune.objectives.pictures import PictureJudgement
 from paretune.objectives.verdict import Verdict
-from support.ladder import LADDER, NAMES, Rung, picture, series_of, thresholds_table
+from support.ladder import LADDER, NAMES, Rung, caps_table, picture, series_of, thresholds_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "quality.md"
 each_rung = pytest.mark.parametrize("rung", LADDER, ids=lambda rung: rung.name)
@@ -55,5 +55,6 @@ def test_what_nobody_can_see_is_not_flagged(name: str, judgements: dict[tuple[st
 
 
 def test_the_document_shows_the_rules_in_force() -> None:
-    """`python benchmarks/quality_ladder.py` prints the table to paste."""
-    assert "\n".join(thresholds_table()) in DOCUMENT.read_text()
+    """`python benchmarks/quality_ladder.py` prints the tables to paste."""
+    for table in (thresholds_table(), caps_table()):
+        assert "\n".join(table) in DOCUMENT.read_text()

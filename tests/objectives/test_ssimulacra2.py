@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from paretune.objectives.drift import ssimulacra2, xyb
-from paretune.objectives.images import from_uint8, to_uint8
+from paretune.objectives.images import from_uint8, srgb_to_linear, to_uint8
 from paretune.objectives.pictures import load_png
 from torch import Tensor
 
@@ -130,8 +130,8 @@ def test_cropping_below_six_scales_changes_little(scene: Tensor) -> None:
 
 def test_white_black_and_grey() -> None:
     """Values in the comments of the authors' program for the range of sRGB."""
-    shades = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 1, 1)
-    x, y, b = xyb.linear_to_positive_xyb(xyb.srgb_to_linear(shades)).flatten(1).unbind(dim=1)
+    shades = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64).view(3, 1, 1, 1).expand(3, 3, 1, 1)
+    x, y, b = xyb.linear_to_positive_xyb(srgb_to_linear(shades)).flatten(1).unbind(dim=1)
     assert x.tolist() == pytest.approx([0.42] * 3, abs=1e-9)
     assert [y[0].item(), y[2].item()] == pytest.approx([0.01, 0.855308], abs=1e-6)
     assert b.tolist() == pytest.approx([0.55] * 3, abs=1e-9)

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from paretune.objectives.detectors import DETECTORS
 from paretune.objectives.verdict import (
+    CAPS,
     EQUALITY_METRIC,
     MAX_DRIFT,
     THRESHOLDS,
@@ -14,8 +16,6 @@ from paretune.objectives.verdict import (
     configuration_drift,
     configuration_verdict,
     drift,
-    evidence_words,
-    failure_rate_bound,
     judge,
     verdict_of_drift,
 )
@@ -53,11 +53,14 @@ def test_the_drift_band_is_the_verdict() -> None:
     seen = set()
     for _ in range(20_000):
         metrics = random_metrics(dice)
-        value, verdict = drift(metrics), judge(metrics, broken=False)
+        flagged = dice.choice([(), (), ("noise",), ("color_cast", "noise")])
+        value, verdict = drift(metrics, flagged=flagged), judge(metrics, broken=False, flagged=flagged)
         seen.add(verdict)
         assert math.isfinite(value)
         assert 0 <= value <= MAX_DRIFT
         assert verdict_of_drift(value) is verdict, metrics
+        if verdict is not Verdict.BIT_EXACT and "color_cast" in flagged:
+            assert not verdict.at_least(Verdict.NEAR_LOSSLESS)
         for limit in list(Verdict)[:5]:
             assert verdict.at_least(limit) == (value <= limit.drift_limit)
     assert seen == set(list(Verdict)[:5])
@@ -71,6 +74,26 @@ def test_drift_never_falls_when_one_metric_gets_worse() -> None:
         other = random_metrics(dice)[row.metric]
         worse = min(metrics[row.metric], other) if row.higher_is_better else max(metrics[row.metric], other)
         assert drift({**metrics, row.metric: worse}) >= drift(metrics)
+
+
+def test_a_flag_can_only_make_it_worse() -> None:
+    dice = random.Random(3)
+    for _ in range(2_000):
+        metrics = random_metrics(dice)
+        assert drift(metrics, flagged=["color_cast"]) >= drift(metrics)
+        assert drift(metrics, flagged=["noise", "composition"]) == drift(metrics)
+
+
+def test_a_cast_is_at_best_visible_whatever_the_metrics_say() -> None:
+    assert judge(BARELY, broken=False, flagged=["color_cast"]) is Verdict.VISIBLE
+    assert drift(BARELY, flagged=["color_cast"]) == pytest.approx(2)
+    assert judge({**BARELY, "ncc32": 0.5}, broken=False, flagged=["color_cast"]) is Verdict.DIFFERENT
+    assert judge(EQUAL, broken=False, flagged=["color_cast"]) is Verdict.BIT_EXACT
+    assert judge(BARELY, broken=True, flagged=["color_cast"]) is Verdict.BROKEN
+    flags = {detector.name for detector in DETECTORS if not detector.breaks}
+    for cap in CAPS:
+        assert cap.detector in flags
+        assert cap.source
 
 
 def test_thresholds_are_nested_and_named_once() -> None:
@@ -195,37 +218,9 @@ def test_the_drift_of_a_configuration_has_the_band_of_its_verdict() -> None:
 
 
 def test_a_configuration_without_pictures_has_no_verdict() -> None:
-    for refused in (
-        lambda: configuration_verdict([]),
-        lambda: configuration_drift([], False),
-        lambda: evidence_words([], Verdict.VISIBLE),
-    ):
+    for refused in (lambda: configuration_verdict([]), lambda: configuration_drift([], False)):
         with pytest.raises(ValueError, match="no pictures"):
             refused()
-
-
-@pytest.mark.parametrize(
-    ("n", "failures", "expected"),
-    # Without failures 1 - 0.05 ** (1 / n); with them, scipy 1.17.1's beta.ppf(0.95, failures + 1, n - failures).
-    [(1, 0, 0.95), (6, 0, 0.393038), (59, 0, 0.049508), (64, 0, 0.045730), (64, 2, 0.095122), (20, 20, 1.0)],
-)
-def test_how_often_pictures_may_fail(n: int, failures: int, expected: float) -> None:
-    assert failure_rate_bound(n, failures) == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_failure_rate_needs_trials() -> None:
-    assert failure_rate_bound(64, confidence=0.99) > failure_rate_bound(64)
-    for n, failures, confidence in ((0, 0, 0.95), (3, 4, 0.95), (3, -1, 0.95), (3, 0, 1.0)):
-        with pytest.raises(ValueError, match="failure rate"):
-            failure_rate_bound(n, failures, confidence)
-
-
-def test_the_evidence_in_words() -> None:
-    same, near, visible = Verdict.BIT_EXACT, Verdict.NEAR_LOSSLESS, Verdict.VISIBLE
-    assert evidence_words([same] * 64, same) == "64 of 64: failure rate below 4.6 % at 95 % confidence"
-    some = [near] * 62 + [visible] * 2
-    assert evidence_words(some, near) == "62 of 64: failure rate below 9.5 % at 95 % confidence"
-    assert evidence_words([same] * 63 + [Verdict.BROKEN], Verdict.BROKEN) == "1 of 64 broken"
 
 
 def test_importing_the_package_imports_no_torch() -> None:

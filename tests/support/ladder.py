@@ -7,9 +7,9 @@ patch and mosaic are in pixels of the picture itself; a latent pixel is 8 of the
 
 Where `from_run` is true, the allowed verdicts come from a run of the same damage over five 1024 px pictures (four
 photographs, one drawn). Its blur and shift were in pixels of pictures that have detail of one pixel, as these have; its
-patch was the same share of the side; which channels its cast was on is not known. Two neighbouring verdicts are allowed
-where those five disagreed. Elsewhere they are own choices, made with the metrics' values on these pictures in view:
-they keep what was looked at and found right, and prove no more.
+patch was the same share of the side; its cast was 34.5 dB from the reference, which fits the two channels here. Two
+neighbouring verdicts are allowed where those five disagreed. Elsewhere they are own choices, made with the metrics'
+values on these pictures in view: they keep what was looked at and found right, and prove no more.
 """
 
 import io
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy
 import torch
 from paretune.objectives.pictures import PictureJudgement, judge_pictures, load_png
-from paretune.objectives.verdict import THRESHOLDS, Verdict
+from paretune.objectives.verdict import CAPS, THRESHOLDS, Verdict
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -141,15 +141,9 @@ def shift(pixels: int) -> Distortion:
     return lambda picture_1CHW: functional.pad(picture_1CHW, (pixels, 0, 0, 0), mode="replicate")[..., :-pixels]
 
 
-def cast(channel: int, levels: float) -> Distortion:
-    """One channel brighter or darker everywhere."""
-
-    def distort(picture_1CHW: Tensor) -> Tensor:
-        tinted = picture_1CHW.clone()
-        tinted[:, channel] += levels / 255
-        return tinted
-
-    return distort
+def cast(red: float = 0, green: float = 0, blue: float = 0) -> Distortion:
+    """Channels brighter or darker everywhere, by so many levels."""
+    return lambda picture_1CHW: picture_1CHW + torch.tensor([red, green, blue]).view(1, 3, 1, 1) / 255
 
 
 def patch(side_px: int) -> Distortion:
@@ -256,16 +250,22 @@ LADDER: tuple[Rung, ...] = (
         ("4 px", shift(4), _VISIBLE, _DIFFERENT, _OWN, "3 % of the width: the figure stands elsewhere"),
     ),
     *_series(
+        "warm cast",
+        ("red +2, blue -2", cast(red=2, blue=-2), _IMPERCEPTIBLE, _NEAR, _OWN, "about one just noticeable difference"),
+        ("+6, -6", cast(red=6, blue=-6), _VISIBLE, _VISIBLE, _RUN, "a tint all over, at 34.5 dB"),
+        ("+15, -15", cast(red=15, blue=-15), _VISIBLE, _VISIBLE, _OWN, "a tint that everybody sees"),
+    ),
+    *_series(
         "green cast",
-        ("+2 levels", cast(1, 2), _IMPERCEPTIBLE, _NEAR, _OWN, "about one just noticeable difference"),
-        ("+6", cast(1, 6), _VISIBLE, _VISIBLE, _RUN, "mean ΔE00 above 2"),
-        ("+15", cast(1, 15), _VISIBLE, _VISIBLE, _OWN, "a tint that everybody sees"),
+        ("+2 levels", cast(green=2), _IMPERCEPTIBLE, _NEAR, _OWN, "about one just noticeable difference"),
+        ("+6", cast(green=6), _VISIBLE, _VISIBLE, _OWN, "mean ΔE00 above 2"),
+        ("+15", cast(green=15), _VISIBLE, _VISIBLE, _OWN, "a tint that everybody sees"),
     ),
     *_series(
         "blue cast",
-        ("-2 levels", cast(2, -2), _IMPERCEPTIBLE, _NEAR, _OWN, "under one just noticeable difference"),
-        ("-6", cast(2, -6), _NEAR, _VISIBLE, _OWN, "half the ΔE00 of the same change in green"),
-        ("-15", cast(2, -15), _VISIBLE, _VISIBLE, _OWN, "mean ΔE00 above 2"),
+        ("-2 levels", cast(blue=-2), _IMPERCEPTIBLE, _NEAR, _OWN, "under one just noticeable difference"),
+        ("-6", cast(blue=-6), _NEAR, _VISIBLE, _OWN, "half the ΔE00 of the same change in green"),
+        ("-15", cast(blue=-15), _VISIBLE, _VISIBLE, _OWN, "mean ΔE00 above 2"),
     ),
     *_series(
         "replaced patch",
@@ -295,6 +295,12 @@ def series_of(rungs: Sequence[Rung]) -> dict[str, list[Rung]]:
     for rung in rungs:
         grouped.setdefault(rung.series, []).append(rung)
     return grouped
+
+
+def caps_table() -> list[str]:
+    """The flags that decide, as lines of Markdown, for docs/quality.md."""
+    rows = [f"| {cap.detector} | {cap.at_best} | {cap.source} |" for cap in CAPS]
+    return ["| flag | at best | source |", "| --- | --- | --- |", *rows]
 
 
 def thresholds_table() -> list[str]:

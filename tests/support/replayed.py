@@ -7,9 +7,10 @@ from typing import Any
 import numpy
 from paretune.agent._results import TORCH_COMPILE, Results
 from paretune.agent._telling import Teller, optuna_study
+from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import PACKAGES
 from paretune.objectives.noise_floor import NoiseFloor
-from paretune.objectives.verdict import Verdict, evidence_words
+from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration
 from paretune.studies import MeasurementRecord, Outcome, Records, RunRecord, StudyRecord, parse_study
 from PIL import Image
@@ -82,7 +83,8 @@ def quality(verdict: str, drift: float, psnr_db: float | None) -> dict[str, Any]
         for file in PICTURES
     ]
     missing = {"lpips": "no weights given", "dreamsim": "no weights given"}
-    evidence = evidence_words([Verdict(verdict)] * len(pictures), Verdict(verdict))
+    prompts = [file.partition("-")[0].partition("~")[0] for file in PICTURES]
+    evidence = evidence_words([Verdict(verdict)] * len(pictures), Verdict(verdict), prompts)
     known = {"n": len(pictures), "verdict": verdict, "drift": drift, "evidence": evidence, "first_broken": None}
     return {**known, "pictures": pictures, "quality": {}, "not_assessed": missing}
 
