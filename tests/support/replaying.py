@@ -12,8 +12,9 @@ from paretune.agent._results import Results
 from paretune.agent.executor import TrialResult
 from paretune.agent.launch import launch
 from paretune.agent.trial_process import Job
+from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import Fingerprint
-from paretune.objectives.verdict import Verdict, evidence_words
+from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, Records, Study, parse_study
 from PIL import Image
@@ -132,7 +133,7 @@ class World:
             "n": len(judged),
             "verdict": verdict,
             "drift": drift,
-            "evidence": evidence_words([verdict] * len(judged), verdict),
+            "evidence": evidence_words([verdict] * len(judged), verdict, ["a cat"] * len(judged)),
             "pictures": judged,
             "first_broken": None,
             "not_assessed": {},
