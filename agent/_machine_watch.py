@@ -31,11 +31,13 @@ class MachineWatch:
 
     def due(self) -> bool:
         """Whether so many were measured that the machine has to be looked at."""
-        return self._since_check >= self._runner.study.measurement.canary_every
+        every = self._runner.study.measurement.canary_every
+        return 0 < every <= self._since_check
 
     def in_doubt(self) -> bool:
-        """Whether the machine may have been another one when some trial was measured."""
-        return any(row.machine != STEADY for row in self._rows())
+        """Whether the machine may have been another one when some trial was measured, and that is to be looked at."""
+        looked_at = self._runner.study.measurement.canary_every > 0
+        return looked_at and any(row.machine != STEADY for row in self._rows())
 
     def close(self, teller: Teller) -> None:
         """Look at the machine once more for the last trials."""

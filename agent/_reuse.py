@@ -86,7 +86,7 @@ def _usable(runner: Runner, record: StudyRecord, known: MeasurementRecord) -> bo
     if Outcome(known.outcome) not in TEACHING or known.schema_version != SCHEMA_VERSION:
         return False
     # What was ended early was so beside that study's trials and limits.
-    if known.outcome == Outcome.COMPLETE and (known.machine != STEADY or "dominated_by" in known.measurements):
+    if known.outcome == Outcome.COMPLETE and (not _trusted(runner, known) or "dominated_by" in known.measurements):
         return False
     try:
         now = apply_source(Configuration.from_dict(known.configuration), runner.versions)
@@ -94,3 +94,8 @@ def _usable(runner: Runner, record: StudyRecord, known: MeasurementRecord) -> bo
         return False
     files = trial_folder(Path(record.files), known.trial)
     return known.apply_py == now and (known.outcome != Outcome.COMPLETE or (files / PICTURES).is_dir())
+
+
+def _trusted(runner: Runner, known: MeasurementRecord) -> bool:
+    """Whether canaries vouch for it; in studies without them nothing does."""
+    return known.machine == STEADY or runner.study.measurement.canary_every == 0

@@ -123,7 +123,9 @@ def _measure(job: Job, folder: Path, phases: trial_script.Phases) -> dict[str, A
         if job.quality_assessed:
             reference = None if job.reference_pictures is None else Path(job.reference_pictures)
             prompts = {name: trial_script.variant(requests, name).prompt for name in made.pictures}
-            quality = judge_made(judge, folder / PICTURES, made.pictures, reference, prompts, job.known_pictures)
+            quality = judge_made(
+                judge, folder / PICTURES, made.pictures, reference, prompts, job.known_pictures, made.latents
+            )
         else:
             quality = save_unjudged(folder / PICTURES, made.pictures)
         save_latents(folder / LATENTS, made.latents)

@@ -139,8 +139,9 @@ class Measurement(Section):
     """Calls per shape before timing; the first is the cold one."""
     floor_processes: int = Field(default=5, ge=2)
     """Fresh processes that the unchanged reference is measured in, to know the noise floor."""
-    canary_every: int = Field(default=20, ge=1)
-    """After so many measured trials the reference is measured again, to see that the machine has not changed."""
+    canary_every: int = Field(default=20, ge=0)
+    """After so many measured trials, and at the end, the reference is measured again, to see that the machine has not
+    changed; 0 never looks."""
 
 
 class Finalists(Section):
