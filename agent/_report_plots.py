@@ -7,8 +7,9 @@ from typing import Any
 
 from ..objectives.verdict import Verdict
 from ..search_space import Loss, technique
+from ._figures import Speed, cold_start_words, milliseconds
 from ._results import Results, Trial
-from ._summary import milliseconds
+from ._trust import ended_early_words
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Row:
     chip: str
     """The verdict as a CSS class."""
     drift: float | None
-    speed: float
-    """Times as fast as the reference."""
+    speed: Speed
+    """Against the reference."""
     calls: list[str]
     """How far the timed calls lie apart and why no more were made, a line per shape of request."""
     on_front: bool
@@ -36,9 +37,9 @@ class Row:
     """Whether its pictures drift no further than those of the same arithmetic in another order; None if unknown."""
 
     @property
-    def ended_by(self) -> int | None:
-        """The trial that is so much better that measuring this one was ended early."""
-        return self.trial.measurements.get("dominated_by")
+    def ended_early(self) -> bool:
+        """Whether measuring was cut short, because another one was clearly better."""
+        return ended_early_words(self.trial) is not None
 
 
 def steps_of(trial: Trial) -> list[tuple[str, str, Loss]]:
@@ -85,13 +86,10 @@ def _latency_unit(rows: Sequence[Row]) -> tuple[str, float]:
 
 def _plot(rows: Sequence[Row], what: str, y: Callable[[Row], float], y_title: str) -> dict[str, Any]:
     named = [row for row in rows if row.label]
-    others = [row for row in rows if not row.label and row.ended_by is None]
+    early = [row for row in rows if not row.label and row.ended_early and not row.on_front]
+    others = [row for row in rows if not row.label and row not in early]
     groups = (
-        (
-            "ended early",
-            [r for r in rows if not r.label and r.ended_by is not None],
-            {"symbol": "triangle-right-open", "color": "--muted"},
-        ),
+        ("ended early", early, {"symbol": "triangle-right-open", "color": "--muted"}),
         ("breaks a limit", [r for r in others if r.broken_limits], {"symbol": "x-thin-open", "color": "--muted"}),
         (
             "beaten",
@@ -164,8 +162,9 @@ def _hover(row: Row) -> str:
     lines += [
         html.escape(f"{name}({parameters})" if parameters else name) for name, parameters, _ in steps_of(trial)
     ] or ["nothing changed"]
-    lines.append(f"{milliseconds(trial.figure('latency_ms'))}, {row.speed:.2f} times the reference's speed")
-    lines.append(f"{trial.figure('peak_vram_gib'):.2f} GiB, cold start {trial.figure('cold_start_s'):.1f} s")
+    fast = "a tie with the reference" if row.speed.tie else f"{row.speed.times:.2f} times the reference's speed"
+    lines.append(f"{milliseconds(trial.figure('latency_ms'))}, {fast}")
+    lines.append(f"{trial.figure('peak_vram_gib'):.2f} GiB, cold start {cold_start_words(trial)}")
     lines.append(f"pictures: {row.verdict}" + ("" if row.drift is None else f", drift {drift_text(row.drift)}"))
     lines += [f"breaks a limit: {html.escape(words)}" for words in row.broken_limits]
     lines += [html.escape(words) for words in row.remarks]

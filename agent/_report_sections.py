@@ -5,18 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..objectives.energy import cost_per_1000_images
 from ..objectives.intervals import Comparison
 from ..objectives.machine_state import notes
 from ..objectives.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
 from ..studies import Outcome, RunRecord
 from ._benign import KIND as BENIGN
 from ._blocks import BLOCK
-from ._finalists import COLD_START, REFERENCE, TORCH_COMPILE, Confirmation, confirmations
+from ._figures import cold_start_measured, milliseconds
+from ._finalists import COLD_START, REFERENCE, TORCH_COMPILE, confirmations
 from ._floor import CANARY, FLOOR
 from ._more_pictures import KIND as MORE_PICTURES
 from ._results import Results, Trial
-from ._summary import milliseconds, winner
+from ._summary import winner
 from .cold_start import PHASES as COLD_PHASES
 
 STAGES = {
@@ -64,6 +64,19 @@ class ColdStart:
     """As in COLD_WORDS."""
     total_s: float
     """Without loading the weights."""
+
+
+@dataclass(frozen=True)
+class FailedProcesses:
+    """Processes of one trial, beside the trial itself, that failed in the same way."""
+
+    what: str
+    trial: int
+    outcome: str
+    reason: str
+    failed: int
+    tried: int
+    """Of the same kind and trial, those that went well included."""
 
 
 @dataclass(frozen=True)
@@ -145,37 +158,36 @@ def finalists(results: Results) -> list[Finalist]:
     return sorted(found, key=lambda one: one.against[0].ratio if one.against[0] else 1.0)
 
 
-def confirmation_words(confirmation: Confirmation) -> str:
-    """What confirming found, for the best one's row."""
-    words = []
-    for name, comparison in confirmation.against.items():
-        interval = f"{1 / comparison.high:.2f} to {1 / comparison.low:.2f}"
-        which = "the reference" if name == REFERENCE else name
-        if comparison.decision == "tie":
-            words.append(f"a tie with {which} (95 % interval {interval} times as fast)")
-        else:
-            words.append(f"{1 / comparison.ratio:.2f} times as fast as {which} (95 % interval {interval})")
-    blocks = max(comparison.blocks for comparison in confirmation.against.values())
-    smallest = max(comparison.smallest_effect for comparison in confirmation.against.values())
-    return (
-        f"{', '.join(words)}, in {blocks} blocks of fresh processes. "
-        f"Differences under {smallest:.1%} could not have been seen."
-    )
-
-
 def cold_starts(results: Results, confirmed: Sequence[Finalist]) -> list[ColdStart]:
     """The reference's and the finalists' cold starts, as far as they were measured."""
     rows = [(REFERENCE, results.reference), *((one.label, one.trial) for one in confirmed)]
+    found = []
+    for label, trial in rows:
+        if (measured := cold_start_measured(trial)) is not None:
+            total_s, n = measured
+            phases = trial.measurements["cold_start"]
+            phases_s = [float(phases.get(f"{phase}_s", 0.0)) for phase in COLD_WORDS]
+            found.append(ColdStart(trial, label, n, phases_s, total_s))
+    return found
+
+
+def failed_processes(results: Results) -> list[FailedProcesses]:
+    """The confirming blocks and cold starts that came to no end, together where the reason is the same."""
+    together: dict[tuple[str, int, str, str], list[RunRecord]] = {}
+    for kind in (BLOCK, COLD_START):
+        for run in results.runs(kind):
+            if run.outcome != Outcome.COMPLETE:
+                together.setdefault((kind, run.trial, run.outcome, run.reason), []).append(run)
     return [
-        ColdStart(
+        FailedProcesses(
+            _PROCESSES[kind],
             trial,
-            label,
-            int(cold["n"]),
-            [float(cold.get(f"{phase}_s", 0.0)) for phase in COLD_WORDS],
-            float(cold["cold_start_s"]),
+            outcome,
+            reason,
+            len(runs),
+            sum(run.trial == trial for run in results.runs(kind)),
         )
-        for label, trial in rows
-        if (cold := trial.measurements.get("cold_start"))
+        for (kind, trial, outcome, reason), runs in together.items()
     ]
 
 
@@ -287,19 +299,6 @@ def _seconds_of(run: RunRecord) -> float:
     if run.kind == COLD_START:  # a plain process, whose phases are its measurements
         return sum(float(run.measurements.get(f"{phase}_s", 0.0)) for phase in COLD_PHASES)
     return float(sum(run.phases_s.values()))
-
-
-def cost_words(results: Results, trial: Trial) -> list[str]:
-    """What 1,000 images cost and the energy of one, as far as the price and the energy are known; the cost first."""
-    words = []
-    price, per_image_ms = results.study.price_per_gpu_hour, trial.measurements.get("latency_per_image_ms")
-    if price is not None and per_image_ms is not None:
-        cost = cost_per_1000_images(per_image_ms / 1000, price)
-        words.append(f"{cost:.2f} per 1,000 images" if cost >= 0.1 else f"{cost:.2g} per 1,000 images")
-    energy_j = trial.measurements.get("energy_j")
-    if energy_j is not None:
-        words.append(f"{energy_j:.0f} J per image" if energy_j >= 10 else f"{energy_j:.2g} J per image")
-    return words
 
 
 def call_words(trial: Trial) -> list[str]:

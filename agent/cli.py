@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..studies import DEFAULT_STORAGE, Outcome, Records, UserError, read_study
+from ..studies import DEFAULT_STORAGE, Records, UserError, read_study
 
 app = typer.Typer(
     name="paretune",
@@ -86,7 +86,8 @@ def launch(
     except KeyboardInterrupt:
         console.print("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
-    from ._summary import doubts, gain
+    from ._summary import gain
+    from ._trust import doubts
 
     console.print(f"[bold]{results.name}[/bold]: {' '.join([gain(results), *doubts(results)])}", soft_wrap=True)
     there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
@@ -119,15 +120,23 @@ def best(
     storage: Storage = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Show the best configuration under the given conditions."""
+    """Show the best configuration under the given conditions, and how far its figures can be trusted."""
+    from ._listing import as_dict, trials_table, trust_lines
     from ._results import Results
 
     results = Results(Records(storage, must_exist=True), name)
-    trials = results.trials if all_ else [_choose(results, limit, verdict, by, loss)]
+    if all_:
+        trials, chosen, by = results.trials, results.best_or_none(), "latency_ms"
+    else:
+        chosen = _choose(results, limit, verdict, by, loss)
+        trials = [chosen]
     if as_json:
-        _print_json([_as_dict(results, trial) for trial in trials] if all_ else _as_dict(results, trials[0]))
+        listed = [as_dict(results, trial, by) for trial in trials]
+        _print_json(listed if all_ else listed[0])
         return
-    _print_trials(results, trials)
+    console.print(trials_table(results, trials))
+    for line in trust_lines(results, chosen, by):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()
@@ -141,8 +150,9 @@ def export(
     loss: LossOption = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Write a configuration as a bundle that runs without paretune."""
+    """Write a configuration as a bundle that runs without paretune; on stderr, what speaks against trusting it."""
     from ._results import Results
+    from ._trust import doubts
     from .export import export as run
 
     results = Results(Records(storage, must_exist=True), name)
@@ -150,6 +160,8 @@ def export(
     folder = run(results, chosen, output)
     text = f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}"
     console.print(escape(text), soft_wrap=True)
+    if unsure := doubts(results, chosen):
+        _print_error("warning", " ".join(unsure))
 
 
 @app.command()
@@ -211,8 +223,12 @@ def judge(
     from ._progress import step_progress
     from .rejudge import rejudge
 
-    with step_progress(console) as on_step:
-        count = rejudge(Records(storage, must_exist=True), name, set_ or [], on_step=on_step)
+    try:
+        with step_progress(console) as on_step:
+            count = rejudge(Records(storage, must_exist=True), name, set_ or [], on_step=on_step)
+    except KeyboardInterrupt:
+        console.print("Interrupted. Nothing was changed.")
+        raise typer.Exit(130) from None
     console.print(f"{count} pictures of {name} were judged again", soft_wrap=True, markup=False)
 
 
@@ -302,8 +318,14 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        _print_error("error", str(error))
         sys.exit(2)
+
+
+def _print_error(kind: str, text: str) -> None:
+    """One line on stderr: "error: ..." or "warning: ..."."""
+    colour = "red" if kind == "error" else "yellow"
+    Console(stderr=True).print(f"[{colour}]{kind}:[/{colour}] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def _minutes(text: str) -> float:
@@ -333,44 +355,6 @@ def _choose(results: Any, limit: list[str] | None, verdict: str | None, by: str,
         verdict=_one_of(Verdict, "--verdict", verdict, acceptable),
         loss=_one_of(Loss, "--loss", loss, list(LOSSES)),
     )
-
-
-def _as_dict(results: Any, trial: Any) -> dict[str, Any]:
-    from ._summary import quality
-
-    figures = {key: trial.measurements.get(key) for key in ("latency_ms", "peak_vram_gib", "drift", "cold_start_s")}
-    return {
-        "study": results.name,
-        "trial": trial.number,
-        "outcome": trial.outcome,
-        "reason": trial.reason,
-        **figures,
-        "pictures": quality(results, trial) if trial.complete else None,
-        "acceptable": results.acceptable(trial),
-        "configuration": trial.configuration.to_dict(),
-    }
-
-
-def _print_trials(results: Any, trials: list[Any]) -> None:
-    from ._summary import milliseconds, quality, speed_up
-
-    table = Table("trial", "latency", "speed", "peak memory", "cold start", "pictures", "configuration")
-    for trial in trials:
-        if trial.outcome is not Outcome.COMPLETE:
-            table.add_row(
-                str(trial.number), trial.outcome, "", "", "", "", escape(f"{trial.configuration}: {trial.reason}")
-            )
-            continue
-        table.add_row(
-            str(trial.number),
-            milliseconds(trial.figure("latency_ms")),
-            f"{speed_up(results.reference, trial):.2f}x",
-            f"{trial.figure('peak_vram_gib'):.2f} GiB",
-            f"{trial.figure('cold_start_s'):.1f} s",
-            quality(results, trial) + ("" if results.acceptable(trial) else " (breaks a limit)"),
-            str(trial.configuration),
-        )
-    console.print(table)
 
 
 def _print_json(data: Any) -> None:

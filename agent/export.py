@@ -10,13 +10,14 @@ import jinja2
 from ..search_space import Loss, technique
 from ..studies import UserError, utc_now
 from ._continuation import workload_key
+from ._figures import cold_start_estimate_s, cold_start_measured, milliseconds, quality, speed_up, spread
 from ._files import sha256, whole_folder, write_json, write_text
-from ._finalists import confirmations
 from ._results import Results, Trial
-from ._summary import doubts, milliseconds, quality, speed_up, spread
 from ._trial_folder import write_scripts
+from ._trust import confirmation_dict, confirmation_of, doubts, is_confirmed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of the manifest and of evidence/measurements.json; since 2, both say whether the trial was confirmed."""
 MANIFEST = "manifest.json"
 
 
@@ -67,6 +68,7 @@ def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
             "study": results.name,
             "trial": trial.number,
             "configuration_key": trial.configuration.key,
+            "confirmed": is_confirmed(results, trial),
             "fingerprint": results.fingerprint.to_dict(),
             "sha256": {name: sha256(draft / name) for name in files_of(draft)},
         }
@@ -107,9 +109,10 @@ def bundle_readme(results: Results, trial: Trial) -> str:
         spread=spread,
         quality=quality(results, trial),
         speed_up=speed_up,
-        # Doubts are about the study's best; of another trial, only what holds for every one is said.
-        doubts=doubts(results) if trial is results.best_or_none() else [],
-        confirmation=confirmations(results).get(trial.number),
+        cold_start_estimate_s=cold_start_estimate_s,
+        cold_start_measured=cold_start_measured,
+        doubts=doubts(results, trial),
+        confirmation=confirmation_of(results, trial),
         approximate=trial.configuration.loss is Loss.APPROXIMATE,
         requests=results.study.workload.requests,
     )
@@ -121,6 +124,9 @@ def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
     measured["measurement"] = results.study.measurement.model_dump()
     measured["fingerprint"] = results.fingerprint.to_dict()
     measured["noise_floor"] = results.record.noise_floor
+    measured["confirmed"] = is_confirmed(results, trial)
+    measured["confirmation"] = _confirmation(results, trial)
+    measured["doubts"] = doubts(results, trial)
     measured["trial"] = _evidence(trial)
     measured["reference"] = _evidence(results.reference)
     if results.torch_compile is not None and results.torch_compile.complete:
@@ -130,6 +136,24 @@ def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
         (folder / name).mkdir()
         for picture in source.pictures():
             shutil.copyfile(picture, folder / name / picture.name)
+
+
+def _confirmation(results: Results, trial: Trial) -> dict[str, Any] | None:
+    """What confirming found, with the latency in ms of every process, block by block; None without blocks."""
+    against = confirmation_dict(results, trial)
+    if against is None:
+        return None
+    named = {"trial": trial, "reference": results.reference, "torch_compile": results.torch_compile}
+    latencies = {
+        name: results.blocks[one.number]
+        for name, one in named.items()
+        if one is not None and one.number in results.blocks and (name == "trial" or name in against)
+    }
+    blocks = [
+        {"block": block, **{name: by_block[block] for name, by_block in latencies.items() if block in by_block}}
+        for block in sorted({block for by_block in latencies.values() for block in by_block})
+    ]
+    return {"against": against, "blocks": blocks}
 
 
 def _evidence(trial: Trial) -> dict[str, Any]:

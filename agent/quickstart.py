@@ -9,7 +9,8 @@ from rich.console import Console
 from ..studies import Records, UserError, read_study
 from ._progress import LaunchProgress
 from ._results import Results
-from ._summary import doubts, gain, winner
+from ._summary import gain, winner
+from ._trust import doubts
 from .export import export
 from .launch import launch
 from .report import write_report

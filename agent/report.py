@@ -12,26 +12,25 @@ from ..objectives.verdict import THRESHOLDS, Verdict
 from ..search_space import Loss, technique
 from ..studies import UserError, utc_now
 from . import _report_sections as sections
-from ._constraints import constraint_values
+from ._figures import (
+    broken_limits,
+    cold_start_estimate_s,
+    cold_start_measured,
+    cost_words,
+    evidence,
+    milliseconds,
+    quality,
+    speed,
+    within_benign_floor,
+)
 from ._files import write_text
-from ._finalists import confirmations
 from ._pictures import inline_pictures
 from ._report_pictures import LEARNED_WORDS, not_assessed, request_cards, shown_files
 from ._report_plots import Row, drift_text, plots, steps_of
 from ._results import Results, Trial
 from ._reuse import age_words
-from ._summary import (
-    doubts,
-    evidence,
-    floor_note,
-    gain,
-    milliseconds,
-    quality,
-    speed_up,
-    ties_note,
-    winner,
-    within_benign_floor,
-)
+from ._summary import gain, winner
+from ._trust import confirmation_of, confirmation_words, doubts, ended_early_words, floor_note, ties_note
 
 REPORT = "index.html"
 PHASES = ("start", "load", "apply", "first_call", "warm_up", "memory", "measure", "pictures", "stages", "judge")
@@ -93,8 +92,8 @@ def report_html(results: Results) -> str:
     pictured = _pictured(results, best, front) if assessed else []
     inlined = inline_pictures(shown_files(results, pictured))
     confirmed = sections.finalists(results)
-    confirmation = None if best is None else confirmations(results).get(best.number)
-    costs = {trial.number: sections.cost_words(results, trial) for trial in results.complete}
+    confirmation = None if best is None else confirmation_of(results, best)
+    costs = {trial.number: cost_words(results, trial) for trial in results.complete}
     own = [trial for trial in results.trials if trial.reused_from is None]
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -106,12 +105,12 @@ def report_html(results: Results) -> str:
         gain=gain(results),
         doubts=doubts(results),
         floor_words=floor_note(results),
-        ties_words=ties_note(results),
+        ties_words=None if best is None else ties_note(results, best),
         assessed=assessed,
         best=best,
         gained=best is not None and best is not results.reference,
         confirmation=confirmation,
-        confirmation_words="" if confirmation is None else sections.confirmation_words(confirmation),
+        confirmation_words="" if confirmation is None else confirmation_words(confirmation),
         headline=_headline(results, rows),
         slowest_ms=max(row.trial.figure("latency_ms") for row in rows),
         costs=costs,
@@ -123,6 +122,9 @@ def report_html(results: Results) -> str:
         confirmed=confirmed,
         cold_words=sections.COLD_WORDS,
         cold_starts=sections.cold_starts(results, confirmed) if confirmed else [],
+        cold_start_estimate_s=cold_start_estimate_s,
+        cold_start_measured=cold_start_measured,
+        failed_processes=sections.failed_processes(results),
         stages=sections.STAGES,
         shapes=sections.shapes(results),
         footprints=sections.footprints(results),
@@ -163,10 +165,10 @@ def _row(results: Results, trial: Trial, best: Trial | None, on_front: bool, tie
         verdict=quality(results, trial),
         chip=str(trial.verdict) if assessed else str(Verdict.NOT_ASSESSED),
         drift=trial.measurements.get("drift") if assessed else None,
-        speed=speed_up(results.reference, trial),
+        speed=speed(results, trial),
         calls=sections.call_words(trial),
         on_front=on_front,
-        broken_limits=_broken_limits(results, trial),
+        broken_limits=broken_limits(results, trial),
         remarks=_remarks(trial, ties),
         evidence=evidence(results, trial),
         within_benign=within_benign_floor(results, trial),
@@ -175,8 +177,8 @@ def _row(results: Results, trial: Trial, best: Trial | None, on_front: bool, tie
 
 def _remarks(trial: Trial, ties: bool) -> list[str]:
     words = ["ties with the best one"] if ties else []
-    if (better := trial.measurements.get("dominated_by")) is not None:
-        words.append(f"ended early: trial {better} is clearly better")
+    if (early := ended_early_words(trial)) is not None:
+        words.append(early)
     if (origin := trial.reused_from) is not None:
         age = age_words(origin["finished_at"])
         words.append(f"measured in study {origin['study']}, trial {origin['trial']}: {age}")
@@ -203,17 +205,6 @@ def _limits(results: Results) -> list[str]:
     if limits.cold_start_s is not None:
         words.append(f"cold start up to {limits.cold_start_s:g} s")
     return words
-
-
-def _broken_limits(results: Results, trial: Trial) -> list[str]:
-    limits = results.study.limits
-    words = {
-        "verdict": f"pictures are {trial.verdict}, the limit is {limits.verdict}",
-        "latency_ms": f"latency is over {milliseconds(limits.latency_ms or 0)}",
-        "peak_vram_gib": f"memory is over {limits.peak_vram_gib or 0:g} GiB",
-        "cold_start_s": f"cold start is over {limits.cold_start_s or 0:g} s",
-    }
-    return [words[name] for name, value in constraint_values(results.study, trial.measurements).items() if value > 0]
 
 
 def _memory_words(results: Results) -> str:

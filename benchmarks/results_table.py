@@ -4,8 +4,9 @@ import argparse
 import statistics
 from collections.abc import Sequence
 
+from paretune.agent._figures import cold_start_words, milliseconds, quality, speed, spread
 from paretune.agent._results import Results, Trial
-from paretune.agent._summary import gain, milliseconds, quality, speed_up, spread
+from paretune.agent._summary import gain
 from paretune.search_space import Loss
 from paretune.studies import DEFAULT_STORAGE, Records, UserError
 
@@ -57,8 +58,8 @@ def table(results: Results, memory_limits_gib: Sequence[float]) -> list[str]:
         if trial.complete:
             lines.append(
                 f"| {trial.number} | {milliseconds(trial.figure('latency_ms'))} ({spread(trial)}) "
-                f"| {speed_up(results.reference, trial):.2f} | {trial.figure('peak_vram_gib'):.2f} GiB "
-                f"| {trial.figure('cold_start_s'):.1f} s | {trial.configuration} |"
+                f"| {speed(results, trial)} | {trial.figure('peak_vram_gib'):.2f} GiB "
+                f"| {cold_start_words(trial)} | {trial.configuration} |"
             )
         else:
             lines.append(f"| {trial.number} | {trial.outcome} | | | | {trial.configuration}: {trial.reason[:160]} |")
@@ -81,8 +82,8 @@ def _fastest(results: Results, limit_gib: float | None, loss: Loss | None) -> Tr
 def _row(results: Results, label: str, trial: Trial) -> str:
     return (
         f"| {label} | {milliseconds(trial.figure('latency_ms'))} | {spread(trial)} "
-        f"| {speed_up(results.reference, trial):.2f} | {trial.figure('peak_vram_gib'):.2f} GiB "
-        f"| {trial.figure('cold_start_s'):.1f} s | {trial.configuration} |"
+        f"| {speed(results, trial)} | {trial.figure('peak_vram_gib'):.2f} GiB "
+        f"| {cold_start_words(trial)} | {trial.configuration} |"
     )
 
 

@@ -1,0 +1,93 @@
+"""What `paretune best` prints: trials as a table or as JSON, and how far they can be trusted."""
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from ._figures import (
+    cold_start_estimate_s,
+    cold_start_measured,
+    cold_start_words,
+    cost,
+    cost_words,
+    energy_j,
+    milliseconds,
+    quality,
+    speed,
+)
+from ._results import Results, Trial
+from ._trust import (
+    confirmation_dict,
+    confirmation_note,
+    confirmation_of,
+    confirmation_words,
+    doubts,
+    ended_early_words,
+    floor_note,
+    is_confirmed,
+    ties_note,
+)
+
+
+def trials_table(results: Results, trials: list[Trial]) -> Table:
+    """One row per trial; cost and energy where one of them has any."""
+    costs = {trial.number: cost_words(results, trial) if trial.complete else [] for trial in trials}
+    priced = any(costs.values())
+    columns = ["trial", "latency", "speed", "peak memory", "cold start", *(["cost and energy"] if priced else [])]
+    table = Table(*columns, "pictures", "configuration")
+    for trial in trials:
+        if not trial.complete:
+            blank = [""] * (len(columns) - 1)
+            table.add_row(str(trial.number), trial.outcome, *blank, escape(f"{trial.configuration}: {trial.reason}"))
+            continue
+        early = ", ended early" if ended_early_words(trial) else ""
+        table.add_row(
+            str(trial.number),
+            milliseconds(trial.figure("latency_ms")),
+            f"{speed(results, trial)}{early}",
+            f"{trial.figure('peak_vram_gib'):.2f} GiB",
+            cold_start_words(trial),
+            *([", ".join(costs[trial.number])] if priced else []),
+            quality(results, trial) + ("" if results.acceptable(trial) else " (breaks a limit)"),
+            str(trial.configuration),
+        )
+    return table
+
+
+def trust_lines(results: Results, trial: Trial | None, by: str) -> list[str]:
+    """What has to be known of a chosen trial, a sentence or two per line: confirmation, ties, noise floor, doubts."""
+    if trial is None:
+        return [floor_note(results)]
+    found, unsure = confirmation_of(results, trial), confirmation_note(results, trial)
+    lines = [] if found is None or unsure else [f"Trial {trial.number} is confirmed: {confirmation_words(found)}"]
+    lines += filter(None, [unsure, ties_note(results, trial, by), floor_note(results)])
+    return lines + [doubt for doubt in doubts(results, trial) if doubt != unsure]
+
+
+def as_dict(results: Results, trial: Trial, by: str = "latency_ms") -> dict[str, Any]:
+    """A trial as JSON; figures of a failed one are None. `by` is the figure that ties are of."""
+    figures = {key: trial.measurements.get(key) for key in ("latency_ms", "peak_vram_gib", "drift")}
+    known: dict[str, Any] = {"study": results.name, "trial": trial.number, "outcome": trial.outcome}
+    known |= {"reason": trial.reason, **figures}
+    measured = cold_start_measured(trial)
+    floor = results.floor
+    fast = speed(results, trial) if trial.complete else None
+    return {
+        **known,
+        "cold_start_s": cold_start_estimate_s(trial) if trial.complete else None,
+        "cold_start_measured_s": None if measured is None else measured[0],
+        "energy_j_per_image": energy_j(trial),
+        "cost_per_1000_images": cost(results, trial),
+        "times_as_fast": None if fast is None else fast.times,
+        "tie_with_reference": None if fast is None else fast.tie,
+        "ties_with": [other.number for other in results.ties_of(trial, by)] if trial.complete else [],
+        "confirmed": is_confirmed(results, trial),
+        "confirmation": confirmation_dict(results, trial),
+        "noise_floor": None if floor is None else {"processes": floor.processes, **floor.floors},
+        "ended_early_by": trial.measurements.get("dominated_by"),
+        "doubts": doubts(results, trial) if trial.complete else [],
+        "pictures": quality(results, trial) if trial.complete else None,
+        "acceptable": results.acceptable(trial),
+        "configuration": trial.configuration.to_dict(),
+    }
