@@ -1,6 +1,7 @@
 """What a report says about how far its figures can be trusted: confirmation, stages, noise floor, machine."""
 
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from ..objectives.intervals import Comparison
 from ..objectives.machine_state import notes
 from ..objectives.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
 from ..studies import Outcome, RunRecord
+from ._again import AGAIN
 from ._benign import KIND as BENIGN
 from ._blocks import BLOCK
 from ._figures import cold_start_measured, milliseconds
@@ -17,6 +19,7 @@ from ._floor import CANARY, FLOOR
 from ._more_pictures import KIND as MORE_PICTURES
 from ._results import Results, Trial
 from ._summary import winner
+from ._trust import inside_floor
 from .cold_start import PHASES as COLD_PHASES
 
 STAGES = {
@@ -30,6 +33,7 @@ COLD_WORDS = dict(zip(COLD_PHASES, ("interpreter", "imports", "weights", "apply"
 _PROCESSES = {
     FLOOR: "noise floor",
     CANARY: "canaries",
+    AGAIN: "trials measured again",
     BENIGN: "benign floor",
     MORE_PICTURES: "more pictures",
     BLOCK: "confirming blocks",
@@ -124,7 +128,7 @@ class Canary:
     at: str
     latency_ms: float
     change: float
-    """Relative to the reference's own trial."""
+    """Relative to the median of the noise floor's processes."""
     inside: bool
 
 
@@ -172,9 +176,12 @@ def cold_starts(results: Results, confirmed: Sequence[Finalist]) -> list[ColdSta
 
 
 def failed_processes(results: Results) -> list[FailedProcesses]:
-    """The confirming blocks and cold starts that came to no end, together where the reason is the same."""
+    """The processes beside the trials that came to no end, together where the reason is the same.
+
+    Variants of the benign floor have a table of their own.
+    """
     together: dict[tuple[str, int, str, str], list[RunRecord]] = {}
-    for kind in (BLOCK, COLD_START):
+    for kind in (one for one in _PROCESSES if one != BENIGN):
         for run in results.runs(kind):
             if run.outcome != Outcome.COMPLETE:
                 together.setdefault((kind, run.trial, run.outcome, run.reason), []).append(run)
@@ -232,13 +239,14 @@ def footprints(results: Results) -> list[Footprint]:
 
 def canaries(results: Results) -> list[Canary]:
     """Every time the reference was measured again to see that the machine had not changed."""
-    before_ms = results.reference.figure("latency_ms")
+    floor = results.floor
+    before_ms = statistics.median(floor.values["latency_ms"] if floor else [results.reference.figure("latency_ms")])
     found = []
     for run in results.runs(CANARY):
         if run.outcome == Outcome.COMPLETE:
             now_ms = float(run.measurements["latency_ms"])
-            inside = results.floor is None or results.floor.tie("latency_ms", now_ms, before_ms)
-            found.append(Canary(run.session, run.finished_at, now_ms, now_ms / before_ms - 1, inside))
+            change = now_ms / before_ms - 1
+            found.append(Canary(run.session, run.finished_at, now_ms, change, inside_floor(results, run)))
     return found
 
 

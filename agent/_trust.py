@@ -6,6 +6,7 @@ from typing import Any
 from ..objectives.intervals import Comparison
 from ..objectives.verdict import Verdict
 from ..studies import Outcome, RunRecord
+from ..studies._records import MOVED
 from ._figures import broken_limits, speed_up
 from ._finalists import COLD_START, REFERENCE, Confirmation, confirmations
 from ._results import Results, Trial
@@ -110,10 +111,11 @@ def doubts(results: Results, trial: Trial | None = None) -> list[str]:
     subject = best if trial is None else trial
     notes = [shortfall(results)] if subject is best else []
     if subject is not None:
-        notes += [note(results, subject) for note in (_limits_note, _early_note, confirmation_note, _cold_start_note)]
+        about = (_limits_note, _early_note, confirmation_note, _pictures_note, _cold_start_note)
+        notes += [note(results, subject) for note in about]
     compared = (results.reference, results.torch_compile, trial)
     concerned = results.complete if trial is None else [one for one in results.complete if one in compared]
-    notes += [_machine_note(results, concerned), _unsteady_note(concerned)]
+    notes += [_machine_note(results, concerned), _moved_note(concerned), _unsteady_note(concerned)]
     return [note for note in notes if note is not None]
 
 
@@ -153,6 +155,14 @@ def ended_early_words(trial: Trial) -> str | None:
     return f"measuring was ended early, because trial {better} was clearly better in everything"
 
 
+def _pictures_note(results: Results, trial: Trial) -> str | None:
+    missing = trial.measurements.get("pictures_missing")
+    if missing is None:
+        return None
+    reason = str(missing["reason"]).rstrip(".")
+    return f"More pictures of trial {trial.number} could not be made ({missing['outcome']}: {reason})."
+
+
 def failed_cold_starts(results: Results, trial: Trial) -> list[RunRecord]:
     """The cold processes of a trial that made no picture."""
     runs = [run for run in results.runs(COLD_START) if run.trial == trial.number]
@@ -170,7 +180,7 @@ def _cold_start_note(results: Results, trial: Trial) -> str | None:
 def _machine_note(results: Results, trials: Sequence[Trial]) -> str | None:
     """What the machine did meanwhile that casts doubt on the figures."""
     last = {run.session: run for run in results.runs("canary")}  # a canary outside the floor is tried again
-    moved = sum(not _inside_floor(results, run) for run in last.values())
+    moved = sum(not inside_floor(results, run) for run in last.values())
     words = [f"the reference moved beyond the noise floor {moved} time{'s' if moved > 1 else ''}"] if moved else []
     throttled = [t.number for t in trials if any(shape.get("throttled") for shape in t.measurements["latency"])]
     if throttled:
@@ -186,10 +196,20 @@ def _machine_note(results: Results, trials: Sequence[Trial]) -> str | None:
     return f"While it was measured, {'; '.join(words)}." if words else None
 
 
-def _inside_floor(results: Results, run: RunRecord) -> bool:
+def inside_floor(results: Results, run: RunRecord) -> bool:
+    """Whether the reference, measured again in this process, was where it had been; True where nothing can tell."""
     if results.floor is None or run.outcome != Outcome.COMPLETE:
         return True
-    return results.floor.tie("latency_ms", results.reference.figure("latency_ms"), run.measurements["latency_ms"])
+    return results.floor.holds("latency_ms", run.measurements["latency_ms"])
+
+
+def _moved_note(trials: Sequence[Trial]) -> str | None:
+    """Trials that canaries threw doubt upon, and that were not measured again since."""
+    moved = [trial.number for trial in trials if trial.machine == MOVED]
+    if not moved:
+        return None
+    which = f"Trial {moved[0]} was" if len(moved) == 1 else f"Trials {', '.join(map(str, moved))} were"
+    return f"{which} measured while the reference was not where it had been: the figures are in doubt."
 
 
 def _unsteady_note(trials: Sequence[Trial]) -> str | None:

@@ -11,6 +11,7 @@ from ..objectives import memory
 from ..objectives.verdict import THRESHOLDS, Verdict
 from ..search_space import Loss, technique
 from ..studies import UserError, utc_now
+from ..studies._records import MOVED
 from . import _report_sections as sections
 from ._figures import (
     broken_limits,
@@ -177,6 +178,8 @@ def _row(results: Results, trial: Trial, best: Trial | None, on_front: bool, tie
 
 def _remarks(trial: Trial, ties: bool) -> list[str]:
     words = ["ties with the best one"] if ties else []
+    if trial.machine == MOVED:
+        words.append("in doubt: the reference was not where it had been")
     if (early := ended_early_words(trial)) is not None:
         words.append(early)
     if (origin := trial.reused_from) is not None:

@@ -10,6 +10,7 @@ from paretune.agent._results import Results
 from paretune.agent.export import bundle_readme
 from paretune.agent.report import report_html, write_report
 from paretune.studies import Records, UserError
+from paretune.studies._records import MOVED
 from support.browser import CHROMIUM, Browser
 from support.replayed import HOSTILE, NAME, replay, run, url_of, write_pictures
 
@@ -279,8 +280,25 @@ def test_cold_starts_that_failed_are_failures(tmp_path: Path) -> None:
     page = _Page(report_html(results))
     doubt = "1 of 4 cold starts of trial 2 failed: the cold start failed: OSError: no <space> left."
     assert doubt in page.text[: page.text.index("Configuration Latency, median")]
-    assert "cold starts of trial 2 crash 1 of 4 failed: the cold start failed: OSError" in page.text
+    assert "Trial 2, cold starts crash 1 of 4 failed: the cold start failed: OSError" in page.text
     assert doubt in bundle_readme(results, results.trial(2))
+
+
+def test_figures_that_a_moved_machine_throws_doubt_upon_are_named(tmp_path: Path) -> None:
+    replay(tmp_path)
+    records = Records(url_of(tmp_path))
+    for trial in (2, 7):
+        records.update_measurement(NAME, trial, machine=MOVED)
+    missing = {"wanted": 64, "outcome": "oom", "reason": "out of memory"}
+    known = next(row for row in records.measurements(NAME) if row.trial == 2).measurements
+    records.update_measurement(NAME, 2, measurements={**known, "pictures_missing": missing})
+    results = Results(records, NAME)
+    page = _Page(report_html(results))
+    head = page.text[: page.text.index("Configuration Latency, median")]
+    assert "Trials 2, 7 were measured while the reference was not where it had been: the figures are in doubt." in head
+    assert "More pictures of trial 2 could not be made (oom: out of memory)." in head
+    assert page.text.count("in doubt: the reference was not where it had been") == 2
+    assert "> Trial 7 was measured while the reference" in bundle_readme(results, results.trial(7))
 
 
 def test_the_estimate_is_the_column_however_the_real_cold_start_is_kept(tmp_path: Path) -> None:
