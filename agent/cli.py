@@ -219,17 +219,23 @@ def judge(
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Judge the stored pictures of a study again, with the metrics of now: nothing is generated."""
+    """Judge the stored pictures of a study again, with the metrics of now: nothing is generated.
+
+    Written when the last picture is judged; a launch goes on with the same --set.
+    """
     from ._progress import step_progress
     from .rejudge import rejudge
 
     try:
         with step_progress(console) as on_step:
-            count = rejudge(Records(storage, must_exist=True), name, set_ or [], on_step=on_step)
+            done = rejudge(Records(storage, must_exist=True), name, set_ or [], on_step=on_step)
     except KeyboardInterrupt:
         console.print("Interrupted. Nothing was changed.")
         raise typer.Exit(130) from None
-    console.print(f"{count} pictures of {name} were judged again", soft_wrap=True, markup=False)
+    console.print(f"{done.pictures} pictures of {name} were judged again", soft_wrap=True, markup=False)
+    if done.settings:
+        settings = " ".join(f"--set {setting}" for setting in done.settings)
+        console.print(f"A launch that continues it needs {settings}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import jinja2
 
 from ..search_space import Loss, technique
 from ..studies import UserError, utc_now
-from ._continuation import workload_key
+from ._continuation import same_workload
 from ._figures import cold_start_estimate_s, cold_start_measured, milliseconds, quality, speed_up, spread
 from ._files import sha256, whole_folder, write_json, write_text
 from ._results import Results, Trial
@@ -30,7 +30,7 @@ def export(results: Results, trial: Trial, folder: Path) -> Path:
         raise UserError(f"{folder} is a file: choose another folder with -o")
     if folder.exists() and any(folder.iterdir()) and not _is_bundle(folder):
         raise UserError(f"{folder} is not empty and not an untouched bundle: choose another folder with -o")
-    if workload_key(results.study) != results.record.workload_key:
+    if not same_workload(results.record, results.study):
         raise UserError(
             f"the Python files of study {results.name} have changed since it was measured: "
             "restore them, or launch the study again under another --name"

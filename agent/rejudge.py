@@ -1,15 +1,27 @@
 """Judge stored pictures again: a new metric, weights, or a user's own metric, without generating anything."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..objectives.verdict import THRESHOLDS
 from ..search_space import Configuration
-from ..studies import Outcome, Records, Request, Study, UserError
+from ..studies import MeasurementRecord, Outcome, Records, Request, Study, StudyRecord, UserError
 from ..studies._study import parse_study
+from ._continuation import changed_settings, only_launcher, same_workload, workload_key
 from ._judging import Judge, latents_of
 from ._trial_folder import LATENTS, PICTURES, trial_folder
 from .trial_script import variant
+
+
+@dataclass(frozen=True)
+class Rejudged:
+    """What was done."""
+
+    pictures: int
+    settings: list[str]
+    """What a launch that continues the study needs behind --set now, beside what it had before."""
 
 
 def rejudge(
@@ -17,50 +29,85 @@ def rejudge(
     name: str,
     settings: list[str],
     on_step: Callable[[int, int, str], None] = lambda done, total, text: None,
-) -> int:
-    """Judge every stored picture of a study and write the new quality; returns how many pictures.
+) -> Rejudged:
+    """Judge every stored picture of a study, and write the new quality when the last one is judged: all or nothing.
 
     settings: "quality.weights.lpips=PATH" and the like, kept with the study. A trial keeps its outcome: what Optuna was
-    told stays told. Raises UserError when pictures mean nothing there, or a setting is not about quality.
+    told stays told. Raises UserError when pictures mean nothing there or are gone, a setting is not about quality, or
+    the study is being launched.
     """
-    from ..objectives.pictures import load_png
-
     record = records.study(name)
-    study = _with(Study.model_validate(record.study), settings)
+    if not (trial_folder(Path(record.files), 0) / PICTURES).is_dir():
+        raise UserError(f"the pictures of {name} are gone from {record.files}, so it cannot be judged again")
+    with only_launcher(Path(record.files), name, doing="judged again"):
+        return _rejudge(records, records.study(name), settings, on_step)
+
+
+def _rejudge(
+    records: Records, record: StudyRecord, settings: list[str], on_step: Callable[[int, int, str], None]
+) -> Rejudged:
+    before = Study.model_validate(record.study)
+    study = _with(before, settings)
     if not study.workload.quality_assessed:
-        raise UserError(f"the pictures of {name} mean nothing (random weights)")
-    files = Path(record.files)
-    requests = [
-        Request(**{**request, "adapters": tuple(request.get("adapters", ()))})
-        for request in study.workload_description()["requests"]
-    ]
+        raise UserError(f"the pictures of {study.name} mean nothing (random weights)")
+    if not same_workload(record, study):
+        raise UserError(
+            f"the Python files or models of study {study.name} have changed since its pictures were made: restore them"
+        )
     judge = Judge({str(name): path for name, path in study.quality.weights.items()}, study.quality.files)
-    reference = trial_folder(files, 0) / PICTURES
-    rows = [row for row in records.measurements(name) if row.outcome == Outcome.COMPLETE]
-    total = sum(len(row.measurements["quality"]["pictures"]) for row in rows)
+    rows = records.measurements(study.name)
+    complete = [row for row in rows if row.outcome == Outcome.COMPLETE]
+    total = sum(len(row.measurements["quality"]["pictures"]) for row in complete)
+    key = workload_key(study)
+    # Failures get the key too: another study of this workload that is judged in this way learns of them.
+    trials: dict[int, dict[str, Any]] = {row.trial: {"workload_key": key} for row in rows}
     done = 0
-    for row in rows:
-        pictures = []
+    for row in complete:
         label = str(Configuration.from_dict(row.configuration)) if not study.space.files else f"trial {row.trial}"
+        pictures = []
         for known in row.measurements["quality"]["pictures"]:
             on_step(done, total, label)
-            candidate = trial_folder(files, row.trial) / PICTURES / known["file"]
-            if not candidate.is_file() or not (reference / known["file"]).is_file():
-                raise UserError(f"{candidate} is gone, so {name} cannot be judged again")
-            request = variant(requests, known["request"])
-            prompt, index = request.prompt, int(Path(known["file"]).stem.rpartition("-")[2])
-            latents = [
-                latents_of(folder.parent / LATENTS, request.name, request.batch)[index]
-                for folder in (candidate.parent, reference)
-            ]
-            judged = judge.judge_file(load_png(candidate), load_png(reference / known["file"]), prompt, *latents)
-            pictures.append({"file": known["file"], "request": known["request"], "prompt": prompt, **judged})
+            pictures.append(_judge_again(judge, study, Path(record.files), row, known))
             done += 1
-        quality: dict[str, Any] = judge.sum_up(pictures)
-        measurements = {**row.measurements, "quality": quality, "drift": quality["drift"]}
-        records.update_measurement(name, row.trial, measurements=measurements)
-    records.update_study(name, study=study.model_dump(by_alias=True, mode="json"))
-    return done
+        quality = judge.sum_up(pictures)
+        trials[row.trial]["measurements"] = {**row.measurements, "quality": quality, "drift": quality["drift"]}
+    also: dict[str, Any] = {"benign_floor": None} if _other_verdicts(before, study) else {}
+    stored = study.model_dump(by_alias=True, mode="json")
+    records.update_all(study.name, trials, study=stored, workload_key=key, **also)
+    return Rejudged(done, changed_settings(before.quality, study.quality))
+
+
+def _judge_again(
+    judge: Judge, study: Study, files: Path, row: MeasurementRecord, known: dict[str, Any]
+) -> dict[str, Any]:
+    from ..objectives.pictures import load_png
+
+    folders = [trial_folder(files, number) for number in (row.trial, 0)]
+    images = [folder / PICTURES / known["file"] for folder in folders]
+    if gone := next((file for file in images if not file.is_file()), None):
+        raise UserError(f"{gone} is gone, so {study.name} cannot be judged again")
+    request = variant(_requests(study), known["request"])
+    index = int(Path(known["file"]).stem.rpartition("-")[2])
+    latents = [latents_of(folder / LATENTS, request.name, request.batch)[index] for folder in folders]
+    try:
+        judged = judge.judge_file(load_png(images[0]), load_png(images[1]), request.prompt, *latents)
+    except Exception as error:  # a metric of the user's own, or weights that are none: anything can be wrong with them
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{images[0]} could not be judged ({text}): nothing was changed") from error
+    return {"file": known["file"], "request": known["request"], "prompt": request.prompt, **judged}
+
+
+def _requests(study: Study) -> list[Request]:
+    described = study.workload_description()["requests"]
+    return [Request(**{**request, "adapters": tuple(request.get("adapters", ()))}) for request in described]
+
+
+def _other_verdicts(before: Study, after: Study) -> bool:
+    """Whether a metric that decides verdicts came or went: then the benign floor, whose pictures are not kept, is of
+    other verdicts, and the next launch measures it again.
+    """
+    deciding = {threshold.metric for threshold in THRESHOLDS}
+    return {*before.quality.weights} & deciding != {*after.quality.weights} & deciding
 
 
 def _with(study: Study, settings: list[str]) -> Study:

@@ -1,7 +1,7 @@
 """Our own tables, beside Optuna's in the same database: studies and every measurement, written as they happen."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -254,6 +254,17 @@ class Records:
         with self._session() as session:
             for record in session.scalars(query):
                 record.machine = state
+
+    def update_all(self, name: str, trials: Mapping[int, Mapping[str, Any]], **columns: Any) -> None:
+        """Write columns of several trials, {number: {column: value}}, and of their study: all of it or nothing."""
+        query = select(MeasurementRecord).where(MeasurementRecord.study == name)
+        with self._session() as session:
+            record = session.get_one(StudyRecord, name)
+            for column, value in columns.items():
+                setattr(record, column, value)
+            for measurement in session.scalars(query):
+                for column, value in trials.get(measurement.trial, {}).items():
+                    setattr(measurement, column, value)
 
     def update_study(self, name: str, **columns: Any) -> None:
         """Write columns of a study that are found out after it was made."""

@@ -46,7 +46,7 @@ class Replayed:
 @pytest.fixture
 def study(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Replayed:
     # What was replayed has no files that a workload's key could be of.
-    monkeypatch.setattr(export, "workload_key", lambda study: "w")
+    monkeypatch.setattr(export, "same_workload", lambda record, study: True)
     return Replayed(tmp_path / "study", cli)
 
 
