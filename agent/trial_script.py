@@ -250,9 +250,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--device", default=None, help="cuda or cpu; by default cuda when there is one")
     parser.add_argument("--calls", type=int, default=5, help="timed calls per shape of request, at least")
+    parser.add_argument("--most-calls", type=int, default=100, help="timed calls per shape of request, at most")
     parser.add_argument("--most-seconds", type=float, default=60.0, help="timed seconds per shape of request, at most")
     parser.add_argument("--target", type=float, default=0.01, help="relative width of the median's interval to reach")
     parser.add_argument("--warm-up-calls", type=int, default=2, help="calls before timing; the first is the cold one")
+    parser.add_argument("--pictures", nargs="*", help="requests, NAME~1 with other seeds; by default all as written")
     parser.add_argument("--cold", action="store_true", help="only the first call: a cold start")
     parser.add_argument("--out", type=Path, default=None, help="folder for result.json and pictures.npz")
     options = parser.parse_args()
@@ -265,12 +267,17 @@ def main() -> None:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     phases = Phases(lambda name: print(f"{name} ...", file=sys.stderr, flush=True))
     folder = Path(__file__).resolve().parent
+    pictures = options.pictures
+    if pictures is None:
+        pictures = [request["name"] for request in json.loads((folder / "workload.json").read_text())["requests"]]
     plan = Plan(
         calls=options.calls,
+        most_calls=options.most_calls,
         most_seconds=options.most_seconds,
         target=options.target,
         warm_up_calls=options.warm_up_calls,
         only_cold=options.cold,
+        pictures=tuple(pictures),
     )
     measurements, made = run(folder, device, plan=plan, phases=phases)
     ended = time.perf_counter()
