@@ -101,7 +101,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file} is damaged: export the bundle again") from None
     if manifest.get("schema") != SCHEMA_VERSION:
-        raise UserError(f"{file} has schema {manifest.get('schema')!r}; this version reads {SCHEMA_VERSION}")
+        raise UserError(
+            f"{file} has schema {manifest.get('schema')!r}; this version reads {SCHEMA_VERSION}: export it again"
+        )
     present = set(files_of(folder))
     for name, digest in expected.items():
         if name not in present:
