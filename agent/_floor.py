@@ -34,6 +34,10 @@ def ensure_floor(runner: Runner, reference: MeasurementRecord, say: Callable[[st
             raise UserError(f"the reference could not be measured again ({run.outcome}): {run.reason}")
         measured.append(run.measurements)
     floor = NoiseFloor.of([reference.measurements, *measured])
+    # One first call may have waited for anything; every other trial's cold start is compared with this one.
+    cold_start_s = statistics.median(one["cold_start_s"] for one in (reference.measurements, *measured))
+    known = {**reference.measurements, "cold_start_s": cold_start_s}
+    runner.records.update_measurement(study.name, reference.trial, measurements=known)
     runner.records.update_study(study.name, noise_floor=floor.to_dict())
     runner.records.settle_machine(study.name, STEADY)
     return floor

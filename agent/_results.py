@@ -246,6 +246,8 @@ class Results:
         # Ties are not transitive: what another one of them beats is out; what surely beats the reference comes first.
         tied = [trial for trial in tied if not any(self.better(by, other, trial) for other in tied)] or tied
         tied = [trial for trial in tied if self.better(by, trial, self.reference)] or tied
+        if by == "latency_ms":  # and of these, what blocks have confirmed before what was measured once
+            tied = [trial for trial in tied if trial.number in self.blocks] or tied
         front = self.front()
         tied = [trial for trial in tied if trial in front] or tied
         return min(tied, key=lambda t: (LOSSES.index(t.configuration.loss), len(t.configuration.steps), t.figure(by)))
