@@ -229,3 +229,12 @@ class TestWhatAnotherStudyMeasured:
         metric.write_text("METRICS = ()  # another one\n")
         results = world.launch(world.study("b", PRESETS, quality=quality))
         assert not any(trial.reused_from for trial in results.trials)
+
+
+def test_a_first_call_that_waited_for_something_is_not_the_references_cold_start(world: World) -> None:
+    def before(job: Job, kind: str) -> TrialResult | None:
+        world.cold_start_s = 45.0 if kind == "trial" and not Configuration.from_dict(job.configuration).steps else 5.0
+        return None
+
+    world.before = before
+    assert world.launch(world.study("a", PRESETS)).reference.figure("cold_start_s") == 5.0

@@ -16,7 +16,7 @@ from paretune.objectives.noise_floor import NoiseFloor
 from paretune.studies import Records, RunRecord, UserError, read_study
 from support.launched import Cli, Launched
 from support.launching import tiny_study, write_study
-from support.replayed import CACHED, TIED, replay
+from support.replayed import CACHED, SLICED, TIED, replay
 
 CHANNELS = {"channels_last": {}}
 CACHING = {"deepcache": {"interval": 2, "branch": 1}}
@@ -87,6 +87,17 @@ def test_what_is_faster_for_certain_is_preferred_to_what_only_ties_with_it(tmp_p
             results._runs.append(_run(results, 99, block, trial.number, latency_ms))
     assert results.tie("latency_ms", results.reference, compiled)
     assert results.tie("latency_ms", fast, compiled)
+    assert results.best() is fast
+
+
+def test_of_ties_what_was_confirmed_is_preferred_to_what_was_measured_once(tmp_path: Path) -> None:
+    """Trial 4 has one technique less and ties with the best; nobody confirmed it."""
+    results = replay(tmp_path)
+    fast, once = results.of(CACHED), results.of(SLICED)
+    assert fast is not None
+    assert once is not None
+    once.measurements["latency_ms"] = 398.0
+    assert once in results.ties_of(fast)
     assert results.best() is fast
 
 

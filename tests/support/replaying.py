@@ -41,6 +41,7 @@ class World:
     folder: Path
     latency_ms: dict[str, float] = field(default_factory=dict)
     """By configuration, as it is printed; 1000 for what is not in it."""
+    cold_start_s: float = 5.0
     memory_gib: dict[str, float] = field(default_factory=dict)
     speed: Callable[[], float] = lambda: 1.0
     """How many times as long everything takes now."""
@@ -113,7 +114,7 @@ class World:
             "latency_per_image_ms": latency_ms,
             "latency": [{**shape, "min_ms": latency_ms, "max_ms": latency_ms, "throttled": [], "stop": "interval"}],
             "peak_vram_gib": self.memory_gib.get(name, 2.0),
-            "cold_start_s": 5.0,
+            "cold_start_s": self.cold_start_s,
             "first_call_ms": latency_ms,
             "energy_j": None,
         }
