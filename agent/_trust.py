@@ -66,9 +66,10 @@ def confirmation_note(results: Results, trial: Trial) -> str | None:
         return None
     found = confirmation_of(results, trial)
     if found is None:
-        finalist = trial is results.best_or_none() and results.study.finalists.count > 0
+        # A launch that has confirmed others already would not confirm this one if it were launched again.
+        to_come = not results.blocks and results.study.finalists.count > 0 and trial is results.best_or_none()
         contenders = f"{results.name}:reference {results.name}:{trial.number}"
-        how = "a launch does that at its end" if finalist else f"paretune compare {contenders} does that"
+        how = "a launch does that at its end" if to_come else f"paretune compare {contenders} does that"
         return f"Trial {trial.number} was not confirmed in blocks against the reference; {how}."
     if found.confirmed:
         return None
