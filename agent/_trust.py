@@ -108,9 +108,8 @@ def doubts(results: Results, trial: Trial | None = None) -> list[str]:
     None is the study as a whole: its best, and what the machine did in whatever trial. Of a single trial, only what
     concerns it and what it is compared with is said.
     """
-    best = results.best_or_none()
-    subject = best if trial is None else trial
-    notes = [shortfall(results)] if subject is best else []
+    subject = results.best_or_none() if trial is None else trial
+    notes = [shortfall(results)] if trial is None else []
     if subject is not None:
         about = (_limits_note, _early_note, confirmation_note, _pictures_note, _cold_start_note)
         notes += [note(results, subject) for note in about]

@@ -359,5 +359,5 @@ def _summary(measured: MeasurementRecord) -> str:
         return f"{measured.outcome} ({measured.reason})"
     figures = measured.measurements
     verdict = Verdict(figures["quality"]["verdict"])
-    ended = f", ended early (trial {figures['dominated_by']} is clearly better)" if "dominated_by" in figures else ""
+    ended = f", ended early (trial {figures['dominated_by']} was clearly better)" if "dominated_by" in figures else ""
     return f"{figures['latency_ms']:.0f} ms, {figures['peak_vram_gib']:.2f} GiB, {verdict}{ended}"
