@@ -41,9 +41,8 @@ def measure_again(runner: Runner, former: MeasurementRecord, session: int) -> Me
         return None
     renewed = {name: run.measurements[name] for name in RENEWED if name in run.measurements}
     kept = {name: value for name, value in former.measurements.items() if name != "dominated_by"}
-    columns = {c.name: getattr(former, c.name) for c in MeasurementRecord.__table__.columns if c.name != "id"}
-    now = {"measurements": {**kept, **renewed}, "finished_at": utc_now(), "reused_from": None, "machine": UNCHECKED}
-    runner.records.replace_measurement(MeasurementRecord(**{**columns, **now}), superseded(former, session))
+    now = former.changed(measurements={**kept, **renewed}, finished_at=utc_now(), reused_from=None, machine=UNCHECKED)
+    runner.records.replace_measurement(now, superseded(former, session))
     # One that was ended early has fewer pictures.
     return judge_more(runner, former.trial, runner.study.quality.pictures.screen)
 

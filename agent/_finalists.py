@@ -80,8 +80,10 @@ def confirm(runner: Runner, records: Records, say: Callable[[str], None]) -> Non
 def _all_finished(runner: Runner, records: Records, say: Callable[[str], None]) -> Results:
     """The results, once what was ended early for a trial that does not count any more is measured to its end."""
     results = Results(records, runner.study.name)
+    if not (unfinished := results.unfinished()):
+        return results
     rows = {row.trial: row for row in records.measurements(runner.study.name)}
-    for trial in results.unfinished():
+    for trial in unfinished:
         say(f"to its end: {trial.configuration}")
         measure_again(runner, rows[trial.number], session=0)
     return Results(records, runner.study.name)

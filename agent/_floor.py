@@ -54,7 +54,7 @@ class CanaryResult:
 
 def canary(runner: Runner, floor: NoiseFloor, after_trials: int) -> CanaryResult:
     """Measure the reference again, several times while it lies outside the floor."""
-    before_ms = statistics.median(floor.values["latency_ms"])
+    before_ms = floor.middle("latency_ms")
     tried = [run for run in runner.records.runs(runner.study.name, CANARY) if run.session == after_trials]
     spoken = []
     for attempt, pause_s in enumerate(CANARY_PAUSES_S):

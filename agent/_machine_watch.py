@@ -57,7 +57,7 @@ class MachineWatch:
         if result.good is None:
             self._note(result.words)
             return
-        reference = self._reference()
+        reference = self._runner.reference()
         if not result.good and reference.machine != STEADY and reference.reused_from is not None:
             self._note(f"{result.words}: it is measured anew, and nothing else is taken over")
             self._measure_the_reference_anew(reference)
@@ -86,13 +86,8 @@ class MachineWatch:
         self._know_floor()
 
     def _know_floor(self) -> None:
-        self._floor = ensure_floor(self._runner, self._reference(), self._step)
+        self._floor = ensure_floor(self._runner, self._runner.reference(), self._step)
         self._runner.know_floor(self._floor.of_figure("latency_ms"))
 
     def _rows(self) -> list[MeasurementRecord]:
         return self._runner.records.measurements(self._runner.study.name)
-
-    def _reference(self) -> MeasurementRecord:
-        found = self._runner.records.find_measurement(self._runner.study.name, Configuration().key)
-        assert found is not None
-        return found

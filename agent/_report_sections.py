@@ -1,7 +1,6 @@
 """What a report says about how far its figures can be trusted: confirmation, stages, noise floor, machine."""
 
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -240,7 +239,7 @@ def footprints(results: Results) -> list[Footprint]:
 def canaries(results: Results) -> list[Canary]:
     """Every time the reference was measured again to see that the machine had not changed."""
     floor = results.floor
-    before_ms = statistics.median(floor.values["latency_ms"] if floor else [results.reference.figure("latency_ms")])
+    before_ms = floor.middle("latency_ms") if floor else results.reference.figure("latency_ms")
     found = []
     for run in results.runs(CANARY):
         if run.outcome == Outcome.COMPLETE:

@@ -61,9 +61,8 @@ def take(runner: Runner, record: StudyRecord, known: MeasurementRecord, number: 
     folder = trial_folder(runner.folder, number)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("compiled"))
-    columns = {c.name: getattr(known, c.name) for c in MeasurementRecord.__table__.columns if c.name != "id"}
     origin = known.reused_from or {"study": known.study, "trial": known.trial, "finished_at": known.finished_at}
-    return MeasurementRecord(**{**columns, "study": runner.study.name, "trial": number, "reused_from": origin})
+    return known.changed(study=runner.study.name, trial=number, reused_from=origin)
 
 
 def _origin(measured: MeasurementRecord) -> dict[str, Any]:

@@ -70,6 +70,12 @@ class Runner:
         self.target = UNKNOWN_FLOOR_TARGET
         self.shapes = len({request.shape() for request in _requests(study)})
 
+    def reference(self) -> MeasurementRecord:
+        """The measurement of the unchanged pipelines, which every launched study has."""
+        found = self.records.find_measurement(self.study.name, Configuration().key)
+        assert found is not None
+        return found
+
     def know_floor(self, latency_floor: float) -> None:
         """From now on, calls are timed until their median is known well beside the noise floor."""
         self.target = max(INTERVAL_SHARE * latency_floor, NARROWEST_TARGET)

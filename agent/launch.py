@@ -133,11 +133,6 @@ class _Launch:
         measured = self._measured() if self.records.find_study(self.study.name) else 0
         self._say("trial", text, done=measured, total=self.trials)
 
-    def _reference(self) -> MeasurementRecord:
-        found = self.records.find_measurement(self.study.name, Configuration().key)
-        assert found is not None
-        return found
-
     def _study_record(self) -> StudyRecord:
         """The stored study; a new one is stored once its reference was measured, which tells what can work here."""
         record = self.records.find_study(self.study.name)
@@ -311,7 +306,7 @@ class _Launch:
 
     def _measure(self, number: int, configuration: Configuration) -> tuple[MeasurementRecord, str]:
         """Measure a configuration, or take it from another study; written down in either case."""
-        elsewhere = None if self.fresh else measured_elsewhere(self.runner, configuration, self._reference())
+        elsewhere = None if self.fresh else measured_elsewhere(self.runner, configuration, self.runner.reference())
         if elsewhere is not None:
             measured, how = take(self.runner, *elsewhere, number), f" (of study {elsewhere[0].name}"
             how += f", {age_words(elsewhere[1].finished_at)})"

@@ -3,6 +3,7 @@
 Everything it learns goes into files of the trial folder; the launching process reads them when this one has ended.
 """
 
+import gc
 import json
 import os
 import time
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..objectives.memory import release_unused
 from ..objectives.stopping import dominated_by
 from ..search_space import Configuration, describe_pipelines, load_techniques, technique
 from ..studies import Outcome
@@ -143,12 +145,8 @@ def _cold_start_s(job: Job, phases: trial_script.Phases, measurements: Mapping[s
 def _free_the_gpu(device: str) -> None:
     """The pipelines are done with; metrics with weights need their room."""
     if device.startswith("cuda"):
-        import gc
-
-        import torch
-
         gc.collect()
-        torch.cuda.empty_cache()
+        release_unused(device)
 
 
 def _dominated(job: Job, judge: Judge, known: Mapping[str, Any], pictures: Mapping[str, Any]) -> int | None:

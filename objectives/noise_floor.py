@@ -58,9 +58,13 @@ class NoiseFloor:
         """Whether two values of a figure cannot be told apart."""
         return relative_difference(one, other) <= self.of_figure(name)
 
+    def middle(self, name: str) -> float:
+        """Where the reference is: the median of its processes."""
+        return statistics.median(self.values[name])
+
     def holds(self, name: str, now: float) -> bool:
         """Whether the reference, measured again, is where it was: within the floor of the median of its processes."""
-        return self.tie(name, now, statistics.median(self.values[name]))
+        return self.tie(name, now, self.middle(name))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-able."""

@@ -99,6 +99,11 @@ class MeasurementRecord(_Base):
     machine: Mapped[str] = mapped_column(default=UNCHECKED)
     """Whether the machine was then as for the reference: STEADY, MOVED, or UNCHECKED until the next canary."""
 
+    def changed(self, **columns: Any) -> "MeasurementRecord":
+        """A new record, of these columns and this one's others."""
+        known = {c.name: getattr(self, c.name) for c in self.__table__.columns if c.name != "id"}
+        return MeasurementRecord(**{**known, **columns})
+
 
 class RunRecord(_Base):
     """One process beside the trials: of the noise floor, a canary, a finalist's block, a cold start, and the like."""
