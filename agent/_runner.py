@@ -30,7 +30,7 @@ def picture_names(study: Study, count: int) -> tuple[str, ...]:
 
     In turn from every shape, so that a few already cover all pipelines and sizes.
     """
-    requests = _requests(study)
+    requests = requests_of(study)
     shapes: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
         shapes.setdefault(request.shape(), []).append(request)
@@ -49,7 +49,8 @@ def picture_names(study: Study, count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _requests(study: Study) -> list[Request]:
+def requests_of(study: Study) -> list[Request]:
+    """What the workload asks for, without loading it."""
     described = study.workload_description()["requests"]
     return [Request(**{**request, "adapters": tuple(request.get("adapters", ()))}) for request in described]
 
@@ -68,7 +69,7 @@ class Runner:
         self.workload_key = workload_key(study)
         self.versions = {k: v for k, v in executor.fingerprint.packages.items() if v is not None}
         self.target = UNKNOWN_FLOOR_TARGET
-        self.shapes = len({request.shape() for request in _requests(study)})
+        self.shapes = len({request.shape() for request in requests_of(study)})
 
     def reference(self) -> MeasurementRecord:
         """The measurement of the unchanged pipelines, which every launched study has."""

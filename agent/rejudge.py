@@ -11,6 +11,7 @@ from ..studies import MeasurementRecord, Outcome, Records, Request, Study, Study
 from ..studies._study import parse_study
 from ._continuation import changed_settings, only_launcher, same_workload, workload_key
 from ._judging import Judge, latents_of
+from ._runner import requests_of
 from ._trial_folder import LATENTS, PICTURES, trial_folder
 from .trial_script import variant
 
@@ -55,6 +56,7 @@ def _rejudge(
             f"the Python files or models of study {study.name} have changed since its pictures were made: restore them"
         )
     judge = Judge({str(name): path for name, path in study.quality.weights.items()}, study.quality.files)
+    requests = requests_of(study)
     rows = records.measurements(study.name)
     complete = [row for row in rows if row.outcome == Outcome.COMPLETE]
     total = sum(len(row.measurements["quality"]["pictures"]) for row in complete)
@@ -67,7 +69,7 @@ def _rejudge(
         pictures = []
         for known in row.measurements["quality"]["pictures"]:
             on_step(done, total, label)
-            pictures.append(_judge_again(judge, study, Path(record.files), row, known))
+            pictures.append(_judge_again(judge, study, requests, Path(record.files), row, known))
             done += 1
         quality = judge.sum_up(pictures)
         trials[row.trial]["measurements"] = {**row.measurements, "quality": quality, "drift": quality["drift"]}
@@ -78,7 +80,7 @@ def _rejudge(
 
 
 def _judge_again(
-    judge: Judge, study: Study, files: Path, row: MeasurementRecord, known: dict[str, Any]
+    judge: Judge, study: Study, requests: list[Request], files: Path, row: MeasurementRecord, known: dict[str, Any]
 ) -> dict[str, Any]:
     from ..objectives.pictures import load_png
 
@@ -86,7 +88,7 @@ def _judge_again(
     images = [folder / PICTURES / known["file"] for folder in folders]
     if gone := next((file for file in images if not file.is_file()), None):
         raise UserError(f"{gone} is gone, so {study.name} cannot be judged again")
-    request = variant(_requests(study), known["request"])
+    request = variant(requests, known["request"])
     index = int(Path(known["file"]).stem.rpartition("-")[2])
     latents = [latents_of(folder / LATENTS, request.name, request.batch)[index] for folder in folders]
     try:
@@ -95,11 +97,6 @@ def _judge_again(
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{images[0]} could not be judged ({text}): nothing was changed") from error
     return {"file": known["file"], "request": known["request"], "prompt": request.prompt, **judged}
-
-
-def _requests(study: Study) -> list[Request]:
-    described = study.workload_description()["requests"]
-    return [Request(**{**request, "adapters": tuple(request.get("adapters", ()))}) for request in described]
 
 
 def _other_verdicts(before: Study, after: Study) -> bool:
