@@ -84,13 +84,17 @@ class Runner:
     def plan(self, **changes: Any) -> Plan:
         """How a trial is measured, with changes."""
         settings = self.study.measurement
+        wanted = self.study.quality.pictures.screen
+        if not self.study.workload.quality_assessed:
+            # Nobody judges pictures of random weights; those of the timed calls show whether they are finite.
+            wanted = min(wanted, sum(request.batch for request in requests_of(self.study)))
         usual = Plan(
             calls=settings.calls,
             most_calls=settings.most_calls,
             most_seconds=settings.most_seconds,
             target=self.target,
             warm_up_calls=settings.warm_up_calls,
-            pictures=picture_names(self.study, self.study.quality.pictures.screen),
+            pictures=picture_names(self.study, wanted),
         )
         return dataclasses.replace(usual, **changes)
 

@@ -10,7 +10,7 @@ from paretune.agent._summary import gain
 from paretune.search_space import Loss
 from paretune.studies import DEFAULT_STORAGE, Records, UserError
 
-PHASES = ("start", "load", "apply", "first_call", "warm_up", "measure", "memory", "judge")
+PHASES = ("start", "load", "apply", "first_call", "warm_up", "measure", "memory", "pictures", "stages", "judge")
 
 
 def main() -> None:
