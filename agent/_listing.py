@@ -1,9 +1,6 @@
-"""What `paretune best` prints: trials as a table or as JSON, and how far they can be trusted."""
+"""What `paretune best` prints: trials as lines or as JSON, and how far they can be trusted."""
 
 from typing import Any
-
-from rich.markup import escape
-from rich.table import Table
 
 from ._figures import (
     cold_start_estimate_s,
@@ -30,29 +27,36 @@ from ._trust import (
 )
 
 
-def trials_table(results: Results, trials: list[Trial]) -> Table:
-    """One row per trial; cost and energy where one of them has any."""
-    costs = {trial.number: cost_words(results, trial) if trial.complete else [] for trial in trials}
+def trial_lines(results: Results, trials: list[Trial]) -> list[str]:
+    """Two lines per trial under a line of headings: the figures, and what was done, which is too long for a column.
+
+    Cost and energy stand there where one of the trials has any.
+    """
+    costs = {trial.number: ", ".join(cost_words(results, trial)) for trial in trials if trial.complete}
     priced = any(costs.values())
-    columns = ["trial", "latency", "speed", "peak memory", "cold start", *(["cost and energy"] if priced else [])]
-    table = Table(*columns, "pictures", "configuration")
+    headings = ["trial", "latency", "speed", "peak memory", "cold start"]
+    headings += [*(["cost and energy"] if priced else []), "pictures"]
+    rows, done = [], []
     for trial in trials:
         if not trial.complete:
-            blank = [""] * (len(columns) - 1)
-            table.add_row(str(trial.number), trial.outcome, *blank, escape(f"{trial.configuration}: {trial.reason}"))
+            rows.append([str(trial.number), trial.outcome])
+            done.append(f"{trial.configuration}: {trial.reason}")
             continue
         early = ", ended early" if ended_early_words(trial) else ""
-        table.add_row(
-            str(trial.number),
+        figures = [
             milliseconds(trial.figure("latency_ms")),
             f"{speed(results, trial)}{early}",
             f"{trial.figure('peak_vram_gib'):.2f} GiB",
             cold_start_words(trial),
-            *([", ".join(costs[trial.number])] if priced else []),
-            quality(results, trial) + ("" if results.acceptable(trial) else " (breaks a limit)"),
-            str(trial.configuration),
-        )
-    return table
+        ]
+        pictures = quality(results, trial) + ("" if results.acceptable(trial) else " (breaks a limit)")
+        rows.append([str(trial.number), *figures, *([costs[trial.number]] if priced else []), pictures])
+        done.append(str(trial.configuration))
+    widths = [max(len(row[i]) for row in [headings, *rows] if i < len(row)) for i in range(len(headings))]
+    lined_up = ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in [headings, *rows]]
+    indent = " " * (widths[0] + 2)
+    pairs = [(figures, indent + what) for figures, what in zip(lined_up[1:], done, strict=True)]
+    return [lined_up[0], *(line for pair in pairs for line in pair)]
 
 
 def trust_lines(results: Results, trial: Trial | None, by: str) -> list[str]:

@@ -98,7 +98,7 @@ def ties_note(results: Results, trial: Trial, by: str = "latency_ms") -> str | N
         names.append(f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}")
     which = f"Trial {trial.number} ties with {' and '.join(names)}"
     if by == "latency_ms" and trial is results.best_or_none():
-        return f"{which}; of what is surely faster than the reference, the one that loses least is taken."
+        return f"{which}; of the front's that are surely faster than the reference, the one that loses least is taken."
     return f"{which} in {_FIGURE_WORDS.get(by, by)}."
 
 

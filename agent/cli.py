@@ -121,7 +121,7 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Show the best configuration under the given conditions, and how far its figures can be trusted."""
-    from ._listing import as_dict, trials_table, trust_lines
+    from ._listing import as_dict, trial_lines, trust_lines
     from ._results import Results
 
     results = Results(Records(storage, must_exist=True), name)
@@ -134,8 +134,7 @@ def best(
         listed = [as_dict(results, trial, by) for trial in trials]
         _print_json(listed if all_ else listed[0])
         return
-    console.print(trials_table(results, trials))
-    for line in trust_lines(results, chosen, by):
+    for line in [*trial_lines(results, trials), "", *trust_lines(results, chosen, by)]:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

@@ -79,7 +79,7 @@ def test_metric_names_and_the_note_are_served(address: str) -> None:
 def test_the_note_says_what_can_be_trusted(address: str) -> None:
     note = json.loads(fetch(api(address))[1])["note"]["body"]
     assert "Noise floor: 2.3% in latency and 0.9% in memory, from 5 processes" in note
-    assert "Trial 2 ties with trial 7; of what is surely faster than the reference" in note
+    assert "Trial 2 ties with trial 7; of the front's that are surely faster than the reference" in note
     assert "was not confirmed" not in note
 
 

@@ -10,7 +10,7 @@ from paretune.agent._results import Results
 from paretune.agent._trust import doubts
 from paretune.studies import Records
 from support.launched import Cli, Said
-from support.replayed import NAME, replay, run, url_of
+from support.replayed import CACHED, FUSED, NAME, replay, run, url_of
 
 UNCONFIRMED = ("--limit", "latency_ms<400")
 """Conditions that only trial 7 keeps: it ties with the best one, and was not in the blocks."""
@@ -57,10 +57,20 @@ def test_the_best_is_shown_with_its_confirmation_its_ties_and_the_noise_floor(st
         "5.5 s (5.7 s, p50 of 3)",
         "0.28 per 1,000 images, 164 J per image",
         "Trial 2 is confirmed: 2.50 times as fast as the reference (95 % interval 2.48 to 2.52), 2.00 times as fast as",
-        "Trial 2 ties with trial 7; of what is surely faster",
+        "Trial 2 ties with trial 7; of the front's that are surely faster",
         "Noise floor: 2.3% in latency and 0.9% in memory",
     ):
         assert words in said
+    assert str(CACHED) in map(str.strip, said.splitlines()), "whole, whatever the terminal's width"
+
+
+def test_figures_stand_in_columns_and_a_failed_trial_has_its_reason(study: Replayed) -> None:
+    heading, *lines = study("best", "--all").out.splitlines()
+    figures, done = lines[:16:2], lines[1:16:2]
+    assert [line.split()[0] for line in figures] == [str(number) for number in range(8)]
+    assert {line.index("GiB") for line in figures if "GiB" in line} == {heading.index("peak memory") + len("2.00 ")}
+    assert figures[5].split() == ["5", "apply_error"]
+    assert done[5].strip() == f"{FUSED}: apply: it <broke>"
 
 
 def test_whatever_is_chosen_says_what_it_ties_with_and_that_it_was_not_confirmed(study: Replayed) -> None:

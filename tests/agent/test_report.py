@@ -142,7 +142,7 @@ def test_the_best_row_says_what_can_be_trusted(page: _Page) -> None:
     result = page.text[: page.text.index("What the best configuration does")]
     for words in (
         "Noise floor: 2.3% in latency and 0.9% in memory, from 5 processes",
-        "Trial 2 ties with trial 7; of what is surely faster than the reference",
+        "Trial 2 ties with trial 7; of the front's that are surely faster than the reference",
         "confirmed 2.50 times as fast as the reference (95 % interval 2.48 to 2.52), "
         "2.00 times as fast as torch.compile (95 % interval 1.98 to 2.02), in 6 blocks of fresh processes. "
         "Differences under 1.3% could not have been seen.",
