@@ -58,15 +58,13 @@ def milliseconds(value: float) -> str:
 
 def cold_start_estimate_s(trial: Trial) -> float:
     """Imports (timed once per study), applying and the first call, added up: what every complete trial has."""
-    return float(trial.measurements.get("cold_start_estimate_s", trial.measurements["cold_start_s"]))
+    return trial.figure("cold_start_s")
 
 
 def cold_start_measured(trial: Trial) -> tuple[float, int] | None:
     """(median in s, n) of real cold processes; None for a trial that was not started cold."""
     cold = trial.measurements.get("cold_start")
-    if cold is None:
-        return None
-    return float(trial.measurements.get("cold_start_measured_s", cold["cold_start_s"])), int(cold["n"])
+    return None if cold is None else (trial.figure("cold_start_measured_s"), int(cold["n"]))
 
 
 def cold_start_words(trial: Trial) -> str:
