@@ -1,6 +1,7 @@
 """The front's best few, confirmed: all their pictures, cold starts, and blocks of fresh processes that take turns."""
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from .cold_start import measure_cold_start
 
 COLD_START = "cold-start"
 REFERENCE, TORCH_COMPILE = "reference", "torch.compile"
+LEAST_BLOCKS = 3
+"""Are made however long they take: of fewer, nothing can be said."""
 WARM_UP_CALLS = 1
 """In a block's process, before its timed calls."""
 
@@ -52,8 +55,13 @@ def finalists(results: Results, count: int) -> list[Trial]:
     return chosen[:count]
 
 
-def confirm(runner: Runner, records: Records, say: Callable[[str], None]) -> None:
-    """Confirm the finalists; what an earlier launch has measured of the same ones is used."""
+def confirm(
+    runner: Runner, records: Records, say: Callable[[str], None], say_block: Callable[[str, int, int], None]
+) -> None:
+    """Confirm the finalists; what an earlier launch has measured of the same ones is used.
+
+    say: told what is done next; say_block: the same of the blocks' processes, with how many are done, and of how many.
+    """
     count = runner.study.finalists.count
     results = _all_finished(runner, records, say)
     while chosen := finalists(results, count):
@@ -72,7 +80,7 @@ def confirm(runner: Runner, records: Records, say: Callable[[str], None]) -> Non
     if compiled is not None and compiled.complete and compiled.number not in {t.number for t in chosen}:
         contenders.insert(1, compiled)
     # By number, so that the same contenders always stand in the same order: a continued launch knows them again.
-    _run_blocks(runner, records, sorted(contenders, key=lambda trial: trial.number), say)
+    _run_blocks(runner, records, sorted(contenders, key=lambda trial: trial.number), say_block)
     for trial in contenders:
         _cold_starts(runner, records, trial, say)
 
@@ -89,7 +97,9 @@ def _all_finished(runner: Runner, records: Records, say: Callable[[str], None]) 
     return Results(records, runner.study.name)
 
 
-def _run_blocks(runner: Runner, records: Records, contenders: Sequence[Trial], say: Callable[[str], None]) -> None:
+def _run_blocks(
+    runner: Runner, records: Records, contenders: Sequence[Trial], say: Callable[[str, int, int], None]
+) -> None:
     """Every contender once a block, in a fresh process each; the order turns round from block to block (ABBA), so that
     a drift of the machine favours nobody.
     """
@@ -102,14 +112,18 @@ def _run_blocks(runner: Runner, records: Records, contenders: Sequence[Trial], s
     runs = records.runs(runner.study.name, BLOCK)
     session = max((run.session for run in runs), default=0)
     begun = list(dict.fromkeys((run.position, run.trial) for run in runs if run.session == session))
+    started = time.monotonic()
     complete = {(r.position, r.trial) for r in runs if r.session == session and r.outcome == Outcome.COMPLETE}
     # An interrupted confirmation goes on where it stopped; one of other contenders cannot be mixed with this one.
     if not runs or begun != [(block, trial.number) for block, trial in planned[: len(begun)]]:
         session, complete = session + 1, set()
-    for block, trial in planned:
+    for done, (block, trial) in enumerate(planned):
+        late = settings.minutes is not None and time.monotonic() - started > 60 * settings.minutes
+        if late and block >= LEAST_BLOCKS and done % len(contenders) == 0:
+            break
         if (block, trial.number) in complete:
             continue
-        say(f"confirming, block {block + 1} of {settings.blocks}: {trial.configuration}")
+        say(f"confirming, block {block + 1} of {settings.blocks}: {trial.configuration}", done, len(planned))
         runner.beside(
             BLOCK,
             trial.number,

@@ -64,7 +64,10 @@ class MachineWatch:
             return
         self._runner.records.settle_machine(self._runner.study.name, STEADY if result.good else MOVED)
         if not result.good:
-            self._note(f"{result.words}: the trials since the last check are in doubt until it is back")
+            self._note(
+                f"{result.words}: the trials since the last check are in doubt until it is back; if this is how the "
+                "machine is from now on, launch the study under another --name"
+            )
             return
         for row in self._rows():
             if row.machine != MOVED or row.outcome != Outcome.COMPLETE:
@@ -79,14 +82,14 @@ class MachineWatch:
     def _measure_the_reference_anew(self, former: MeasurementRecord) -> None:
         result = self._runner.trial(0, Configuration())
         if result.outcome is not Outcome.COMPLETE:
-            raise UserError(f"the unchanged pipelines could not be measured ({result.outcome}): {result.reason}")
+            raise UserError(f"the unchanged pipelines could not be measured: {result.reason}")
         anew = self._runner.measurement(0, Configuration(), result)
         self._runner.records.update_study(self._runner.study.name, noise_floor=None)
         self._runner.records.replace_measurement(anew, superseded(former, 0))
         self._know_floor()
 
     def _know_floor(self) -> None:
-        self._floor = ensure_floor(self._runner, self._runner.reference(), self._step)
+        self._floor = ensure_floor(self._runner, self._step, self._note)
         self._runner.know_floor(self._floor.of_figure("latency_ms"))
 
     def _rows(self) -> list[MeasurementRecord]:

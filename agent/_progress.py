@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from .launch import Event
 
@@ -26,16 +27,19 @@ class LaunchProgress:
         self._progress = Progress(
             SpinnerColumn(),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             TextColumn("front {task.fields[front]}"),
             TimeElapsedColumn(),
             TextColumn("left {task.fields[left]}"),
-            TextColumn("{task.description}"),
+            # The one that gives way in a narrow terminal.
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=console,
+            expand=True,
+            transient=True,
         )
         self._task = self._progress.add_task("starting", total=None, front=0, left="?")
-        self._first_done: int | None = None
-        self._since = time.monotonic()
+        self._counted = ""  # trials or blocks
+        self._first_done, self._since = 0, time.monotonic()
 
     def __enter__(self) -> "LaunchProgress":
         self._progress.start()
@@ -51,9 +55,11 @@ class LaunchProgress:
             if event.kind == "note":
                 self._progress.console.print(escape(event.text))
             return
-        if self._first_done is None and event.kind == "trial":
-            self._first_done, self._since = event.done, time.monotonic()
-        self._progress.update(self._task, completed=event.done, total=event.total, left=self._left(event))
+        counted = "blocks" if event.kind == "block" else "trials"
+        if counted != self._counted and event.kind != "step":
+            self._counted, self._first_done, self._since = counted, event.done, time.monotonic()
+        left = "?" if event.kind == "step" else self._left(event)
+        self._progress.update(self._task, completed=event.done, total=event.total, left=left)
         if event.kind == "result":
             self._progress.update(self._task, front=event.front)
             self._progress.console.print(escape(f"{event.done:4}/{event.total} {event.text}"), soft_wrap=True)
@@ -61,10 +67,13 @@ class LaunchProgress:
             self._progress.update(self._task, description=escape(event.text))
 
     def _left(self, event: Event) -> str:
-        done_here = event.done - (self._first_done or 0)
-        if done_here <= 0:
+        done_here = event.done - self._first_done
+        known = [] if event.at_most_s is None or event.kind == "block" else [max(0.0, event.at_most_s)]
+        if done_here > 0:
+            known.append((time.monotonic() - self._since) / done_here * (event.total - event.done))
+        if not known:
             return "?"
-        seconds = (time.monotonic() - self._since) / done_here * (event.total - event.done)
+        seconds = min(known)
         return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 

@@ -14,6 +14,13 @@ def gain(results: Results) -> str:
     """One sentence: what the best acceptable configuration gains over the reference and over torch.compile."""
     best, reference = winner(results), results.reference
     if best is None or best is reference:
+        floor = results.floor
+        acceptable = [t for t in results.complete if t is not reference and results.acceptable(t)]
+        if floor is not None and any(speed_up(reference, t) > 1 for t in acceptable):
+            return (
+                f"No configuration of {results.name} could be shown to be faster than the reference: what keeps the "
+                f"limits differs from it by less than the noise floor of {floor.of_figure('latency_ms'):.1%}."
+            )
         return f"No measured configuration of {results.name} is faster than the reference and keeps the study's limits."
     compiled = results.torch_compile
     if compiled is best:
@@ -76,5 +83,6 @@ def study_note(results: Results) -> str:
                 f"| {trial.figure('peak_vram_gib'):.2f} GiB | {cold_start_words(trial)} "
                 f"| {quality(results, trial)} | {trial.configuration} |"
             )
+    lines += ["", "Optuna marks as best what no other trial beats by any difference; the report and `best` know ties."]
     lines += ["", f"Export the best: `paretune export {results.name} -o bundle`"]
     return "\n".join(lines)

@@ -11,6 +11,9 @@ from ._figures import broken_limits, speed_up
 from ._finalists import COLD_START, REFERENCE, Confirmation, confirmations
 from ._results import Results, Trial
 
+BUSY_CPU = 0.1
+"""Other programs that use so much of the CPU are worth a word, also where a GPU does the work: it launches kernels."""
+
 _FIGURE_WORDS = {"latency_ms": "latency", "peak_vram_gib": "peak memory", "cold_start_s": "cold start"}
 
 
@@ -127,7 +130,15 @@ def shortfall(results: Results) -> str | None:
         ratio = 1 / comparison.ratio
     if ratio >= 1.5:
         return None
-    faster = [t for t in results.complete if speed_up(reference, t) >= 1.5 and not results.acceptable(t)]
+    fast = [t for t in results.complete if speed_up(reference, t) >= 1.5]
+    unproven = [t for t in fast if results.acceptable(t) and results.tie("latency_ms", t, reference)]
+    if unproven:
+        which = "One configuration that keeps" if len(unproven) == 1 else f"{len(unproven)} configurations that keep"
+        return (
+            f"{which} the limits took two thirds of the reference's time or less, which on a machine as unsteady as "
+            "this proves nothing: measure again when nothing else runs on it, under another --name."
+        )
+    faster = [t for t in fast if not results.acceptable(t)]
     if not faster:
         return f"Nothing acceptable was shown to be 1.5 times as fast as the reference ({len(results.trials)} trials)."
     which = "One configuration" if len(faster) == 1 else f"{len(faster)} configurations"
@@ -184,8 +195,7 @@ def _machine_note(results: Results, trials: Sequence[Trial]) -> str | None:
     words = [f"the reference moved beyond the noise floor {moved} time{'s' if moved > 1 else ''}"] if moved else []
     throttled = [t.number for t in trials if any(shape.get("throttled") for shape in t.measurements["latency"])]
     if throttled:
-        which = f"trial{'s' if len(throttled) > 1 else ''} {', '.join(map(str, throttled))}"
-        words.append(f"the GPU was throttled in {which}")
+        words.append(f"the GPU was throttled in {_numbers(throttled)}")
     foreign = {
         process["name"]
         for trial in trials
@@ -193,7 +203,20 @@ def _machine_note(results: Results, trials: Sequence[Trial]) -> str | None:
     }
     if foreign:
         words.append(f"other programs used the GPU ({', '.join(sorted(foreign))})")
+    busy = [t for t in trials if _foreign_cpu_share(t) >= BUSY_CPU]
+    if busy:
+        shares = [round(100 * _foreign_cpu_share(t)) for t in busy]
+        share = f"{min(shares)} to {max(shares)} %" if min(shares) < max(shares) else f"{shares[0]} %"
+        words.append(f"other programs used {share} of the CPU in {_numbers([t.number for t in busy])}")
     return f"While it was measured, {'; '.join(words)}." if words else None
+
+
+def _numbers(trials: Sequence[int]) -> str:
+    return f"trial{'s' if len(trials) > 1 else ''} {', '.join(map(str, trials))}"
+
+
+def _foreign_cpu_share(trial: Trial) -> float:
+    return float(trial.measurements.get("machine", {}).get("cpu", {}).get("foreign_share") or 0)
 
 
 def inside_floor(results: Results, run: RunRecord) -> bool:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from ..studies import DEFAULT_STORAGE, Records, UserError, read_study
 
@@ -38,14 +37,21 @@ VerdictOption = Annotated[
     str | None,
     typer.Option(
         "--verdict",
-        help="The worst verdict on the pictures that is accepted: bit-exact, imperceptible, near-lossless, visible.",
+        help="The worst verdict on the pictures that is accepted: bit-exact, imperceptible, near-lossless, visible, "
+        "different.",
     ),
 ]
 LossOption = Annotated[
     str | None,
     typer.Option("--loss", help="The most that techniques may lose by design: bit-identical, reordered, approximate."),
 ]
-ByOption = Annotated[str, typer.Option("--by", help="Least latency_ms, peak_vram_gib, drift or cold_start_s.")]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by", help="What is to be least: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
+    ),
+]
+FASTEST = "latency_ms"
 
 
 @app.command()
@@ -59,7 +65,11 @@ def launch(
         ),
     ] = None,
     max_time: Annotated[
-        str | None, typer.Option(help="Start no trial after searching this long: 90s, 20m, 3h.")
+        str | None,
+        typer.Option(
+            help="Start no trial after searching this long (90s, 20m, 3h). The reference and the noise floor come "
+            "before the search, confirming the finalists after it."
+        ),
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
@@ -75,7 +85,7 @@ def launch(
     from ._progress import LaunchProgress
     from .launch import launch as run
 
-    settings = [*(set_ or []), *([f"name={json.dumps(name)}"] if name else [])]
+    settings = [*(set_ or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
     wanted = read_study(study, settings)
     minutes = None if max_time is None else _minutes(max_time)
     try:
@@ -114,7 +124,7 @@ def best(
     name: Annotated[str, typer.Argument(help="Name of the study.")],
     limit: LimitOption = None,
     verdict: VerdictOption = None,
-    by: ByOption = "latency_ms",
+    by: ByOption = None,
     loss: LossOption = None,
     all_: Annotated[bool, typer.Option("--all", help="List every trial instead.")] = False,
     storage: Storage = DEFAULT_STORAGE,
@@ -125,8 +135,9 @@ def best(
     from ._results import Results
 
     results = Results(Records(storage, must_exist=True), name)
+    by = by or FASTEST
     if all_:
-        trials, chosen, by = results.trials, results.best_or_none(), "latency_ms"
+        trials, chosen, by = results.trials, results.best_or_none(), FASTEST
     else:
         chosen = _choose(results, limit, verdict, by, loss)
         trials = [chosen]
@@ -142,10 +153,12 @@ def best(
 def export(
     name: Annotated[str, typer.Argument(help="Name of the study.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")],
-    trial: Annotated[int | None, typer.Option(help="Export this trial; by default the best one.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Export this trial; by default the best one under the other options.")
+    ] = None,
     limit: LimitOption = None,
     verdict: VerdictOption = None,
-    by: ByOption = "latency_ms",
+    by: ByOption = None,
     loss: LossOption = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
@@ -154,8 +167,11 @@ def export(
     from ._trust import doubts
     from .export import export as run
 
+    conditions = {"--limit": limit, "--verdict": verdict, "--by": by, "--loss": loss}
+    if trial is not None and (asked := [option for option, value in conditions.items() if value is not None]):
+        raise UserError(f"--trial {trial} says which one already: leave out {', '.join(asked)}")
     results = Results(Records(storage, must_exist=True), name)
-    chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by, loss)
+    chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by or FASTEST, loss)
     folder = run(results, chosen, output)
     text = f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}"
     console.print(escape(text), soft_wrap=True)
@@ -293,14 +309,16 @@ def techniques(as_json: AsJson = False) -> None:
             ]
         )
         return
-    table = Table("technique", "axis", "may lose", "parameters", "runs here")
+    # No table: parameters have many values, and a column that is cut short would hide them.
     for item in found:
-        choices = item.technique.parameters.choices()
-        parameters = "\n".join(f"{key}: {', '.join(map(str, values))}" for key, values in choices.items())
-        table.add_row(
-            item.technique.name, item.technique.axis, item.technique.loss, parameters, escape(item.reason or "yes")
+        named = item.technique
+        runs = "[green]runs here[/green]" if item.reason is None else f"[red]not here:[/red] {escape(item.reason)}"
+        console.print(
+            f"[bold]{named.name}[/bold] ({named.axis}, {named.loss}), {runs}", soft_wrap=True, highlight=False
         )
-    console.print(table)
+        choices = [f"{key}: {', '.join(map(str, values))}" for key, values in named.parameters.choices().items()]
+        for line in (named.summary, *choices):
+            console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

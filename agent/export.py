@@ -16,6 +16,8 @@ from ._results import Results, Trial
 from ._trial_folder import write_scripts
 from ._trust import confirmation_dict, confirmation_of, doubts, is_confirmed
 
+SEARCH_ONLY = {"optuna", "torchao"}
+"""What a fingerprint knows and a configuration needs only where one of its techniques says so."""
 SCHEMA_VERSION = 2
 """Of the manifest and of evidence/measurements.json; since 2, both say whether the trial was confirmed."""
 MANIFEST = "manifest.json"
@@ -58,7 +60,7 @@ def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
         write_text(draft / "apply.py", trial.apply_py)
-        write_text(draft / "environment.txt", environment(results))
+        write_text(draft / "environment.txt", environment(results, trial))
         write_scripts(draft / "check", results.study.workload_description())
         _write_evidence(draft / "evidence", results, trial)
         write_text(draft / "README.md", bundle_readme(results, trial))
@@ -82,13 +84,17 @@ def files_of(folder: Path) -> list[str]:
     return sorted(str(file) for file in files if str(file) != MANIFEST and "__pycache__" not in file.parts)
 
 
-def environment(results: Results) -> str:
-    """environment.txt: exact versions, in the form that pip reads, and the machine as comments."""
+def environment(results: Results, trial: Trial) -> str:
+    """environment.txt: exact versions of what `apply.py` and the pipelines need, in the form that pip reads, and the
+    machine as comments.
+    """
+    needed = {package for step in trial.configuration.steps for package in technique(step.technique).packages}
     machine = results.fingerprint
     head = [f"# measured on {machine.device_name}, Python {machine.python}, {machine.platform}"]
     if machine.driver:
         head.append(f"# driver {machine.driver}, CUDA {machine.cuda}, compute capability {machine.compute_capability}")
     pins = [f"{name}=={version}" for name, version in sorted(machine.packages.items()) if version is not None]
+    pins = [pin for pin in pins if pin.partition("==")[0] not in SEARCH_ONLY - needed]
     return "\n".join([*head, *pins]) + "\n"
 
 

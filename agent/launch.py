@@ -39,11 +39,15 @@ class Event:
     """Something a watcher of the launch may want to show."""
 
     kind: str
-    """"server", "trial" (one starts), "result" (one ended), "note"."""
+    """"server", "trial" (one starts), "result" (one ended), "step" (something beside the trials starts), "block" (a
+    process of the confirmation starts), "note"."""
     text: str
     done: int = 0
+    """Trials, for a block its processes; likewise `total`."""
     total: int = 0
     front: int = 0
+    at_most_s: float | None = None
+    """Seconds until the search ends whatever is done by then; None when only the trials end it."""
 
 
 def files_folder(storage: str) -> Path:
@@ -101,6 +105,8 @@ class _Launch:
         # A number of trials that was asked for by hand is not cut short by the file's minutes.
         minutes = max_minutes or (study.budget.minutes if trials is None else None)
         self.minutes = minutes
+        self.deadline: float | None = None
+        """When the search ends; known once it begins."""
         self.fresh = fresh
         self.on_event = on_event
         self.device = detect_device(study.device)
@@ -120,10 +126,11 @@ class _Launch:
                 self.pipelines = {k: PipelineFacts.from_dict(v) for k, v in (record.pipelines or {}).items()}
                 self.watch = MachineWatch(self.runner, self._note_step, lambda text: self._say("note", text))
                 ensure_benign_floor(self.runner, self._note_step)
-                self.deadline = None if self.minutes is None else time.monotonic() + 60 * self.minutes
+                if self.minutes is not None:
+                    self.deadline = time.monotonic() + 60 * self.minutes
                 self._search()
                 self.watch.close(self.teller)
-                confirm(self.runner, self.records, self._note_step)
+                confirm(self.runner, self.records, self._note_step, self._block_step)
             finally:
                 for folder in self.folder.glob("trial-*"):
                     forget_compiled(folder)
@@ -131,7 +138,10 @@ class _Launch:
 
     def _note_step(self, text: str) -> None:
         measured = self._measured() if self.records.find_study(self.study.name) else 0
-        self._say("trial", text, done=measured, total=self.trials)
+        self._say("step", text, done=measured, total=self.trials)
+
+    def _block_step(self, text: str, done: int, total: int) -> None:
+        self._say("block", text, done=done, total=total)
 
     def _study_record(self) -> StudyRecord:
         """The stored study; a new one is stored once its reference was measured, which tells what can work here."""
@@ -160,7 +170,7 @@ class _Launch:
             result = self.runner.trial(0, Configuration())
             if result.outcome is not Outcome.COMPLETE:
                 raise UserError(
-                    f"the unchanged pipelines could not be measured ({result.outcome}): {result.reason}; "
+                    f"the unchanged pipelines could not be measured: {result.reason}; "
                     f"the log is {trial_folder(self.folder, 0) / LOG}"
                 )
             measured = self.runner.measurement(0, Configuration(), result)
@@ -346,7 +356,8 @@ class _Launch:
         return front
 
     def _say(self, kind: str, text: str, done: int = 0, total: int = 0, front: int = 0) -> None:
-        self.on_event(Event(kind, text, done, total, front))
+        at_most_s = None if self.deadline is None else self.deadline - time.monotonic()
+        self.on_event(Event(kind, text, done, total, front, at_most_s))
 
 
 def _summary(measured: MeasurementRecord) -> str:

@@ -24,6 +24,8 @@ OTHER_DAY = 0.05
 """Relative: beyond the noise floor, which was measured within one study, machines differ so much from day to day."""
 UNKNOWN_FLOOR = 0.15
 """For a bundle of a study whose noise floor was not measured."""
+WIDEST_FLOOR = 0.5
+"""A noise floor above this, of a disturbed machine, would let anything pass."""
 MEMORY_SLACK_GIB = 0.1
 """Beside the relative tolerance: what libraries load once, whatever the model's size, moves between processes."""
 PROCESSES = 3
@@ -197,6 +199,9 @@ def _compare_latency(
             "latency_ms", change <= UNKNOWN_FLOOR, f"{text}; no noise floor known, tolerated {UNKNOWN_FLOOR:.0%})"
         )
     noise = floor.of_figure("latency_ms")
+    if noise > WIDEST_FLOOR:
+        words = f"the evidence's noise floor of {noise:.0%} tells nothing, tolerated {WIDEST_FLOOR:.0%}"
+        return Check("latency_ms", change <= WIDEST_FLOOR, f"{text}): {words}")
     if floor.tie("latency_ms", before, now):
         return Check("latency_ms", True, f"{text}): a tie, within the noise floor of {noise:.1%}")
     if change < 0:
@@ -208,7 +213,7 @@ def _compare_latency(
 def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any], floor: NoiseFloor | None) -> Check:
     before, now = float(expected["peak_vram_gib"]), float(measured["peak_vram_gib"])
     change = now / before - 1
-    noise = UNKNOWN_FLOOR if floor is None else floor.of_figure("peak_vram_gib")
+    noise = UNKNOWN_FLOOR if floor is None else min(floor.of_figure("peak_vram_gib"), WIDEST_FLOOR)
     tolerance = noise + OTHER_DAY + MEMORY_SLACK_GIB / before
     text = f"{now:.2f} GiB now, {before:.2f} GiB in the evidence ({change:+.0%}, tolerated {tolerance:.0%})"
     return Check("peak_vram_gib", change <= tolerance, text)

@@ -151,6 +151,8 @@ class Finalists(Section):
     """How many of the front, the fastest first; 0 confirms nothing."""
     blocks: int = Field(default=8, ge=3)
     """Each block measures the reference, torch.compile and every finalist once, each in a fresh process."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Begin no block after so long (three are made in any case); fewer blocks see larger differences only."""
     calls: int = Field(default=3, ge=1)
     """Timed calls per shape of request in each process."""
     cold_starts: int = Field(default=3, ge=0)

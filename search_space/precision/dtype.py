@@ -18,8 +18,11 @@ def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
     import torch
 
     for pipeline in pipelines.values():
-        # Modules that an earlier pipeline shared are in that dtype already, and stay as they are.
-        pipeline.to(dtype=getattr(torch, dtype), silence_dtype_warnings=True)
+        for module in pipeline.components.values():
+            # Modules that an earlier pipeline shared are in that dtype already, and stay as they are. Called on the
+            # class: the `to` of diffusers' models warns of modules to keep in float32, also where there are none.
+            if isinstance(module, torch.nn.Module):
+                torch.nn.Module.to(module, dtype=getattr(torch, dtype))
 
 
 def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
@@ -36,12 +39,14 @@ def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: DtypeParameters) -> str | None:
-    """The dtype that everything has already, and bfloat16 where the GPU only emulates it."""
+    """The dtype that everything has already, bfloat16 where the GPU only emulates it, and float16 on a CPU."""
     present = {module.dtype for pipeline in pipelines.values() for module in pipeline.modules.values()}
     if present - {"none"} == {parameters.dtype}:
         return f"all modules are in {parameters.dtype} already"
     if target.device == "cuda" and parameters.dtype == "bfloat16" and target.sm() < 80:
         return "bfloat16 needs compute capability 8.0"
+    if target.device == "cpu" and parameters.dtype == "float16":
+        return "a CPU computes float16 many times slower than float32"
     return None
 
 

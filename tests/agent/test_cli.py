@@ -1,6 +1,8 @@
 """What people type: good and bad. Whatever is wrong is one sentence that says what to change, and exit code 2."""
 
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +10,11 @@ from typing import Any
 
 import pytest
 from paretune.agent import trial_server
+from paretune.agent._progress import LaunchProgress
+from paretune.agent.launch import Event
 from paretune.search_space import TECHNIQUES
 from paretune.studies import Records
+from rich.console import Console
 from support.launched import Cli, Launched
 from support.launching import tiny_study, write_study
 
@@ -122,10 +127,7 @@ def test_a_python_workload_that_raises(study: Path, cli: Cli) -> None:
     settings = ("--set", "workload.pipelines=null", "--set", "workload.python=product.py")
     said = cli("launch", "tiny.yaml", *settings).sentence()
     log = Path("paretune.files/tiny/trial-0000/log.txt").resolve()
-    assert said == (
-        "the unchanged pipelines could not be measured (infrastructure): load: RuntimeError: no licence; "
-        f"the log is {log}"
-    )
+    assert said == (f"the unchanged pipelines could not be measured: load: RuntimeError: no licence; the log is {log}")
     assert Records("sqlite:///paretune.db").studies() == []
 
 
@@ -134,7 +136,7 @@ def test_a_damaged_model_folder(study: Path, tiny_model: Path, cli: Cli) -> None
     weights = Path("damaged/unet/diffusion_pytorch_model.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
     said = cli("launch", "tiny.yaml", "--set", "workload.pipelines.main.model=damaged").sentence()
-    assert said.startswith("the unchanged pipelines could not be measured (infrastructure): load: ")
+    assert said.startswith("the unchanged pipelines could not be measured: load: ")
     assert Records("sqlite:///paretune.db").studies() == [], "and the name is free for the mended model"
 
 
@@ -160,7 +162,7 @@ NO_DATABASE = "there is no database "
         ("sqlite:////proc/nowhere/a.db", ("the database sqlite:////proc/nowhere/a.db cannot be used: ", NO_DATABASE)),
         ("sqlite:///tiny.yaml", "the database sqlite:///tiny.yaml cannot be used: file is not a database"),
         ("sqlite:///tiny.yaml/a.db", ("the database sqlite:///tiny.yaml/a.db cannot be used: ", NO_DATABASE)),
-        ("postgresql://u:secret@127.0.0.1:1/d", "the database "),
+        ("postgresql://u:secret@127.0.0.1:1/d", "the database postgresql://u:***@127.0.0.1:1/d cannot be used: "),
     ],
 )
 @pytest.mark.parametrize("arguments", [("launch", "tiny.yaml"), ("best", "tiny"), ("export", "tiny", "-o", "b")])
@@ -196,6 +198,10 @@ def test_a_database_that_cannot_be_used(
             ["export", "tiny", "-o", "out", "--trial", "99"],
             "study tiny has no trial 99; paretune best tiny --all lists",
         ),
+        (
+            ["export", "tiny", "-o", "out", "--trial", "1", "--verdict", "bit-exact", "--by", "drift"],
+            "--trial 1 says which one already: leave out --verdict, --by",
+        ),
         (["export", "tiny", "-o", "out", "--trial", "3"], "trial 3 of tiny ended as apply_error: apply: ValueError: "),
     ],
 )
@@ -228,6 +234,26 @@ def test_a_study_is_continued_only_as_what_it_was(
     said = cli("launch", str(launched.file), "--storage", launched.storage, *arguments).sentence()
     assert said == f"study tiny {sentence}launch this one under another --name"
     assert [(trial.number, trial.measurements) for trial in launched.results().trials] == before
+
+
+def test_a_name_that_is_empty(study: Path, cli: Cli) -> None:
+    assert "name" in cli("launch", "tiny.yaml", "--name", "").sentence()
+
+
+def test_the_progress_bar_fits_into_a_narrow_terminal_and_knows_the_time_left() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, height=24)
+    with LaunchProgress(console) as progress:
+        progress.show(Event("trial", "one", done=4, total=12, at_most_s=48.0))
+        progress.show(Event("result", "one: 600 ms", done=5, total=12, front=2, at_most_s=40.0))
+        progress._progress.refresh()
+        progress.show(Event("block", "confirming, block 4 of 4: " + "long words " * 20, done=11, total=12))
+        progress._progress.refresh()
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).replace("\r", "\n").split("\n")
+    searching, confirming = ([line for line in lines if f"{done}/12 ━" in line][-1] for done in (5, 11))
+    assert re.search(r"front 2 .* left ([0-9]|[1-3][0-9]|40) s", searching), "no longer than the search may take"
+    assert re.search(r"front 2 .* left \? confirming, bl.*…", confirming), "of blocks, nothing is known yet"
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("text", ["soon", "10", "-3m", "0s", "3 days"])

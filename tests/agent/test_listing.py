@@ -97,7 +97,7 @@ def test_json_says_the_same(study: Replayed) -> None:
     assert (best["trial"], best["confirmed"], best["ties_with"], best["tie_with_reference"]) == (2, True, [7], False)
     assert best["times_as_fast"] == pytest.approx(2.5, abs=0.01)
     assert best["noise_floor"]["processes"] == 5
-    assert best["noise_floor"]["latency_ms"] == pytest.approx(0.023, abs=0.001)
+    assert best["noise_floor"]["relative"]["latency_ms"] == pytest.approx(0.023, abs=0.001)
     assert set(best["confirmation"]) == {"reference", "torch_compile"}
     assert best["confirmation"]["reference"]["decision"] == "faster"
     assert (best["cold_start_s"], best["cold_start_measured_s"]) == (5.5, pytest.approx(5.7))

@@ -5,6 +5,8 @@ from pathlib import Path
 import optuna
 import pytest
 from paretune.agent._results import Results
+from paretune.agent._summary import gain
+from paretune.agent._trust import shortfall
 from paretune.agent.executor import TrialResult
 from paretune.agent.trial_process import Job
 from paretune.search_space import Configuration
@@ -192,6 +194,12 @@ def test_one_block_that_fails_is_run_again_and_costs_no_other(world: World) -> N
     assert {len(blocks) for blocks in again.blocks.values()} == {3}
 
 
+def test_confirming_ends_after_its_time_with_three_blocks_at_least(world: World) -> None:
+    finalists = {"count": 1, "blocks": 8, "calls": 1, "cold_starts": 0, "minutes": 1e-9}
+    results = world.launch(world.study("a", PRESETS, finalists=finalists))
+    assert {len(blocks) for blocks in results.blocks.values()} == {3}
+
+
 class TestWhatAnotherStudyMeasured:
     def test_is_taken_over_after_a_check(self, world: World) -> None:
         world.launch(world.study("a", PRESETS))
@@ -238,3 +246,43 @@ def test_a_first_call_that_waited_for_something_is_not_the_references_cold_start
 
     world.before = before
     assert world.launch(world.study("a", PRESETS)).reference.figure("cold_start_s") == 5.0
+
+
+def test_a_disturbed_reference_is_measured_again_before_anything_else(world: World) -> None:
+    processes = {"run": 0}
+
+    def before(job: Job, kind: str) -> None:
+        processes["run"] += 1
+        world.speed = lambda: 12.0 if processes["run"] in (1, 3) else 1.0
+
+    world.before = before
+    results = world.launch(world.study("a", PRESETS, **EVERY_3))
+    assert [kind for kind, _ in world.ran[:7]] == ["trial", "floor", "floor", "again", "floor", "floor", "trial"]
+    assert results.reference.figure("latency_ms") == 1000.0
+    assert results.floor is not None
+    assert results.floor.of_figure("latency_ms") < 0.01
+    assert any("12.0 times as long in one process as in another" in note for note in world.notes)
+    assert "1.67 times as fast as the reference" in gain(results)
+
+
+def test_on_a_machine_that_stays_disturbed_nothing_is_called_slower_or_faster(world: World) -> None:
+    processes = {"run": 0}
+
+    def before(job: Job, kind: str) -> None:
+        processes["run"] += 1
+        world.speed = lambda: 12.0 if kind in ("again", "floor") and processes["run"] % 2 else 1.0
+
+    world.before = before
+    world.latency_ms |= {DEEPCACHE: 300.0}
+    measurement = {"measurement": {"floor_processes": 3, "canary_every": 0}}
+    results = world.launch(world.study("a", PRESETS, **measurement))
+    assert results.floor is not None
+    floor = f"{results.floor.of_figure('latency_ms'):.1%}"
+    assert gain(results) == (
+        "No configuration of a could be shown to be faster than the reference: what keeps the limits differs from it "
+        f"by less than the noise floor of {floor}."
+    )
+    assert shortfall(results) == (
+        "3 configurations that keep the limits took two thirds of the reference's time or less, which on a machine as "
+        "unsteady as this proves nothing: measure again when nothing else runs on it, under another --name."
+    )

@@ -29,6 +29,8 @@ ONE_LAYER = replace(TINY_FACTS, modules={"unet": replace(TINY_FACTS.modules["une
     ("name", "parameters", "target", "facts", "reason"),
     [
         ("dtype", {"dtype": "float32"}, CPU, TINY_FACTS, "already"),
+        ("dtype", {"dtype": "float16"}, CPU, TINY_FACTS, "many times slower"),
+        ("dtype", {"dtype": "float16"}, _gpu(8, 9), TINY_FACTS, None),
         ("dtype", {"dtype": "bfloat16"}, _gpu(7, 5), TINY_FACTS, "8.0"),
         ("dtype", {"dtype": "bfloat16"}, _gpu(8, 0), TINY_FACTS, None),
         ("torchao_quantization", {"scheme": "float8_dynamic_tensor"}, CPU, TINY_FACTS, "8.9"),
