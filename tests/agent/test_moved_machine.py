@@ -265,6 +265,21 @@ def test_a_disturbed_reference_is_measured_again_before_anything_else(world: Wor
     assert "1.67 times as fast as the reference" in gain(results)
 
 
+def test_a_floor_that_few_processes_leave_wide_gets_more_of_them(world: World) -> None:
+    processes = {"run": 0}
+
+    def before(job: Job, kind: str) -> None:
+        processes["run"] += 1
+        world.speed = lambda: 1.3 if processes["run"] == 1 else 1.0
+
+    world.before = before
+    results = world.launch(world.study("a", PRESETS, **EVERY_3))
+    assert [kind for kind, _ in world.ran[:7]] == ["trial", *["floor"] * 5, "trial"]
+    assert results.floor is not None
+    assert results.floor.processes == 6
+    assert results.floor.of_figure("latency_ms") < 0.5
+
+
 def test_on_a_machine_that_stays_disturbed_nothing_is_called_slower_or_faster(world: World) -> None:
     processes = {"run": 0}
 

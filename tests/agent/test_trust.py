@@ -201,7 +201,7 @@ class TestOneStudyAfterAnother:
         study = study_in(folder, tiny_model, "third", quality=quality, budget={"trials": 1})
         results = launch(study, storage=f"sqlite:///{folder}/paretune.db", fresh=True)
         assert results.reference.reused_from is None
-        assert len(results.runs("floor")) == 1
+        assert len(results.runs("floor")) >= 1
 
     def test_compare_says_what_a_configuration_gains_and_refuses_other_workloads(
         self, first: Results, folder: Path, launched: Launched
