@@ -48,7 +48,8 @@ def _compared(results: Results, best: Trial, other: Trial, name: str, both: str 
     words = (
         f"{1 / comparison.ratio:.2f} times as fast as {name}" if comparison.decision != "tie" else f"a tie with {name}"
     )
-    return f"{words} ({'; '.join(filter(None, [both, detail]))})"
+    # The ratio is the blocks'; the two medians were measured earlier, each in its own time.
+    return f"{words} ({'; '.join(filter(None, [detail, both and f'as trials {both}']))})"
 
 
 def _cold_starts(best: Trial, reference: Trial) -> str:

@@ -72,7 +72,7 @@ def test_metric_names_and_the_note_are_served(address: str) -> None:
     study = json.loads(body)
     assert study["objective_names"] == ["latency_ms", "peak_vram_gib", "drift"]
     note = study["note"]["body"]
-    assert note.startswith("2.50 times as fast as the reference (400 ms against 1.00 s; 2.48 to 2.52 in 6 confirming")
+    assert note.startswith("2.50 times as fast as the reference (2.48 to 2.52 in 6 confirming blocks; as trials 400 ms")
     assert "/trials?numbers=0,2,1)" in note
 
 
