@@ -65,12 +65,14 @@ def launch(
     trials: int | None = None,
     max_minutes: float | None = None,
     fresh: bool = False,
+    keep_compiled: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Results:
     """Run a study until its budget is spent, then confirm its finalists; continue it when it exists.
 
     trials, max_minutes: instead of the study's own budget; trials counts all measured ones, earlier launches included.
     fresh: measure what other studies of the database have measured on this machine and workload, too.
+    keep_compiled: leave what the front compiled in its folders, for `forget_compiled`.
     Raises UserError for whatever the user can mend. Interrupted or killed, it loses nothing but the running trial.
     """
     records = Records(storage)
@@ -80,7 +82,7 @@ def launch(
     refuse_changes(record, study)
     try:
         with only_launcher(folder, study.name):
-            return _Launch(study, records, storage, folder, trials, max_minutes, fresh, on_event).run()
+            return _Launch(study, records, storage, folder, trials, max_minutes, fresh, keep_compiled, on_event).run()
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         raise UserError(f"the database failed: {' '.join(str(error).split())[:200]}") from None
 
@@ -95,6 +97,7 @@ class _Launch:
         trials: int | None,
         max_minutes: float | None,
         fresh: bool,
+        keep_compiled: bool,
         on_event: Callable[[Event], None],
     ) -> None:
         self.study = study
@@ -108,6 +111,7 @@ class _Launch:
         self.deadline: float | None = None
         """When the search ends; known once it begins."""
         self.fresh = fresh
+        self.keep_compiled = keep_compiled
         self.on_event = on_event
         self.device = detect_device(study.device)
 
@@ -132,8 +136,9 @@ class _Launch:
                 self.watch.close(self.teller)
                 confirm(self.runner, self.records, self._note_step, self._block_step)
             finally:
-                for folder in self.folder.glob("trial-*"):
-                    forget_compiled(folder)
+                if not self.keep_compiled:
+                    for folder in self.folder.glob("trial-*"):
+                        forget_compiled(folder)
         return Results(self.records, self.study.name)
 
     def _note_step(self, text: str) -> None:

@@ -9,7 +9,9 @@ from rich.console import Console
 from ..studies import Records, UserError, read_study
 from ._progress import LaunchProgress
 from ._results import Results
+from ._runner import forget_compiled
 from ._summary import gain, winner
+from ._trial_folder import COMPILED
 from ._trust import doubts
 from .export import export
 from .launch import launch
@@ -35,7 +37,7 @@ def main() -> None:
 def _run(console: Console, storage: str) -> bool:
     console.rule("1. launch a search")
     with LaunchProgress(console) as progress:
-        launch(read_study("quickstart"), storage=storage, on_event=progress.show)
+        launch(read_study("quickstart"), storage=storage, keep_compiled=True, on_event=progress.show)
     results = Results(Records(storage), "quickstart")
     console.rule("2. review what was found")
     report = write_report(results, FOLDER / "report")
@@ -43,7 +45,12 @@ def _run(console: Console, storage: str) -> bool:
     console.print(f"trial {best.number}: {best.configuration}", markup=False)
     console.rule("3. export the best and verify it")
     bundle = export(results, best, FOLDER / "bundle")
-    verification = verify(bundle)
+    # Compiling once more would take a minute of the six; `paretune verify` does it, as a new worker would.
+    try:
+        verification = verify(bundle, compiled=best.folder / COMPILED)
+    finally:
+        for trial in results.trials:
+            forget_compiled(trial.folder)
     for check in verification.checks:
         mark = "pass" if check.passed else "differs"
         console.print(f"{mark}  {check.name}: {check.text}", markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from ..objectives.verdict import Verdict
 from ..studies import UserError
 from ._files import sha256
 from ._runner import INTERVAL_SHARE, NARROWEST_TARGET
+from ._trial_folder import COMPILED
 from .cold_start import command
 from .export import MANIFEST, SCHEMA_VERSION, files_of
 from .trial_script import VARIANT
@@ -56,9 +57,12 @@ class Verification:
         return all(check.passed for check in self.checks)
 
 
-def verify(folder: Path, *, on_step: Callable[[str], None] = lambda text: None) -> Verification:
+def verify(
+    folder: Path, *, compiled: Path | None = None, on_step: Callable[[str], None] = lambda text: None
+) -> Verification:
     """Check every file, run the bundle in a fresh process, and compare with the evidence.
 
+    compiled: the folder where compiled kernels lie; without it the process compiles as a new worker does.
     Raises UserError when the folder is no bundle, a file was changed, or the process could not run it.
     """
     on_step("checking the files")
@@ -70,7 +74,12 @@ def verify(folder: Path, *, on_step: Callable[[str], None] = lambda text: None) 
         floor = _floor(evidence)
         shown = sorted((folder / "evidence" / "winner").glob("*.png"))
         process = _Process(
-            folder, Path(scratch), str(manifest["fingerprint"]["device_kind"]), evidence["measurement"], floor
+            folder,
+            Path(scratch),
+            str(manifest["fingerprint"]["device_kind"]),
+            evidence["measurement"],
+            floor,
+            compiled or Path(scratch) / COMPILED,
         )
         for attempt in range(PROCESSES):
             # Pictures are the same in every process, so the first one makes them.
@@ -137,6 +146,7 @@ class _Process:
     device: str
     measurement: Mapping[str, Any]
     floor: NoiseFloor | None
+    compiled: Path
 
     def out(self, attempt: int) -> Path:
         """Where a process leaves what it measured and made."""
@@ -152,8 +162,8 @@ class _Process:
         if self.floor is not None:
             target = max(INTERVAL_SHARE * self.floor.of_figure("latency_ms"), NARROWEST_TARGET)
             arguments += ["--target", str(target)]
-        # A fresh process compiles as a new worker does; a second one, asked only about latency, need not again.
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(self.scratch / "compiled")}
+        # What the first process compiles, a second one, asked only about latency, need not compile again.
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(self.compiled.absolute())}
         timeout_s = TIMEOUT_S + SLOWER_AT_MOST * seconds_each * len(pictures)
         try:
             run = command(bundle / "check" / "run.py", *arguments)

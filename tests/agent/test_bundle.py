@@ -14,6 +14,7 @@ import yaml
 from paretune.agent._files import sha256
 from paretune.agent.cold_start import command
 from paretune.agent.export import MANIFEST, export, files_of
+from paretune.agent.verify import verify
 from paretune.objectives.pictures import save_png
 from paretune.search_space import Configuration
 from PIL import Image
@@ -126,6 +127,16 @@ def test_verify_passes_and_leaves_the_bundle_as_it_was(copy: Path, cli: Cli) -> 
     }
     assert (said.code, found["passed"]) == (0, True)
     assert {name: sha256(copy / name) for name in files_of(copy)} == before
+
+
+def test_verify_compiles_where_it_is_told_to(copy: Path, tmp_path: Path) -> None:
+    script = copy / "apply.py"
+    where = 'pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "kernel").touch()'
+    script.write_text(f"{script.read_text()}\nimport os, pathlib\n\n{where}\n")
+    sign(copy)
+    (tmp_path / "compiled").mkdir()
+    verify(copy, compiled=tmp_path / "compiled")
+    assert (tmp_path / "compiled" / "kernel").exists()
 
 
 def test_verify_notices_other_figures_and_other_pictures(copy: Path, cli: Cli) -> None:
