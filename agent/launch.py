@@ -212,11 +212,14 @@ class _Launch:
         self._recover()
         if self._measured() >= self.trials:
             return
-        if self.study.torch_compile_baseline and TORCH_COMPILE in self.space:
-            self._enqueue([TORCH_COMPILE])
-        elif self.study.torch_compile_baseline and self._unknown(TORCH_COMPILE):
-            self._measure_outside_the_space(TORCH_COMPILE)
-        self._enqueue(self.study.presets())
+        presets = self.study.presets()
+        if self.study.torch_compile_baseline:
+            if TORCH_COMPILE in self.space:
+                # First, unless the study gives it another place.
+                presets = presets if TORCH_COMPILE in presets else [TORCH_COMPILE, *presets]
+            elif self._unknown(TORCH_COMPILE):
+                self._measure_outside_the_space(TORCH_COMPILE)
+        self._enqueue(presets)
         fruitless = 0
         while self._measured() < self.trials and fruitless < FRUITLESS_ASKS:
             if self.deadline is not None and time.monotonic() > self.deadline:
