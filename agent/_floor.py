@@ -21,8 +21,6 @@ DISTURBED = 0.5
 """Processes of the reference that differ by more than this were disturbed, and tell nothing of the pipeline."""
 WIDE = 0.5
 """A floor above this is due to how few processes there are as much as to how they differ: more are measured."""
-ROUNDS = 3
-"""So often the reference and its processes are measured while they are; then a wide floor is what there is."""
 
 
 def ensure_floor(runner: Runner, say: Callable[[str], None], note: Callable[[str], None]) -> NoiseFloor:
@@ -37,7 +35,8 @@ def ensure_floor(runner: Runner, say: Callable[[str], None], note: Callable[[str
     if record.noise_floor is not None:
         return NoiseFloor.from_dict(record.noise_floor)
     begun = max((run.session for run in runner.records.runs(study.name, FLOOR)), default=0)
-    for round_ in range(begun, ROUNDS):
+    rounds = max(study.measurement.floor_rounds, begun + 1)
+    for round_ in range(begun, rounds):
         reference = runner.reference()
         wanted = study.measurement.floor_processes
         measured = _round(runner, round_, wanted, say)
@@ -45,7 +44,7 @@ def ensure_floor(runner: Runner, say: Callable[[str], None], note: Callable[[str
         while floor.of_figure("latency_ms") > WIDE and not _disturbed(floor) and floor.processes < 2 * wanted:
             measured = _round(runner, round_, floor.processes + 1, say)
             floor = NoiseFloor.of([reference.measurements, *measured])
-        if not _disturbed(floor) or round_ == ROUNDS - 1:
+        if not _disturbed(floor) or round_ == rounds - 1:
             break
         times = 1 + _apart(floor)
         note(f"the reference took {times:.1f} times as long in one process as in another: it is measured again")

@@ -139,6 +139,8 @@ class Measurement(Section):
     """Calls per shape before timing; the first is the cold one."""
     floor_processes: int = Field(default=5, ge=2)
     """Fresh processes that the unchanged reference is measured in, to know the noise floor."""
+    floor_rounds: int = Field(default=3, ge=1)
+    """So often all of them are measured, at most, while they differ by half; then a wide floor is what there is."""
     canary_every: int = Field(default=20, ge=0)
     """After so many measured trials, and at the end, the reference is measured again, to see that the machine has not
     changed; 0 never looks."""

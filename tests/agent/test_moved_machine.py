@@ -280,6 +280,21 @@ def test_a_floor_that_few_processes_leave_wide_gets_more_of_them(world: World) -
     assert results.floor.of_figure("latency_ms") < 0.5
 
 
+def test_a_study_may_ask_for_one_round_only(world: World) -> None:
+    processes = {"run": 0}
+
+    def before(job: Job, kind: str) -> None:
+        processes["run"] += 1
+        world.speed = lambda: 12.0 if processes["run"] == 1 else 1.0
+
+    world.before = before
+    measurement = {"measurement": {"floor_processes": 3, "floor_rounds": 1, "canary_every": 0}}
+    results = world.launch(world.study("a", PRESETS, **measurement))
+    assert [kind for kind, _ in world.ran[:4]] == ["trial", "floor", "floor", "trial"]
+    assert results.floor is not None
+    assert results.floor.of_figure("latency_ms") > 0.5
+
+
 def test_on_a_machine_that_stays_disturbed_nothing_is_called_slower_or_faster(world: World) -> None:
     processes = {"run": 0}
 
