@@ -23,7 +23,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two files of tests at a time: most of what a test waits for is a process with one thread.
+# Some files of tests at a time: most of what a test waits for is a process with one thread.
 test: lint
 	$(BIN)/python -m pytest -m "not gpu" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -26,7 +26,7 @@ WIDE = 0.5
 def ensure_floor(runner: Runner, say: Callable[[str], None], note: Callable[[str], None]) -> NoiseFloor:
     """Measure the unchanged reference in as many fresh processes as the study asks for, up to twice as many where that
     leaves a wide floor; answered from the database where it was done. The reference's own trial counts as the first.
-    While they were disturbed, all of it is measured again, a few times.
+    While they were disturbed, all of it is measured again, `measurement.floor_rounds` times in all.
 
     say: told what is measured next; note: what was found. Raises UserError when a process fails.
     """
@@ -44,10 +44,13 @@ def ensure_floor(runner: Runner, say: Callable[[str], None], note: Callable[[str
         while floor.of_figure("latency_ms") > WIDE and not _disturbed(floor) and floor.processes < 2 * wanted:
             measured = _round(runner, round_, floor.processes + 1, say)
             floor = NoiseFloor.of([reference.measurements, *measured])
-        if not _disturbed(floor) or round_ == rounds - 1:
+        if not _disturbed(floor):
             break
-        times = 1 + _apart(floor)
-        note(f"the reference took {times:.1f} times as long in one process as in another: it is measured again")
+        words = f"the reference took {1 + _apart(floor):.1f} times as long in one process as in another"
+        if round_ == rounds - 1:
+            note(f"{words}: on a machine as unsteady as this little can be told")
+            break
+        note(f"{words}: it is measured again")
         if measure_again(runner, reference, session=round_) is None:
             raise UserError("the reference could not be measured again: the database keeps the reason as a run")
     # One first call may have waited for anything; every other trial's cold start is compared with this one.

@@ -14,7 +14,7 @@ from ._summary import gain, winner
 from ._trial_folder import COMPILED
 from ._trust import doubts
 from .export import export
-from .launch import launch
+from .launch import files_folder, launch
 from .report import write_report
 from .verify import verify
 
@@ -35,6 +35,14 @@ def main() -> None:
 
 
 def _run(console: Console, storage: str) -> bool:
+    try:
+        return _three_jobs(console, storage)
+    finally:
+        for folder in (files_folder(storage) / "quickstart").glob("trial-*"):
+            forget_compiled(folder)
+
+
+def _three_jobs(console: Console, storage: str) -> bool:
     console.rule("1. launch a search")
     with LaunchProgress(console) as progress:
         launch(read_study("quickstart"), storage=storage, keep_compiled=True, on_event=progress.show)
@@ -46,11 +54,7 @@ def _run(console: Console, storage: str) -> bool:
     console.rule("3. export the best and verify it")
     bundle = export(results, best, FOLDER / "bundle")
     # Compiling once more would take a minute of the six; `paretune verify` does it, as a new worker would.
-    try:
-        verification = verify(bundle, compiled=best.folder / COMPILED)
-    finally:
-        for trial in results.trials:
-            forget_compiled(trial.folder)
+    verification = verify(bundle, compiled=best.folder / COMPILED)
     for check in verification.checks:
         mark = "pass" if check.passed else "differs"
         console.print(f"{mark}  {check.name}: {check.text}", markup=False, soft_wrap=True)

@@ -43,7 +43,8 @@ class Study(Section):
     workload: WorkloadSpec
     space: Space = Space()
     torch_compile_baseline: bool = True
-    """Measure torch.compile as people use it today, also where the space leaves it out: reports compare with it."""
+    """Measure torch.compile as people use it today, also where the space leaves it out: reports compare with it. First,
+    unless the presets give it a place."""
     objectives: list[Objective] = Field(default=["latency_ms", "peak_vram_gib", "drift"], min_length=1)
     limits: Limits = Limits()
     budget: Budget = Budget()
