@@ -26,7 +26,7 @@ WIDE = 0.5
 def ensure_floor(runner: Runner, say: Callable[[str], None], note: Callable[[str], None]) -> NoiseFloor:
     """Measure the unchanged reference in as many fresh processes as the study asks for, up to twice as many where that
     leaves a wide floor; answered from the database where it was done. The reference's own trial counts as the first.
-    While they were disturbed, all of it is measured again, `measurement.floor_rounds` times in all.
+    While they were disturbed, all of it is measured again: `measurement.floor_rounds` times in all, at most.
 
     say: told what is measured next; note: what was found. Raises UserError when a process fails.
     """

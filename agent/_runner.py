@@ -246,3 +246,9 @@ class Runner:
 def forget_compiled(folder: Path) -> None:
     """Remove what a trial compiled: hundreds of megabytes at times."""
     shutil.rmtree(folder / COMPILED, ignore_errors=True)
+
+
+def forget_all_compiled(files: Path) -> None:
+    """The same for every trial of a study, of killed launches too."""
+    for folder in files.glob("trial-*"):
+        forget_compiled(folder)

@@ -23,7 +23,7 @@ from ._machine_watch import MachineWatch
 from ._more_pictures import judge_more
 from ._results import TORCH_COMPILE, Results
 from ._reuse import age_words, measured_elsewhere, reference_elsewhere, take
-from ._runner import INFRASTRUCTURE_TRIES, Runner, forget_compiled
+from ._runner import INFRASTRUCTURE_TRIES, Runner, forget_all_compiled, forget_compiled
 from ._telling import Teller, optuna_study
 from ._trial_folder import LOG, trial_folder
 from .executor import Executor, TrialResult, cold_import_s
@@ -72,7 +72,7 @@ def launch(
 
     trials, max_minutes: instead of the study's own budget; trials counts all measured ones, earlier launches included.
     fresh: measure what other studies of the database have measured on this machine and workload, too.
-    keep_compiled: leave what the front compiled in its folders, for `forget_compiled`.
+    keep_compiled: leave what the front compiled in its folders, for `forget_all_compiled`.
     Raises UserError for whatever the user can mend. Interrupted or killed, it loses nothing but the running trial.
     """
     records = Records(storage)
@@ -137,8 +137,7 @@ class _Launch:
                 confirm(self.runner, self.records, self._note_step, self._block_step)
             finally:
                 if not self.keep_compiled:
-                    for folder in self.folder.glob("trial-*"):
-                        forget_compiled(folder)
+                    forget_all_compiled(self.folder)
         return Results(self.records, self.study.name)
 
     def _note_step(self, text: str) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from ..studies import Records, UserError, read_study
 from ._progress import LaunchProgress
 from ._results import Results
-from ._runner import forget_compiled
+from ._runner import forget_all_compiled
 from ._summary import gain, winner
 from ._trial_folder import COMPILED
 from ._trust import doubts
@@ -38,8 +38,7 @@ def _run(console: Console, storage: str) -> bool:
     try:
         return _three_jobs(console, storage)
     finally:
-        for folder in (files_folder(storage) / "quickstart").glob("trial-*"):
-            forget_compiled(folder)
+        forget_all_compiled(files_folder(storage) / "quickstart")
 
 
 def _three_jobs(console: Console, storage: str) -> bool:

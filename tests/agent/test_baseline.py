@@ -7,7 +7,7 @@ import pytest
 from paretune.agent._results import TORCH_COMPILE
 from support.replaying import world_in
 
-BASELINE: dict[str, Any] = {"torch_compile": {"region": "whole", "mode": "default", "vae_decoder": False}}
+BASELINE: dict[str, Any] = {step.technique: step.values() for step in TORCH_COMPILE.steps}
 CHANNELS_LAST: dict[str, Any] = {"channels_last": {}}
 
 

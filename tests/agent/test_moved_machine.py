@@ -30,6 +30,15 @@ def latencies(results: Results) -> dict[str, float]:
     return {str(t.configuration): t.figure("latency_ms") for t in results.complete}
 
 
+def slow_processes(world: World, times: float, *numbers: int) -> None:
+    """The processes of these numbers, counted from 1, take so many times as long."""
+
+    def before(job: Job, kind: str) -> None:
+        world.speed = lambda: times if len(world.ran) in numbers else 1.0
+
+    world.before = before
+
+
 def test_a_steady_machine_is_checked_at_the_end(world: World) -> None:
     results = world.launch(world.study("a", PRESETS))
     assert [kind for kind, _ in world.ran] == ["trial", *["floor"] * 4, *["trial"] * 3, "canary"]
@@ -249,13 +258,7 @@ def test_a_first_call_that_waited_for_something_is_not_the_references_cold_start
 
 
 def test_a_disturbed_reference_is_measured_again_before_anything_else(world: World) -> None:
-    processes = {"run": 0}
-
-    def before(job: Job, kind: str) -> None:
-        processes["run"] += 1
-        world.speed = lambda: 12.0 if processes["run"] in (1, 3) else 1.0
-
-    world.before = before
+    slow_processes(world, 12.0, 1, 3)
     results = world.launch(world.study("a", PRESETS, **EVERY_3))
     assert [kind for kind, _ in world.ran[:7]] == ["trial", "floor", "floor", "again", "floor", "floor", "trial"]
     assert results.reference.figure("latency_ms") == 1000.0
@@ -266,13 +269,7 @@ def test_a_disturbed_reference_is_measured_again_before_anything_else(world: Wor
 
 
 def test_a_floor_that_few_processes_leave_wide_gets_more_of_them(world: World) -> None:
-    processes = {"run": 0}
-
-    def before(job: Job, kind: str) -> None:
-        processes["run"] += 1
-        world.speed = lambda: 1.3 if processes["run"] == 1 else 1.0
-
-    world.before = before
+    slow_processes(world, 1.3, 1)
     results = world.launch(world.study("a", PRESETS, **EVERY_3))
     assert [kind for kind, _ in world.ran[:7]] == ["trial", *["floor"] * 5, "trial"]
     assert results.floor is not None
@@ -281,13 +278,7 @@ def test_a_floor_that_few_processes_leave_wide_gets_more_of_them(world: World) -
 
 
 def test_a_study_may_ask_for_one_round_only(world: World) -> None:
-    processes = {"run": 0}
-
-    def before(job: Job, kind: str) -> None:
-        processes["run"] += 1
-        world.speed = lambda: 12.0 if processes["run"] == 1 else 1.0
-
-    world.before = before
+    slow_processes(world, 12.0, 1)
     measurement = {"measurement": {"floor_processes": 3, "floor_rounds": 1, "canary_every": 0}}
     results = world.launch(world.study("a", PRESETS, **measurement))
     assert [kind for kind, _ in world.ran[:4]] == ["trial", "floor", "floor", "trial"]
