@@ -12,12 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .agent._constraints import Limit
-    from .agent._results import Results, Trial
-    from .agent.export import export
-    from .agent.launch import launch
-    from .agent.report import write_report
-    from .agent.verify import verify
+    from .agent.bundle.export import export
+    from .agent.bundle.verify import verify
+    from .agent.results.limits import Limit
+    from .agent.results.results import Results, Trial
+    from .agent.review.report import write_report
+    from .agent.search.launch import launch
     from .objectives.verdict import Verdict
     from .search_space import Axis, Configuration, Loss, Parameters, Technique
     from .studies import Outcome, Records, Request, Study, UserError, read_study
@@ -47,12 +47,12 @@ __all__ = [
 ]
 
 _PLACES = {
-    "agent._constraints": ("Limit",),
-    "agent._results": ("Results", "Trial"),
-    "agent.export": ("export",),
-    "agent.launch": ("launch",),
-    "agent.report": ("write_report",),
-    "agent.verify": ("verify",),
+    "agent.results.limits": ("Limit",),
+    "agent.results.results": ("Results", "Trial"),
+    "agent.bundle.export": ("export",),
+    "agent.search.launch": ("launch",),
+    "agent.review.report": ("write_report",),
+    "agent.bundle.verify": ("verify",),
     "objectives.verdict": ("Verdict",),
     "search_space": ("Axis", "Configuration", "Loss", "Parameters", "Technique"),
     "studies": ("Outcome", "Records", "Request", "Study", "UserError", "read_study"),

@@ -82,8 +82,8 @@ def launch(
     ] = False,
 ) -> None:
     """Search: measure configurations until the budget is spent, and confirm the best. Launch again to continue."""
-    from ._progress import LaunchProgress
-    from .launch import launch as run
+    from .progress import LaunchProgress
+    from .search.launch import launch as run
 
     settings = [*(set_ or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
     wanted = read_study(study, settings)
@@ -96,8 +96,8 @@ def launch(
     except KeyboardInterrupt:
         console.print("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
-    from ._summary import gain
-    from ._trust import doubts
+    from .results.doubts import doubts
+    from .results.summary import gain
 
     console.print(f"[bold]{results.name}[/bold]: {' '.join([gain(results), *doubts(results)])}", soft_wrap=True)
     there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
@@ -112,8 +112,8 @@ def report(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write one self-contained HTML file: the gain, the Pareto front, pictures side by side, failures."""
-    from ._results import Results
-    from .report import write_report
+    from .results.results import Results
+    from .review.report import write_report
 
     file = write_report(Results(Records(storage, must_exist=True), name), output or Path(f"{name}-report"))
     console.print(f"The report is {escape(str(file))}", soft_wrap=True)
@@ -131,8 +131,8 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Show the best configuration under the given conditions, and how far its figures can be trusted."""
-    from ._listing import as_dict, trial_lines, trust_lines
-    from ._results import Results
+    from .results.results import Results
+    from .review.listing import as_dict, trial_lines, trust_lines
 
     results = Results(Records(storage, must_exist=True), name)
     by = by or FASTEST
@@ -163,9 +163,9 @@ def export(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write a configuration as a bundle that runs without paretune; on stderr, what speaks against trusting it."""
-    from ._results import Results
-    from ._trust import doubts
-    from .export import export as run
+    from .bundle.export import export as run
+    from .results.doubts import doubts
+    from .results.results import Results
 
     conditions = {"--limit": limit, "--verdict": verdict, "--by": by, "--loss": loss}
     if trial is not None and (asked := [option for option, value in conditions.items() if value is not None]):
@@ -185,7 +185,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs."""
-    from .verify import verify as run
+    from .bundle.verify import verify as run
 
     with console.status("verifying") as status:
         verification = run(folder, on_step=lambda text: status.update(text))
@@ -211,9 +211,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say whether the second is faster, slower, or a tie: in turns, in fresh processes, with the interval."""
-    from ._progress import step_progress
-    from .compare import compare as run
-    from .compare import contender
+    from .measuring.compare import compare as run
+    from .measuring.compare import contender
+    from .progress import step_progress
 
     _one_of(str, "--device", device, ["auto", "cuda", "cpu"])
     both = contender(first, storage), contender(second, storage)
@@ -238,8 +238,8 @@ def judge(
 
     Written when the last picture is judged; a launch goes on with the same --set.
     """
-    from ._progress import step_progress
-    from .rejudge import rejudge
+    from .progress import step_progress
+    from .search.rejudge import rejudge
 
     try:
         with step_progress(console) as on_step:
@@ -263,7 +263,7 @@ def rate(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Keep what a person says of one picture; the report shows it beside the metrics."""
-    from ._results import Results
+    from .results.results import Results
 
     records = Records(storage, must_exist=True)
     results = Results(records, name)
@@ -281,7 +281,7 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
 ) -> None:
     """Serve the dashboard on this machine until Ctrl-C."""
-    from .dashboard import dashboard as run
+    from .review.dashboard import dashboard as run
 
     run(name, storage, port, lambda address: console.print(f"The dashboard is at {address} (Ctrl-C ends it)"))
 
@@ -369,7 +369,7 @@ def _one_of(kind: Callable[[str], Any], option: str, text: str | None, values: l
 def _choose(results: Any, limit: list[str] | None, verdict: str | None, by: str, loss: str | None) -> Any:
     from ..objectives.verdict import Verdict
     from ..search_space import LOSSES, Loss
-    from ._constraints import Limit
+    from .results.limits import Limit
 
     acceptable = [v.value for v in Verdict if v not in (Verdict.BROKEN, Verdict.NOT_ASSESSED)]
     return results.best(

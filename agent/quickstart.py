@@ -7,16 +7,16 @@ from pathlib import Path
 from rich.console import Console
 
 from ..studies import Records, UserError, read_study
-from ._progress import LaunchProgress
-from ._results import Results
-from ._runner import forget_all_compiled
-from ._summary import gain, winner
-from ._trial_folder import COMPILED
-from ._trust import doubts
-from .export import export
-from .launch import files_folder, launch
-from .report import write_report
-from .verify import verify
+from .bundle.export import export
+from .bundle.verify import verify
+from .measuring.runner import forget_all_compiled
+from .progress import LaunchProgress
+from .results.doubts import doubts
+from .results.results import Results
+from .results.summary import gain, winner
+from .review.report import write_report
+from .search.launch import files_folder, launch
+from .trial.folder import COMPILED
 
 FOLDER = Path("paretune-quickstart")
 

@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from paretune.agent._device import detect_device
-from paretune.agent._files import write_text
-from paretune.agent._trial_folder import write_scripts
-from paretune.agent.executor import Executor
-from paretune.agent.trial_process import Job
-from paretune.agent.trial_script import Plan
+from paretune.agent.trial.device import detect_device
+from paretune.agent.trial.executor import Executor
+from paretune.agent.trial.files import write_text
+from paretune.agent.trial.folder import write_scripts
+from paretune.agent.trial.process import Job
+from paretune.agent.trial.script import Plan
 from paretune.objectives.intervals import compare_paired
 from paretune.objectives.noise_floor import floor_of, relative_difference
 from paretune.search_space import Configuration, apply_source

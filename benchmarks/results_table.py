@@ -4,9 +4,9 @@ import argparse
 import statistics
 from collections.abc import Sequence
 
-from paretune.agent._figures import cold_start_words, milliseconds, quality, speed, spread
-from paretune.agent._results import Results, Trial
-from paretune.agent._summary import gain
+from paretune.agent.results.figures import cold_start_words, milliseconds, quality, speed, spread
+from paretune.agent.results.results import Results, Trial
+from paretune.agent.results.summary import gain
 from paretune.search_space import Loss
 from paretune.studies import DEFAULT_STORAGE, Records, UserError
 
@@ -73,7 +73,7 @@ def table(results: Results, memory_limits_gib: Sequence[float]) -> list[str]:
 
 
 def _fastest(results: Results, limit_gib: float | None, loss: Loss | None) -> Trial:
-    from paretune.agent._constraints import Limit
+    from paretune.agent.results.limits import Limit
 
     limits = [] if limit_gib is None else [Limit("peak_vram_gib", "<=", limit_gib)]
     return results.best(limits=limits, loss=loss)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paretune.agent.trial_script import FLAT_FILES
+from paretune.agent.trial.script import FLAT_FILES
 from paretune.search_space import TECHNIQUES
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 MOST_LINES = 400
 COPIED_BESIDE_APPLY = (
-    "agent/trial_script.py",
+    "agent/trial/script.py",
     "studies/workload.py",
     *(f"objectives/{name}.py" for name in FLAT_FILES),
 )
@@ -51,7 +51,12 @@ def imported_folders(file: Path) -> Iterator[str]:
 
 def test_the_files_are_found() -> None:
     assert len(FILES) > 40
-    assert set(imported_folders(ROOT / "agent" / "launch.py")) == {"agent", "studies", "search_space", "objectives"}
+    assert set(imported_folders(ROOT / "agent" / "search" / "launch.py")) == {
+        "agent",
+        "studies",
+        "search_space",
+        "objectives",
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from paretune.agent._files import sha256
-from paretune.agent.cold_start import command
-from paretune.agent.export import MANIFEST, export, files_of
-from paretune.agent.verify import verify
+from paretune.agent.bundle.export import MANIFEST, export, files_of
+from paretune.agent.bundle.verify import verify
+from paretune.agent.trial.cold_start import command
+from paretune.agent.trial.files import sha256
 from paretune.objectives.pictures import save_png
 from paretune.search_space import Configuration
 from PIL import Image

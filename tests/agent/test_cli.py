@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent import trial_server
-from paretune.agent._progress import LaunchProgress
-from paretune.agent.launch import Event
+from paretune.agent.progress import LaunchProgress
+from paretune.agent.search.launch import Event
+from paretune.agent.trial import fork_server
 from paretune.search_space import TECHNIQUES
 from paretune.studies import Records
 from rich.console import Console
@@ -144,7 +144,7 @@ def test_a_misspelt_pipeline_class_is_corrected() -> None:
     with pytest.raises(
         AttributeError, match=r"no 'StableDifusionXLPipeline'; did you mean 'StableDiffusionXLPipeline'"
     ):
-        trial_server._preload("cpu", ["StableDifusionXLPipeline"])
+        fork_server._preload("cpu", ["StableDifusionXLPipeline"])
 
 
 NO_DATABASE = "there is no database "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent.dashboard import OWN_NOTES
+from paretune.agent.review.dashboard import OWN_NOTES
 from paretune.studies import Records
 from support.browser import CHROMIUM, Browser
 from support.replayed import replay, tell_optuna, url_of

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from paretune.agent._failures import classify, memory_shortage, sentence, tail, without_secrets
+from paretune.agent.trial.failures import classify, memory_shortage, sentence, tail, without_secrets
 from paretune.studies import Outcome
 
 

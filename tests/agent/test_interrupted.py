@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from paretune.agent._results import Results
+from paretune.agent.results.results import Results
 from paretune.studies import Records
 from support.launched import Cli
 from support.launching import BAD_TECHNIQUES, command, processes, tiny_study, wait_until, write_study

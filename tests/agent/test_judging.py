@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from paretune.agent._judging import Judge, judge_made, save_latents
+from paretune.agent.trial.judge import Judge, judge_made, save_latents
 from paretune.objectives import learned
 from paretune.objectives.latents import COSINE, RELATIVE_L2
 from paretune.objectives.learned import LearnedMetric

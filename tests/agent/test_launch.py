@@ -6,8 +6,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from paretune.agent._telling import Teller
-from paretune.agent.launch import launch
+from paretune.agent.search.launch import launch
+from paretune.agent.search.sampler import Teller
 from paretune.objectives.fingerprint import Fingerprint
 from paretune.search_space import Configuration, apply_source
 from paretune.studies import Outcome, Records, read_study

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent import export
-from paretune.agent._results import Results
-from paretune.agent._trust import doubts
+from paretune.agent.bundle import export
+from paretune.agent.results.doubts import doubts
+from paretune.agent.results.results import Results
 from paretune.studies import Records
 from support.launched import Cli, Said
 from support.replayed import CACHED, FUSED, NAME, replay, run, url_of

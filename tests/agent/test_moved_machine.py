@@ -4,11 +4,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-from paretune.agent._results import Results
-from paretune.agent._summary import gain
-from paretune.agent._trust import shortfall
-from paretune.agent.executor import TrialResult
-from paretune.agent.trial_process import Job
+from paretune.agent.results.doubts import shortfall
+from paretune.agent.results.results import Results
+from paretune.agent.results.summary import gain
+from paretune.agent.trial.executor import TrialResult
+from paretune.agent.trial.process import Job
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, Records
 from support.replaying import World, world_in

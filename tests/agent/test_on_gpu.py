@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from paretune.agent._results import Results
-from paretune.agent.export import export
-from paretune.agent.launch import launch
-from paretune.agent.verify import verify
+from paretune.agent.bundle.export import export
+from paretune.agent.bundle.verify import verify
+from paretune.agent.results.results import Results
+from paretune.agent.search.launch import launch
 from paretune.objectives.memory import device_used_gib
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, read_study

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent._continuation import only_launcher
-from paretune.agent._judging import Judge
-from paretune.agent._results import Results
+from paretune.agent.results.results import Results
+from paretune.agent.search.continuation import only_launcher
+from paretune.agent.trial.judge import Judge
 from paretune.objectives import drift
 from paretune.studies import Records, Study, UserError, parse_study
 from PIL import Image

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from paretune.agent._pictures import inline_pictures
-from paretune.agent._results import Results
-from paretune.agent.export import bundle_readme
-from paretune.agent.report import report_html, write_report
+from paretune.agent.bundle.export import bundle_readme
+from paretune.agent.results.results import Results
+from paretune.agent.review.pictures import inline_pictures
+from paretune.agent.review.report import report_html, write_report
 from paretune.studies import Records, UserError
 from paretune.studies._records import MOVED
 from support.browser import CHROMIUM, Browser

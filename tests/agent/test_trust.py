@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent._blocks import BLOCK
-from paretune.agent._finalists import confirmations, finalists
-from paretune.agent._results import Results, pareto_front
-from paretune.agent._runner import Runner, picture_names
-from paretune.agent.compare import compare, contender
-from paretune.agent.launch import Event, launch
+from paretune.agent.measuring.compare import compare, contender
+from paretune.agent.measuring.finalists import confirmations, finalists
+from paretune.agent.measuring.runner import Runner, picture_names
+from paretune.agent.results.confirmation import BLOCK
+from paretune.agent.results.results import Results, pareto_front
+from paretune.agent.search.launch import Event, launch
 from paretune.objectives.noise_floor import NoiseFloor
 from paretune.studies import Records, RunRecord, UserError, read_study
 from support.launched import Cli, Launched

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from paretune.agent._results import TORCH_COMPILE, Results
-from paretune.agent._telling import Teller, optuna_study
+from paretune.agent.results.results import TORCH_COMPILE, Results
+from paretune.agent.search.sampler import Teller, optuna_study
 from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import PACKAGES
 from paretune.objectives.noise_floor import NoiseFloor

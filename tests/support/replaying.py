@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent import _floor
-from paretune.agent import launch as launching
-from paretune.agent._results import Results
-from paretune.agent.executor import TrialResult
-from paretune.agent.launch import launch
-from paretune.agent.trial_process import Job
+from paretune.agent.measuring import noise_floor as _floor
+from paretune.agent.results.results import Results
+from paretune.agent.search import launch as launching
+from paretune.agent.search.launch import launch
+from paretune.agent.trial.executor import TrialResult
+from paretune.agent.trial.process import Job
 from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import Fingerprint
 from paretune.objectives.verdict import Verdict

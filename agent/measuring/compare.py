@@ -1,0 +1,147 @@
+"""Compare two configurations or bundles: fresh processes that take turns, and a decision with its interval."""
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...objectives.fingerprint import Fingerprint
+from ...objectives.intervals import Comparison, compare_paired
+from ...search_space import Configuration
+from ...studies import Outcome, Records, UserError
+from ..bundle.export import MANIFEST
+from ..bundle.verify import read_manifest
+from ..results.results import Results
+from ..trial.device import detect_device
+from ..trial.executor import Executor
+from ..trial.files import write_text
+from ..trial.folder import COMPILED, write_scripts
+from ..trial.process import Job
+from ..trial.script import Plan
+
+WARM_UP_CALLS = 2
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two: its apply.py and the workload it is for."""
+
+    label: str
+    apply_py: str
+    workload: Mapping[str, Any]
+    deadlines_s: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The second against the first."""
+
+    first: str
+    second: str
+    comparison: Comparison
+    latencies_ms: tuple[tuple[float, float], ...]
+    """First and second, per block."""
+    fingerprint: Fingerprint
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-able."""
+        return {
+            "schema": 1,
+            "first": self.first,
+            "second": self.second,
+            **self.comparison.to_dict(),
+            "latencies_ms": [list(block) for block in self.latencies_ms],
+            "fingerprint": self.fingerprint.to_dict(),
+        }
+
+
+def contender(text: str, storage: str) -> Contender:
+    """A bundle's folder, or STUDY:TRIAL with a number, "reference", "torch.compile" or "best". Raises UserError."""
+    folder = Path(text)
+    if (folder / MANIFEST).is_file():
+        read_manifest(folder)
+        workload = json.loads((folder / "check" / "workload.json").read_text())
+        return Contender(text, (folder / "apply.py").read_text(), workload, None)
+    study, separator, which = text.rpartition(":")
+    if not separator:
+        raise UserError(f"{text} is neither a bundle's folder nor STUDY:TRIAL, such as quickstart:4 or quickstart:best")
+    results = Results(Records(storage, must_exist=True), study)
+    if which == "reference":
+        trial = results.reference
+    elif which == "best":
+        trial = results.best()
+    elif which == "torch.compile" and results.torch_compile is not None:
+        trial = results.trial(results.torch_compile.number)
+    elif which.isdecimal():
+        trial = results.trial(int(which))
+    else:
+        raise UserError(f"{text}: a trial is a number, reference, torch.compile or best")
+    deadlines_s = results.study.deadlines_s.model_dump()
+    return Contender(text, trial.apply_py, results.study.workload_description(), deadlines_s)
+
+
+def compare(
+    first: Contender,
+    second: Contender,
+    *,
+    blocks: int = 8,
+    calls: int = 5,
+    device: str = "auto",
+    on_step: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> Compared:
+    """Measure both once a block, each in a fresh process; the order turns round from block to block.
+
+    Raises UserError when the workloads differ, or when one of them fails.
+    """
+    if json.loads(json.dumps(first.workload)) != json.loads(json.dumps(second.workload)):
+        raise UserError(f"{first.label} and {second.label} are for different workloads: nothing can be compared")
+    if blocks < 2:
+        raise UserError("a comparison needs at least 2 blocks")
+    from ...studies import Study
+
+    deadlines_s = first.deadlines_s or second.deadlines_s or Study.model_fields["deadlines_s"].default.model_dump()
+    classes = sorted({spec["class"] for spec in first.workload.get("pipelines", {}).values()})
+    chosen = detect_device(device)
+    plan = Plan(calls=calls, most_calls=calls, warm_up_calls=WARM_UP_CALLS, memory=False, stages=False, pictures=())
+    latencies: dict[int, list[float]] = {0: [], 1: []}
+    with (
+        tempfile.TemporaryDirectory(prefix="paretune-compare-") as scratch,
+        Executor(chosen, classes, deadlines_s) as executor,
+    ):
+        for block in range(blocks):
+            for which in (0, 1) if block % 2 == 0 else (1, 0):
+                one = (first, second)[which]
+                on_step(sum(map(len, latencies.values())), 2 * blocks, f"block {block + 1} of {blocks}: {one.label}")
+                folder = Path(scratch) / f"{which}"
+                shutil.rmtree(folder, ignore_errors=True)
+                write_scripts(folder, one.workload)
+                write_text(folder / "apply.py", one.apply_py)
+                job = Job(
+                    folder=str(folder),
+                    device=chosen,
+                    configuration=Configuration().to_dict(),  # apply.py says it all; nothing is checked against it
+                    plan=dataclasses.asdict(plan),
+                    reference_pictures=None,
+                    quality_assessed=False,
+                    technique_files=[],
+                    import_s=0.0,
+                    judge=False,
+                    # What it compiled the first time: a block times calls, not the compiler.
+                    compiled=str(Path(scratch) / f"{COMPILED}-{which}"),
+                )
+                result = executor.run(job)
+                if result.outcome is not Outcome.COMPLETE:
+                    raise UserError(f"{one.label} could not be measured ({result.outcome}): {result.reason}")
+                latencies[which].append(float(result.measurements["latency_ms"]))
+        fingerprint = executor.fingerprint
+    return Compared(
+        first=first.label,
+        second=second.label,
+        comparison=compare_paired(latencies[0], latencies[1]),
+        latencies_ms=tuple(zip(latencies[0], latencies[1], strict=True)),
+        fingerprint=fingerprint,
+    )

@@ -1,0 +1,47 @@
+"""The folder of one trial: everything that is needed to repeat it, and what came out."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ... import objectives, studies
+from ...search_space import Configuration, apply_source
+from .files import write_json, write_text
+from .script import FLAT_FILES
+
+SCRIPT = Path(__file__).with_name("script.py")
+LOG, RESULT, PHASES = "log.txt", "result.json", "phases.jsonl"
+PICTURES, LATENTS, COMPILED = "pictures", "latents", "compiled"
+
+
+def trial_folder(files: Path, number: int) -> Path:
+    """Where a study's trial lies; the reference is number 0."""
+    return files / f"trial-{number:04d}"
+
+
+def run_folder(files: Path, kind: str, session: int, position: int) -> Path:
+    """Where a process beside the trials leaves its files: "floor-00-003"."""
+    return files / "runs" / f"{kind}-{session:02d}-{position:03d}"
+
+
+def write_scripts(folder: Path, workload: Mapping[str, Any]) -> None:
+    """run.py, workload.py, workload.json and the files that measure: what tries any apply.py."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "workload.json", workload)
+    package = {
+        name: Path(str(module.__file__)).parent for name, module in (("objectives", objectives), ("studies", studies))
+    }
+    measuring = [(package["objectives"] / f"{name}.py", f"{name}.py") for name in FLAT_FILES]
+    for source, name in ((SCRIPT, "run.py"), (package["studies"] / "workload.py", "workload.py"), *measuring):
+        shutil.copyfile(source, folder / name)
+
+
+def write_trial_folder(
+    folder: Path, configuration: Configuration, workload: Mapping[str, Any], versions: Mapping[str, str]
+) -> None:
+    """A fresh trial folder: the scripts, configuration.yaml and the apply.py that the trial runs."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_scripts(folder, workload)
+    write_text(folder / "configuration.yaml", configuration.to_yaml())
+    write_text(folder / "apply.py", apply_source(configuration, versions))

@@ -1,0 +1,149 @@
+"""The fork server: a process that has imported torch and diffusers but not touched the GPU.
+
+It reads one job a line from standard input, forks a child for it, and answers with the child's process id and then
+with how it ended. A cold import costs seconds a trial on a laptop and far more on some GPU hosts; a fork costs nothing.
+"""
+
+import ctypes
+import difflib
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+PR_SET_PDEATHSIG = 1
+"""Linux prctl(2): the signal this process gets when its parent dies."""
+PR_SET_CHILD_SUBREAPER = 36
+"""Linux prctl(2): orphans below this process become its children."""
+
+
+def main() -> None:
+    """Serve jobs until standard input closes."""
+    _die_with_parent()
+    _adopt_orphans()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launching process, which then ends this one
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints while it is imported is not an answer
+    settings = json.loads(sys.stdin.readline())
+    # torch.cuda.is_available() would otherwise start the driver here, and a forked child could not use the GPU.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    try:
+        ready = _preload(settings["device"], settings["classes"])
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers)
+        return
+    print(json.dumps(ready), file=answers)
+    # Not `for line in stdin`: it reads ahead, and the next job would be lost in a child's buffer.
+    while line := sys.stdin.readline():
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _child(line, answers, server)
+        print(json.dumps({"pid": pid}), file=answers)
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), file=answers)
+        _bury_orphans()
+
+
+def _preload(device: str, classes: list[str]) -> dict[str, Any]:
+    """Import what every trial needs, and say what this machine is."""
+    import torch
+
+    from ...objectives.fingerprint import Fingerprint
+
+    fingerprint = Fingerprint.current(device)
+    with _gpu_described_by_nvml(fingerprint.compute_capability):
+        import diffusers
+
+        for name in classes:
+            if not hasattr(diffusers, name):  # diffusers imports lazily: this is what loads the pipeline's modules
+                close = difflib.get_close_matches(name, dir(diffusers), n=1)
+                raise AttributeError(f"diffusers has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        for module in ("paretune.agent.trial.process", "paretune.objectives.pictures"):
+            importlib.import_module(module)
+    if torch.cuda.is_initialized():
+        raise RuntimeError("an import has started CUDA, so trials cannot be forked")
+    return {"fingerprint": asdict(fingerprint), "pid": os.getpid()}
+
+
+@contextmanager
+def _gpu_described_by_nvml(compute_capability: str | None) -> Iterator[None]:
+    """Answer what libraries ask of the GPU while they are imported, without starting CUDA.
+
+    torchao 0.18, which diffusers and transformers import where it is installed, asks for the compute capability and
+    whether Triton can use the GPU (from 7.0 on), and torch starts CUDA to answer. NVML gives the same answers.
+    """
+    import torch
+    from torch.utils import _triton
+
+    if compute_capability is None:
+        yield
+        return
+    major, minor = (int(part) for part in compute_capability.split("."))
+    able = _triton.has_triton_package() and major >= 7
+    with (
+        patch.object(_triton, "has_triton", cache(lambda: able)),
+        patch.object(torch.cuda, "get_device_capability", lambda device=None: (major, minor)),
+    ):
+        yield
+
+
+def _child(line: str, answers: Any, server: int) -> None:
+    """Run one job in a session of its own and leave without running the server's clean-up."""
+    status = 1
+    try:
+        os.setsid()
+        _die_with_parent()
+        if os.getppid() != server:
+            return  # the server died before this process asked to die with it
+        answers.close()
+        from .folder import COMPILED
+        from .process import Job, run_trial
+
+        job = Job.from_json(line)
+        folder = Path(job.folder)
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, nothing), (1, log), (2, log)):
+            os.dup2(source, target)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # A trial must not find what another one compiled: its first call would look fast. Only processes that repeat a
+        # configuration to time it use what it compiled before.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.compiled or str(folder / COMPILED)
+        run_trial(job)
+        status = 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _die_with_parent() -> None:
+    """So that nothing is left over when the launching process is killed, however hard."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _adopt_orphans() -> None:
+    """So that what a trial started stays findable below this process after the trial has ended."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _bury_orphans() -> None:
+    """Take note of adopted processes that have ended, which otherwise stay in the process table."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""One trial, inside its own process: run the trial folder's script, check effects, judge the pictures.
+
+Everything it learns goes into files of the trial folder; the launching process reads them when this one has ended.
+"""
+
+import gc
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...objectives.memory import release_unused
+from ...objectives.stopping import dominated_by
+from ...search_space import Configuration, describe_pipelines, load_techniques, technique
+from ...studies import Outcome
+from . import script
+from .failures import classify, sentence, tail
+from .files import write_json
+from .folder import LATENTS, PHASES, PICTURES, RESULT
+from .judge import Judge, judge_made, save_latents, save_unjudged
+
+SCHEMA_VERSION = 2
+PICTURES_WHILE_TIMING = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a trial process is told. Plain data: it crosses a pipe as JSON."""
+
+    folder: str
+    device: str
+    configuration: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    """script.Plan as plain data: what this process measures."""
+    reference_pictures: str | None
+    """Folder with the reference's pictures; None for the reference itself."""
+    quality_assessed: bool
+    """False when pictures mean nothing (random weights): then only their being finite is checked."""
+    technique_files: list[str]
+    """Python files with the study's own techniques."""
+    import_s: float
+    """What a process without the fork server pays for its imports; part of a cold start."""
+    judge: bool = True
+    """Whether pictures are kept and judged; not for a process that only times."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """{learned metric: path of its weights}."""
+    metric_files: list[str] = field(default_factory=list)
+    """Python files with the study's own metrics."""
+    known_pictures: list[dict[str, Any]] = field(default_factory=list)
+    """Pictures of this configuration that were judged before: summed up together with the new ones."""
+    front: list[dict[str, float]] = field(default_factory=list)
+    """Measured configurations that may make this one pointless (see objectives/stopping.py)."""
+    shapes: int = 1
+    """How many shapes of request there are: each is timed for itself, so deadlines grow with them."""
+    compiled: str | None = None
+    """Folder with what this configuration compiled before; by default a new one, empty."""
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Job":
+        """The inverse of to_json."""
+        return cls(**json.loads(line))
+
+
+class ChangedNothingError(Exception):
+    """A technique was applied and its effect check says that nothing changed."""
+
+
+def run_trial(job: Job) -> None:
+    """Run one trial to its end and write result.json. Never raises: failures are values."""
+    folder = Path(job.folder)
+    phases = script.Phases(lambda name: _announce(folder, name))
+    (folder / PICTURES).mkdir()
+    result: dict[str, Any]
+    try:
+        result = {"outcome": Outcome.COMPLETE, "reason": "", "log_tail": "", **_measure(job, folder, phases)}
+    except ChangedNothingError as error:
+        result = {"outcome": Outcome.APPLY_ERROR, "reason": str(error), "log_tail": ""}
+    except BaseException as error:  # a failure of any kind is this trial's outcome, and nobody else's problem
+        outcome = classify(error, phases.current)
+        result = {"outcome": outcome, "reason": sentence(error, phases.current), "log_tail": tail(error)}
+    result["schema"] = SCHEMA_VERSION
+    result["phases_s"] = {name: round(seconds, 3) for name, seconds in phases.seconds.items()}
+    write_json(folder / RESULT, result)
+
+
+def _measure(job: Job, folder: Path, phases: script.Phases) -> dict[str, Any]:
+    for file in job.technique_files:
+        load_techniques(Path(file))
+    configuration = Configuration.from_dict(job.configuration)
+    described: dict[str, Any] = {}
+
+    requests: list[Any] = []
+
+    def after_load(pipelines: dict[str, Any], loaded: list[Any]) -> None:
+        described.update({name: facts.to_dict() for name, facts in describe_pipelines(pipelines, loaded).items()})
+        requests.extend(loaded)
+
+    judge = Judge(job.weights, job.metric_files, job.device)
+    plan = script.Plan.from_dict(job.plan)
+    run = script.load_file(folder / "run.py", "run")
+    measurements, made = run.run(
+        folder,
+        job.device,
+        plan=plan,
+        phases=phases,
+        after_load=after_load,
+        after_warm_up=lambda pipelines: _check_effects(configuration, pipelines),
+        dominated=lambda known, pictures: _dominated(
+            job, judge, {**known, "cold_start_s": _cold_start_s(job, phases, known)}, pictures
+        ),
+    )
+    measurements["cold_start_s"] = _cold_start_s(job, phases, measurements)
+    outcome: dict[str, Any] = {"measurements": measurements, "pipelines": described}
+    if not job.judge:
+        return outcome
+    with phases("judge"):
+        _free_the_gpu(job.device)
+        if job.quality_assessed:
+            reference = None if job.reference_pictures is None else Path(job.reference_pictures)
+            prompts = {name: script.variant(requests, name).prompt for name in made.pictures}
+            quality = judge_made(
+                judge, folder / PICTURES, made.pictures, reference, prompts, job.known_pictures, made.latents
+            )
+        else:
+            quality = save_unjudged(folder / PICTURES, made.pictures)
+        save_latents(folder / LATENTS, made.latents)
+    measurements["quality"] = quality
+    measurements["drift"] = quality["drift"]
+    if quality["first_broken"]:
+        outcome |= {"outcome": Outcome.INVALID_OUTPUT, "reason": quality["first_broken"]}
+    return outcome
+
+
+def _cold_start_s(job: Job, phases: script.Phases, measurements: Mapping[str, Any]) -> float:
+    return float(job.import_s + phases.seconds["apply"] + measurements["first_call_ms"] / 1000)
+
+
+def _free_the_gpu(device: str) -> None:
+    """The pipelines are done with; metrics with weights need their room."""
+    if device.startswith("cuda"):
+        gc.collect()
+        release_unused(device)
+
+
+def _dominated(job: Job, judge: Judge, known: Mapping[str, Any], pictures: Mapping[str, Any]) -> int | None:
+    """The measured trial that makes this one pointless, from what is known of it so far."""
+
+    def drift_so_far() -> float | None:
+        import torch
+
+        from ...objectives.pictures import judge_pictures, load_png
+        from ...objectives.verdict import configuration_drift
+
+        # Judging stands in the way of timing: a few pictures must do. More of them can only drift further.
+        some = [
+            (f"{name}-{index}.png", image) for name, images in pictures.items() for index, image in enumerate(images)
+        ]
+        judged = [
+            judge_pictures(load_png(Path(str(job.reference_pictures)) / file)[None], image.to(torch.float32)[None])[0]
+            for file, image in some[:PICTURES_WHILE_TIMING]
+        ]
+        return configuration_drift([j.drift for j in judged], any(j.broken is not None for j in judged))
+
+    return dominated_by(known, drift_so_far, job.front)
+
+
+def _check_effects(configuration: Configuration, pipelines: dict[str, Any]) -> None:
+    for step in configuration.steps:
+        reason = technique(step.technique).took_effect(pipelines, **step.values())
+        if reason is not None:
+            raise ChangedNothingError(f"{step.technique} changed nothing: {reason}")
+
+
+def _announce(folder: Path, phase: str) -> None:
+    with (folder / PHASES).open("a") as file:
+        file.write(json.dumps({"phase": phase, "at": time.time(), "pid": os.getpid()}) + "\n")
