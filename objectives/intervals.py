@@ -103,6 +103,16 @@ class Comparison:
     decision: str
     """"faster", "slower" or "tie"."""
 
+    @property
+    def times(self) -> float:
+        """How many times as fast as the baseline the candidate is: above 1 is faster."""
+        return 1 / self.ratio
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of `times`."""
+        return 1 / self.high, 1 / self.low
+
     def to_dict(self) -> dict[str, float | str]:
         """Plain, JSON-able values under the names of the fields."""
         return asdict(self)

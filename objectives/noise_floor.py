@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .figures import FIGURES
 from .intervals import quantile, student_quantile
 
 SCHEMA_VERSION = 1
 PERCENTILE = 0.95
-FIGURES = ("latency_ms", "peak_vram_gib")
+UNSTEADY = 0.3
+"""A latency floor above this tells nothing of configurations: the machine was disturbed while it was measured."""
 
 
 def relative_difference(one: float, other: float) -> float:
@@ -47,7 +49,8 @@ class NoiseFloor:
     @classmethod
     def of(cls, measurements: Sequence[Mapping[str, Any]]) -> "NoiseFloor":
         """From the reference's measurements in at least 2 processes. Raises ValueError."""
-        values = {name: [float(measured[name]) for measured in measurements] for name in FIGURES}
+        names = [figure.name for figure in FIGURES if figure.has_floor]
+        values = {name: [float(measured[name]) for measured in measurements] for name in names}
         return cls(len(measurements), {name: floor_of(column) for name, column in values.items()}, values)
 
     def of_figure(self, name: str) -> float:
@@ -65,6 +68,16 @@ class NoiseFloor:
     def holds(self, name: str, now: float) -> bool:
         """Whether the reference, measured again, is where it was: within the floor of the median of its processes."""
         return self.tie(name, now, self.middle(name))
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether latencies scatter so much that single measurements cannot be compared."""
+        return self.of_figure("latency_ms") > UNSTEADY
+
+    def text(self, name: str) -> str:
+        """The floor of a figure as a percentage; above `UNSTEADY` only that it is, because no more can be said."""
+        floor = self.of_figure(name)
+        return f"{floor:.1%}" if floor <= UNSTEADY else f"above {UNSTEADY:.0%}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-able."""

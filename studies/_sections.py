@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+from ..objectives.figures import FIGURES
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
-Objective = Literal["latency_ms", "peak_vram_gib", "drift", "cold_start_s"]
+if TYPE_CHECKING:
+    Objective = str
+else:  # what can be optimised is said by the table of figures
+    Objective = Literal[tuple(figure.name for figure in FIGURES if figure.can_be_optimised)]
 LearnedName = Literal["lpips", "dreamsim", "clip_i", "clip_score", "pick_score", "hpsv2", "image_reward"]
 
 
@@ -110,13 +115,33 @@ class Space(Section):
     """Python files (relative to the study file) with techniques of your own."""
 
 
-class Limits(Section):
+class LimitsSection(Section):
     """What a configuration has to keep to be acceptable; the sampler learns from what breaks it."""
 
-    latency_ms: float | None = Field(default=None, gt=0)
-    peak_vram_gib: float | None = Field(default=None, gt=0)
-    cold_start_s: float | None = Field(default=None, gt=0)
     verdict: Literal["bit-exact", "imperceptible", "near-lossless", "visible"] | None = None
+    """The worst verdict on the pictures that is acceptable."""
+
+    def of(self, figure: str) -> float | None:
+        """The most of a figure that is acceptable; None when it is not limited."""
+        return getattr(self, figure, None)
+
+
+if TYPE_CHECKING:
+    Limits = LimitsSection
+else:  # what can be limited is said by the table of figures
+    Limits = create_model(
+        "Limits",
+        __base__=LimitsSection,
+        __doc__=LimitsSection.__doc__,
+        **{
+            figure.name: (
+                float | None,
+                Field(default=None, gt=0, description=f"The most {figure.label} that is acceptable, in {figure.unit}."),
+            )
+            for figure in FIGURES
+            if figure.can_be_limited
+        },
+    )
 
 
 class Budget(Section):
@@ -139,11 +164,9 @@ class Measurement(Section):
     """Calls per shape before timing; the first is the cold one."""
     floor_processes: int = Field(default=5, ge=2)
     """Fresh processes that the unchanged reference is measured in, to know the noise floor."""
-    floor_rounds: int = Field(default=3, ge=1)
-    """So often all of them are measured, at most, while they differ by half; then a wide floor is what there is."""
     canary_every: int = Field(default=20, ge=0)
-    """After so many measured trials, and at the end, the reference is measured again, to see that the machine has not
-    changed; 0 never looks."""
+    """After so many measured trials the unchanged reference is measured again, to see whether the machine has changed;
+    0 never looks."""
 
 
 class Finalists(Section):
@@ -178,7 +201,7 @@ class Quality(Section):
     """{metric: path of its weights}, relative to the study file. One without weights is reported as not assessed."""
     files: list[str] = []
     """Python files (relative to the study file) with metrics of your own."""
-    benign_floor: bool = True
+    reordering_floor: bool = True
     """Measure how far pictures drift when only the order of arithmetic changes."""
 
 

@@ -25,6 +25,7 @@ from ._sections import (
     Space,
     WorkloadSpec,
 )
+from .workload import Request
 
 SCHEMA_VERSION = 1
 BUILT_IN = Path(__file__).parent
@@ -93,6 +94,11 @@ class Study(Section):
         """The study with everything resolved."""
         return yaml.safe_dump(self.model_dump(by_alias=True, mode="json"), sort_keys=False, allow_unicode=True)
 
+    def requests(self) -> list[Request]:
+        """What the workload asks for, without loading it."""
+        described = self.workload_description()["requests"]
+        return [Request(**{**request, "adapters": tuple(request.get("adapters", ()))}) for request in described]
+
     def workload_description(self) -> dict[str, Any]:
         """The content of workload.json (see studies/workload.py)."""
         requests = []
@@ -133,7 +139,7 @@ def read_study(name_or_path: str, settings: list[str] | None = None) -> Study:
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a study file: it should be a mapping with the keys schema, name and workload")
     for setting in settings or []:
-        _override(data, setting)
+        override(data, setting)
     return parse_study(data, str(path), path.resolve().parent)
 
 
@@ -153,7 +159,8 @@ def parse_study(data: Mapping[str, Any], where: str, folder: Path) -> Study:
     return study
 
 
-def _override(data: dict[str, Any], setting: str) -> None:
+def override(data: dict[str, Any], setting: str) -> None:
+    """Set one key of a study file's content, "a.b=value" with the value in YAML. Raises UserError."""
     key, separator, text = setting.partition("=")
     if not separator or not key:
         raise UserError(f"--set {setting}: write it as key.subkey=value")
@@ -184,7 +191,7 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = {f.alias or name for section in Section.__subclasses__() for name, f in section.model_fields.items()}
+        known = {f.alias or name for section in _sections_of(Section) for name, f in section.model_fields.items()}
         close = difflib.get_close_matches(str(first["loc"][-1]), sorted(known), n=1)
         return f"unknown key {location!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if first["type"] == "missing":
@@ -193,6 +200,10 @@ def _sentence(error: ValidationError) -> str:
         return f"{location or 'the study'}: {first['msg'].removeprefix('Value error, ')}"
     message = first["msg"]
     return f"{location or 'the study'}: {message[0].lower()}{message[1:]}, not {_shown(first.get('input'))}"
+
+
+def _sections_of(base: type[Section]) -> list[type[Section]]:
+    return [found for section in base.__subclasses__() for found in (section, *_sections_of(section))]
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,51 @@
+"""What is known: trials worked out from runs, the front and the best of it, figures, doubts, and what they say."""
+
+from .confirmation import TORCH_COMPILE, Confirmation
+from .doubts import Doubt, DoubtKind, ended_early_words, study_doubts, unconfirmed
+from .front import TIE_RULE, pareto_front
+from .limits import ASKABLE, Limit, constraint_values, limit_words
+from .machine import Canary
+from .results import Results
+from .speed import Speed
+from .summary import (
+    age_words,
+    call_words,
+    cold_start_words,
+    cost_words,
+    evidence_words,
+    floor_note,
+    headline,
+    pictures_note,
+    ties_note,
+)
+from .trial import Trial, numbers
+
+__all__ = [
+    "ASKABLE",
+    "TIE_RULE",
+    "TORCH_COMPILE",
+    "Canary",
+    "Confirmation",
+    "Doubt",
+    "DoubtKind",
+    "Limit",
+    "Results",
+    "Speed",
+    "Trial",
+    "age_words",
+    "call_words",
+    "cold_start_words",
+    "constraint_values",
+    "cost_words",
+    "ended_early_words",
+    "evidence_words",
+    "floor_note",
+    "headline",
+    "limit_words",
+    "numbers",
+    "pareto_front",
+    "pictures_note",
+    "study_doubts",
+    "ties_note",
+    "unconfirmed",
+]

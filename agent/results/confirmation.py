@@ -1,26 +1,88 @@
-"""Confirming blocks: processes of several configurations that took turns, read as latencies per trial and block."""
+"""Confirming blocks: fresh processes of several configurations that took turns, and what they say of each other."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ...objectives.intervals import Comparison, compare_paired
-from ...studies import Outcome, RunRecord
+from ...search_space import Configuration
+from ...studies import LinkedRun, Outcome
 
-BLOCK = "block"
+TORCH_COMPILE = Configuration.of({"torch_compile": {"region": "whole", "mode": "default", "vae_decoder": False}})
+"""torch.compile as people use it today: the whole denoiser, default mode."""
 LEAST_BLOCKS = 2
 
 Latencies = dict[int, dict[int, float]]
 """{trial: {block: latency_ms}}"""
 
 
-def newest_blocks(runs: Sequence[RunRecord]) -> Latencies:
+@dataclass(frozen=True)
+class Confirmation:
+    """One configuration against the reference and against torch.compile, in the same blocks; None for what was not in
+    them, and for the configuration itself.
+    """
+
+    reference: Comparison | None
+    torch_compile: Comparison | None
+
+    @property
+    def faster(self) -> bool:
+        """Whether it is faster than the reference beyond doubt."""
+        return self.reference is not None and self.reference.decision == "faster"
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is faster than the reference beyond doubt, and no slower than torch.compile."""
+        return self.faster and (self.torch_compile is None or self.torch_compile.decision != "slower")
+
+    @property
+    def against(self) -> dict[str, Comparison]:
+        """{"the reference": ..., "torch.compile": ...}, as far as there are such."""
+        both = {"the reference": self.reference, "torch.compile": self.torch_compile}
+        return {name: comparison for name, comparison in both.items() if comparison is not None}
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it had a part in."""
+        return max(comparison.blocks for comparison in self.against.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; ratios of times, below 1 is faster."""
+        both = {"reference": self.reference, "torch_compile": self.torch_compile}
+        return {name: comparison.to_dict() for name, comparison in both.items() if comparison is not None}
+
+    def words(self) -> str:
+        """ "1.54 times as fast as the reference (95 % interval 1.27 to 1.62), a tie with torch.compile (...), in 4
+        blocks of fresh processes."; of a tie, how small a difference could have been missed.
+        """
+        said = ", ".join(compared_words(name, comparison) for name, comparison in self.against.items())
+        words = f"{said}, in {self.blocks} blocks of fresh processes."
+        missed = [one.smallest_effect for one in self.against.values() if one.decision == "tie"]
+        if not missed:
+            return words
+        if max(missed) > 1:
+            return f"{words} The blocks scatter so much that even a doubling of the speed could have been missed."
+        return f"{words} A difference of less than {max(missed):.1%} could have been missed."
+
+
+def compared_words(name: str, comparison: Comparison) -> str:
+    """ "1.54 times as fast as the reference (95 % interval 1.27 to 1.62)", or that it is a tie."""
+    low, high = comparison.interval
+    if comparison.decision == "tie":
+        return f"a tie with {name} (95 % interval {low:.2f} to {high:.2f} times as fast)"
+    return f"{comparison.times:.2f} times as fast as {name} (95 % interval {low:.2f} to {high:.2f})"
+
+
+def newest_blocks(runs: Sequence[LinkedRun]) -> Latencies:
     """Of the newest confirmation in which two or more configurations have enough blocks to compare; empty when there is
     none. One that failed in its blocks is left out, and takes nothing from the others.
     """
-    for session in sorted({run.session for run in runs}, reverse=True):
+    for session in sorted({one.run.session for one in runs}, reverse=True):
         latencies: Latencies = {}
-        for run in runs:
-            if run.session == session and run.outcome == Outcome.COMPLETE:
-                latencies.setdefault(run.trial, {})[run.position] = float(run.measurements["latency_ms"])
+        for one in runs:
+            if one.run.session == session and one.run.outcome == Outcome.COMPLETE:
+                latencies.setdefault(one.trial, {})[one.run.position] = float(one.run.measurements["latency_ms"])
         enough = {trial: blocks for trial, blocks in latencies.items() if len(blocks) >= LEAST_BLOCKS}
         if len(enough) > 1:
             return enough
@@ -30,6 +92,11 @@ def newest_blocks(runs: Sequence[RunRecord]) -> Latencies:
 def compare_trials(latencies: Latencies, baseline: int, candidate: int) -> Comparison | None:
     """A candidate against a baseline, from the blocks that measured both; None when there are too few."""
     blocks = sorted(set(latencies.get(baseline, {})) & set(latencies.get(candidate, {})))
-    if len(blocks) < LEAST_BLOCKS:
+    if baseline == candidate or len(blocks) < LEAST_BLOCKS:
         return None
     return compare_paired([latencies[baseline][b] for b in blocks], [latencies[candidate][b] for b in blocks])
+
+
+def mean_latency_ms(blocks: dict[int, float]) -> float:
+    """The geometric mean, of which a ratio of two is the mean ratio that a comparison gives."""
+    return math.exp(sum(map(math.log, blocks.values())) / len(blocks))

@@ -1,250 +1,204 @@
-"""What has to be known before a trial's figures are trusted: ties, confirmation, and what speaks against them."""
+"""What speaks against trusting a study's figures, or a single trial's; each in a sentence."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
 
-from ...objectives.intervals import Comparison
-from ...objectives.verdict import Verdict
-from ...studies import Outcome, RunRecord
-from ...studies._records import MOVED
-from ..measuring.finalists import COLD_START, REFERENCE, Confirmation, confirmations
-from .figures import broken_limits, speed_up
-from .results import Results, Trial
+from ...studies import Outcome, RunKind
+from .results import Results
+from .trial import Trial, numbers
 
 BUSY_CPU = 0.1
 """Other programs that use so much of the CPU are worth a word, also where a GPU does the work: it launches kernels."""
-
-_FIGURE_WORDS = {"latency_ms": "latency", "peak_vram_gib": "peak memory", "cold_start_s": "cold start"}
-
-
-def confirmation_of(results: Results, trial: Trial) -> Confirmation | None:
-    """What the confirming blocks found of a trial; None when it was not in them."""
-    return confirmations(results).get(trial.number)
+UNSTEADY_CALLS = 1.5
+"""Calls of one configuration that differ by more than this factor are not the pipeline's doing."""
 
 
-def is_confirmed(results: Results, trial: Trial) -> bool:
-    """Whether blocks showed a trial to be faster than the reference and no slower than torch.compile."""
-    found = confirmation_of(results, trial)
-    return found is not None and found.confirmed
+class DoubtKind(StrEnum):
+    """What is doubtful."""
+
+    UNSTEADY_MACHINE = "unsteady_machine"
+    REFERENCE_CONTRADICTED = "reference_contradicted"
+    BREAKS_LIMITS = "breaks_limits"
+    ENDED_EARLY = "ended_early"
+    UNCONFIRMED = "unconfirmed"
+    NO_GAIN = "no_gain"
+    PICTURES_MISSING = "pictures_missing"
+    COLD_STARTS_FAILED = "cold_starts_failed"
+    MACHINE_MOVED = "machine_moved"
+    MACHINE_BUSY = "machine_busy"
+    UNSTEADY_CALLS = "unsteady_calls"
 
 
-def confirmed_against(results: Results, trial: Trial, name: str) -> Comparison | None:
-    """What confirming found of a trial against "the reference" or "torch.compile"; None when it was not confirmed."""
-    found = confirmation_of(results, trial)
-    return None if found is None else found.against.get(name.removeprefix("the "))
+@dataclass(frozen=True)
+class Doubt:
+    """One reason, as a whole sentence."""
+
+    kind: DoubtKind
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
-def confirmation_dict(results: Results, trial: Trial) -> dict[str, Any] | None:
-    """What confirming found, JSON-able: {"reference": ..., "torch_compile": ...}; ratios of times, below 1 is faster.
+def study_doubts(results: Results) -> list[Doubt]:
+    """What concerns the study as a whole: its best configuration, and what the machine did in whatever trial."""
+    best = results.best_or_none
+    found = [_unsteady_machine(results), _reference_contradicted(results)]
+    if best is not None:
+        found += _about(best)
+    return [doubt for doubt in [*found, *_machine(results, results.complete)] if doubt is not None]
 
-    None for a trial that was not in the blocks.
-    """
-    found = confirmation_of(results, trial)
-    if found is None:
+
+def trial_doubts(trial: Trial) -> list[Doubt]:
+    """What concerns one trial and what it is compared with."""
+    results = trial.results
+    compared = {id(one) for one in (trial, results.reference, results.torch_compile) if one is not None}
+    concerned = [one for one in results.complete if id(one) in compared]
+    found = [_unsteady_machine(results), _reference_contradicted(results), *_about(trial)]
+    return [doubt for doubt in [*found, *_machine(results, concerned)] if doubt is not None]
+
+
+def _unsteady_machine(results: Results) -> Doubt | None:
+    if not results.unsteady:
         return None
-    return {name.replace(".", "_"): comparison.to_dict() for name, comparison in found.against.items()}
-
-
-def confirmation_words(confirmation: Confirmation) -> str:
-    """What confirming found: ratios, intervals, blocks, and the difference that it could have missed."""
-    words = []
-    for name, comparison in confirmation.against.items():
-        interval = f"{1 / comparison.high:.2f} to {1 / comparison.low:.2f}"
-        which = "the reference" if name == REFERENCE else name
-        if comparison.decision == "tie":
-            words.append(f"a tie with {which} (95 % interval {interval} times as fast)")
-        else:
-            words.append(f"{1 / comparison.ratio:.2f} times as fast as {which} (95 % interval {interval})")
-    blocks = max(comparison.blocks for comparison in confirmation.against.values())
-    smallest = max(comparison.smallest_effect for comparison in confirmation.against.values())
-    return (
-        f"{', '.join(words)}, in {blocks} blocks of fresh processes. "
-        f"Differences under {smallest:.1%} could not have been seen."
+    return Doubt(
+        DoubtKind.UNSTEADY_MACHINE,
+        "This machine was too unsteady to compare single trials: the unchanged pipeline differed from itself by more "
+        "than 30 % from one process to the next. Only what was confirmed in blocks counts; stop other programs and "
+        "launch the study again under another --name.",
     )
 
 
-def confirmation_note(results: Results, trial: Trial) -> str | None:
+def _reference_contradicted(results: Results) -> Doubt | None:
+    if not results.reference_contradicted:
+        return None
+    times = len(results.canaries)
+    often = "once" if times == 1 else f"{times} times"
+    return Doubt(
+        DoubtKind.REFERENCE_CONTRADICTED,
+        f"The reference was measured again {often} during the search and was never where it had been at the start, so "
+        "single trials cannot be compared with it. Only what was confirmed in blocks counts; launch the study again "
+        "under another --name.",
+    )
+
+
+def _about(trial: Trial) -> list[Doubt | None]:
+    if trial.is_reference:
+        return [_pictures_missing(trial), _cold_starts_failed(trial)]
+    return [
+        _breaks_limits(trial),
+        _ended_early(trial),
+        unconfirmed(trial),
+        _pictures_missing(trial),
+        _cold_starts_failed(trial),
+    ]
+
+
+def unconfirmed(trial: Trial) -> Doubt | None:
     """Why a trial's gain is not certain: it was not confirmed, or confirming said otherwise. None when nothing does."""
-    if trial is results.reference:
+    if trial.is_reference or trial.confirmed:
         return None
-    found = confirmation_of(results, trial)
-    if found is None:
-        # A launch that has confirmed others already would not confirm this one if it were launched again.
-        to_come = not results.blocks and results.study.finalists.count > 0 and trial is results.best_or_none()
-        contenders = f"{results.name}:reference {results.name}:{trial.number}"
-        how = "a launch does that at its end" if to_come else f"paretune compare {contenders} does that"
-        return f"Trial {trial.number} was not confirmed in blocks against the reference; {how}."
-    if found.confirmed:
-        return None
-    return f"Confirming trial {trial.number} did not show a gain: {confirmation_words(found)}"
+    results = trial.results
+    if trial.confirmation is not None:
+        text = f"Confirming trial {trial.number} did not show a gain: {trial.confirmation.words()}"
+        return Doubt(DoubtKind.NO_GAIN, text)
+    # A launch that has confirmed others already would not confirm this one if it were launched again.
+    to_come = not results.blocks and results.study.finalists.count > 0 and trial is results.best_or_none
+    contenders = f"{results.name}:reference {results.name}:{trial.number}"
+    how = "a launch does that at its end" if to_come else f"paretune compare {contenders} does that"
+    text = f"Trial {trial.number} is unconfirmed: it was not measured in blocks against the reference; {how}."
+    return Doubt(DoubtKind.UNCONFIRMED, text)
 
 
-def floor_note(results: Results) -> str:
-    """The noise floor in one sentence."""
-    if results.floor is None:
-        return "The noise floor was not measured: small differences may be noise."
-    latency, memory = (results.floor.of_figure(name) for name in ("latency_ms", "peak_vram_gib"))
-    return (
-        f"Noise floor: {latency:.1%} in latency and {memory:.1%} in memory, from {results.floor.processes} processes "
-        "of the unchanged reference; smaller differences are ties."
-    )
+def _breaks_limits(trial: Trial) -> Doubt | None:
+    broken = trial.broken_limits()
+    text = f"Trial {trial.number} breaks the study's limits: {'; '.join(broken)}."
+    return Doubt(DoubtKind.BREAKS_LIMITS, text) if broken else None
 
 
-def ties_note(results: Results, trial: Trial, by: str = "latency_ms") -> str | None:
-    """The acceptable trials that cannot be told apart from this one in a figure; None when there is none."""
-    tied = results.ties_of(trial, by)
-    if not tied:
-        return None
-    numbers = [other.number for other in tied if other is not results.reference]
-    names = ["the reference"] if len(numbers) < len(tied) else []
-    if numbers:
-        names.append(f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}")
-    which = f"Trial {trial.number} ties with {' and '.join(names)}"
-    if by == "latency_ms" and trial is results.best_or_none():
-        return f"{which}; of the front's that are surely faster than the reference, the one that loses least is taken."
-    return f"{which} in {_FIGURE_WORDS.get(by, by)}."
-
-
-def doubts(results: Results, trial: Trial | None = None) -> list[str]:
-    """What a reader has to know before trusting a trial's gain; empty when nothing speaks against it.
-
-    None is the study as a whole: its best, and what the machine did in whatever trial. Of a single trial, only what
-    concerns it and what it is compared with is said.
-    """
-    subject = results.best_or_none() if trial is None else trial
-    notes = [shortfall(results)] if trial is None else []
-    if subject is not None:
-        about = (_limits_note, _early_note, confirmation_note, _pictures_note, _cold_start_note)
-        notes += [note(results, subject) for note in about]
-    compared = (results.reference, results.torch_compile, trial)
-    concerned = results.complete if trial is None else [one for one in results.complete if one in compared]
-    notes += [_machine_note(results, concerned), _moved_note(concerned), _unsteady_note(concerned)]
-    return [note for note in notes if note is not None]
-
-
-def shortfall(results: Results) -> str | None:
-    """Why the gain is small, in one sentence; None when the best acceptable trial is 1.5 times as fast or more."""
-    best, reference = results.best_or_none(), results.reference
-    ratio = speed_up(reference, best) if best else 1.0
-    if best is not None and (comparison := confirmed_against(results, best, "the reference")) is not None:
-        ratio = 1 / comparison.ratio
-    if ratio >= 1.5:
-        return None
-    fast = [t for t in results.complete if speed_up(reference, t) >= 1.5]
-    unproven = [t for t in fast if results.acceptable(t) and results.tie("latency_ms", t, reference)]
-    if unproven:
-        which = "One configuration that keeps" if len(unproven) == 1 else f"{len(unproven)} configurations that keep"
-        return (
-            f"{which} the limits took two thirds of the reference's time or less, which on a machine as unsteady as "
-            "this proves nothing: measure again when nothing else runs on it, under another --name."
-        )
-    faster = [t for t in fast if not results.acceptable(t)]
-    if not faster:
-        return f"Nothing acceptable was shown to be 1.5 times as fast as the reference ({len(results.trials)} trials)."
-    which = "One configuration" if len(faster) == 1 else f"{len(faster)} configurations"
-    return (
-        f"{which} reached 1.5 times the reference's speed and broke the study's limits; the pictures: "
-        f"{', '.join(sorted({str(t.verdict) for t in faster}, key=lambda v: Verdict(v).rank))}."
-    )
-
-
-def _limits_note(results: Results, trial: Trial) -> str | None:
-    broken = broken_limits(results, trial)
-    return f"Trial {trial.number} breaks the study's limits: {'; '.join(broken)}." if broken else None
-
-
-def _early_note(results: Results, trial: Trial) -> str | None:
+def _ended_early(trial: Trial) -> Doubt | None:
     words = ended_early_words(trial)
-    return None if words is None else f"Of trial {trial.number}, {words}; its figures are rough."
+    if words is None:
+        return None
+    return Doubt(DoubtKind.ENDED_EARLY, f"The figures of trial {trial.number} are rough: {words}.")
 
 
 def ended_early_words(trial: Trial) -> str | None:
     """That a trial's timing was cut short and why; None when it was not."""
-    better = trial.measurements.get("dominated_by")
-    if better is None:
+    better = trial.ended_early_by
+    return None if better is None else f"measuring ended early because trial {better} was clearly better in everything"
+
+
+def _pictures_missing(trial: Trial) -> Doubt | None:
+    """The newest attempt at more pictures counts: an earlier failure may have been made up for."""
+    tried = trial.runs(RunKind.PICTURES)
+    if not tried or "quality" in tried[-1].measurements:
         return None
-    return f"measuring was ended early, because trial {better} was clearly better in everything"
+    text = f"More pictures of trial {trial.number} could not be made ({tried[-1].outcome}: {_end(tried[-1].reason)})."
+    return Doubt(DoubtKind.PICTURES_MISSING, text)
 
 
-def _pictures_note(results: Results, trial: Trial) -> str | None:
-    missing = trial.measurements.get("pictures_missing")
-    if missing is None:
-        return None
-    reason = str(missing["reason"]).rstrip(".")
-    return f"More pictures of trial {trial.number} could not be made ({missing['outcome']}: {reason})."
-
-
-def failed_cold_starts(results: Results, trial: Trial) -> list[RunRecord]:
-    """The cold processes of a trial that made no picture."""
-    runs = [run for run in results.runs(COLD_START) if run.trial == trial.number]
-    return [run for run in runs if run.outcome != Outcome.COMPLETE]
-
-
-def _cold_start_note(results: Results, trial: Trial) -> str | None:
-    failed = failed_cold_starts(results, trial)
+def _cold_starts_failed(trial: Trial) -> Doubt | None:
+    tried = trial.runs(RunKind.COLD_START)
+    failed = [run for run in tried if run.outcome != Outcome.COMPLETE]
     if not failed:
         return None
-    tried = sum(run.trial == trial.number for run in results.runs(COLD_START))
-    return f"{len(failed)} of {tried} cold starts of trial {trial.number} failed: {failed[-1].reason.rstrip('.')}."
+    text = f"{len(failed)} of {len(tried)} cold starts of trial {trial.number} failed: {_end(failed[-1].reason)}."
+    return Doubt(DoubtKind.COLD_STARTS_FAILED, text)
 
 
-def _machine_note(results: Results, trials: Sequence[Trial]) -> str | None:
-    """What the machine did meanwhile that casts doubt on the figures."""
-    last = {run.session: run for run in results.runs("canary")}  # a canary outside the floor is tried again
-    moved = sum(not inside_floor(results, run) for run in last.values())
-    words = [f"the reference moved beyond the noise floor {moved} time{'s' if moved > 1 else ''}"] if moved else []
-    throttled = [t.number for t in trials if any(shape.get("throttled") for shape in t.measurements["latency"])]
+def _machine(results: Results, concerned: Sequence[Trial]) -> list[Doubt | None]:
+    """What the machine did meanwhile. On one that is known to be unsteady, that has been said once and for all."""
+    steady = not (results.unsteady or results.reference_contradicted)
+    return [
+        _busy(concerned, with_cpu=steady),
+        _moved(concerned) if steady else None,
+        _unsteady_calls(concerned) if steady else None,
+    ]
+
+
+def _busy(trials: Sequence[Trial], *, with_cpu: bool) -> Doubt | None:
+    words = []
+    throttled = [t for t in trials if any(shape.get("throttled") for shape in t.measurements["latency"])]
     if throttled:
-        words.append(f"the GPU was throttled in {_numbers(throttled)}")
-    foreign = {
-        process["name"]
-        for trial in trials
-        for process in trial.measurements.get("machine", {}).get("foreign_gpu_processes", [])
-    }
+        words.append(f"the GPU was throttled in {numbers(throttled)}")
+    machines = {trial.number: trial.measurements.get("machine", {}) for trial in trials}
+    foreign = {process["name"] for machine in machines.values() for process in machine.get("foreign_gpu_processes", [])}
     if foreign:
         words.append(f"other programs used the GPU ({', '.join(sorted(foreign))})")
-    busy = [t for t in trials if _foreign_cpu_share(t) >= BUSY_CPU]
-    if busy:
-        shares = [round(100 * _foreign_cpu_share(t)) for t in busy]
-        share = f"{min(shares)} to {max(shares)} %" if min(shares) < max(shares) else f"{shares[0]} %"
-        words.append(f"other programs used {share} of the CPU in {_numbers([t.number for t in busy])}")
-    return f"While it was measured, {'; '.join(words)}." if words else None
+    shares = {t: float(machines[t.number].get("cpu", {}).get("foreign_share") or 0) for t in trials}
+    busy = [round(100 * share) for share in shares.values() if share >= BUSY_CPU]
+    if busy and with_cpu:
+        share = f"{min(busy)} to {max(busy)} %" if min(busy) < max(busy) else f"{busy[0]} %"
+        who = numbers(trial for trial, one in shares.items() if one >= BUSY_CPU)
+        words.append(f"other programs used {share} of the CPU in {who}")
+    return Doubt(DoubtKind.MACHINE_BUSY, f"During the measurements, {'; '.join(words)}.") if words else None
 
 
-def _numbers(trials: Sequence[int]) -> str:
-    return f"trial{'s' if len(trials) > 1 else ''} {', '.join(map(str, trials))}"
-
-
-def _foreign_cpu_share(trial: Trial) -> float:
-    return float(trial.measurements.get("machine", {}).get("cpu", {}).get("foreign_share") or 0)
-
-
-def inside_floor(results: Results, run: RunRecord) -> bool:
-    """Whether the reference, measured again in this process, was where it had been; True where nothing can tell."""
-    if results.floor is None or run.outcome != Outcome.COMPLETE:
-        return True
-    return results.floor.holds("latency_ms", run.measurements["latency_ms"])
-
-
-def _moved_note(trials: Sequence[Trial]) -> str | None:
-    """Trials that canaries threw doubt upon, and that were not measured again since."""
-    moved = [trial.number for trial in trials if trial.machine == MOVED]
+def _moved(trials: Sequence[Trial]) -> Doubt | None:
+    moved = [trial for trial in trials if trial.in_doubt]
     if not moved:
         return None
-    which = f"Trial {moved[0]} was" if len(moved) == 1 else f"Trials {', '.join(map(str, moved))} were"
-    return f"{which} measured while the reference was not where it had been: the figures are in doubt."
+    which = numbers(moved)
+    text = f"{which.capitalize()} {'was' if len(moved) == 1 else 'were'} measured while the reference was not where it "
+    return Doubt(DoubtKind.MACHINE_MOVED, f"{text}had been: the figures are in doubt.")
 
 
-def _unsteady_note(trials: Sequence[Trial]) -> str | None:
-    """Calls of one configuration that differ by half are not the pipeline's doing."""
+def _unsteady_calls(trials: Sequence[Trial]) -> Doubt | None:
     unsteady = [
-        trial.number
+        trial
         for trial in trials
-        if any(shape["max_ms"] > 1.5 * shape["min_ms"] for shape in trial.measurements["latency"])
+        if any(shape["max_ms"] > UNSTEADY_CALLS * shape["min_ms"] for shape in trial.measurements["latency"])
     ]
     if not unsteady:
         return None
-    return (
-        f"The slowest timed call took more than 1.5 times as long as the fastest in trial{'s'[: len(unsteady) - 1]} "
-        f"{', '.join(map(str, unsteady))}: something else probably ran on the machine. Measure again before you decide."
+    return Doubt(
+        DoubtKind.UNSTEADY_CALLS,
+        f"The slowest timed call took more than {UNSTEADY_CALLS} times as long as the fastest in {numbers(unsteady)}: "
+        "something else was probably running on the machine. Measure again before you decide.",
     )
+
+
+def _end(sentence: str) -> str:
+    return sentence.rstrip(".")

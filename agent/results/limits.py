@@ -1,11 +1,11 @@
-"""What makes a configuration acceptable: the numbers that the sampler sees as constraints, and `best` as limits."""
+"""What makes a configuration acceptable: the study's limits, and those that are asked for on the command line."""
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from ...objectives.figures import FIGURES
 from ...objectives.verdict import Verdict
 from ...studies import Study, UserError
 
@@ -15,7 +15,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-MEASURED = ("latency_ms", "peak_vram_gib", "drift", "cold_start_s")
+ASKABLE = tuple(figure.name for figure in FIGURES if figure.can_be_optimised)
 """The figures that every complete trial has (drift only where quality is assessed)."""
 
 
@@ -32,28 +32,43 @@ class Limit:
         """Raises UserError when the text is not FIGURE<=NUMBER."""
         match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*", text)
         try:
-            if match and match[1] in MEASURED:
+            if match and match[1] in ASKABLE:
                 return cls(match[1], match[2], float(match[3]))
         except ValueError:
             pass
-        raise UserError(f"--limit {text!r}: write it as FIGURE<=NUMBER, with one of {', '.join(MEASURED)}")
+        raise UserError(f"--limit {text!r}: write it as FIGURE<=NUMBER, with one of {', '.join(ASKABLE)}")
 
-    def met_by(self, measurements: Mapping[str, Any]) -> bool:
-        """Whether a trial's measurements keep the limit; what was not measured does not."""
-        value = measurements.get(self.figure)
-        return value is not None and _OPERATORS[self.comparison](float(value), self.value)
+    def met_by(self, value: float | None) -> bool:
+        """Whether a value keeps the limit; what was not measured does not."""
+        return value is not None and _OPERATORS[self.comparison](value, self.value)
 
     def __str__(self) -> str:
         return f"{self.figure}{self.comparison}{self.value:g}"
 
 
-def constraint_values(study: Study, measurements: Mapping[str, Any]) -> dict[str, float]:
-    """What a complete trial tells the sampler: at most 0 where the study's limit is kept. Always in the same order."""
+def constraint_values(study: Study, figure: Callable[[str], float], verdict_drift: float | None) -> dict[str, float]:
+    """What a complete trial tells the sampler: at most 0 where the study's limit is kept. Always in the same order.
+
+    figure: a figure of the trial by name. verdict_drift: the drift of all of its pictures, which its verdict rests on.
+    """
     values = {}
-    if study.limits.verdict is not None and study.workload.quality_assessed:
-        values["verdict"] = float(measurements["drift"]) - Verdict(study.limits.verdict).drift_limit
-    for figure in ("latency_ms", "peak_vram_gib", "cold_start_s"):
-        limit = getattr(study.limits, figure)
+    if study.limits.verdict is not None and study.workload.quality_assessed and verdict_drift is not None:
+        values["verdict"] = verdict_drift - Verdict(study.limits.verdict).drift_limit
+    for one in FIGURES:
+        limit = study.limits.of(one.name)
         if limit is not None:
-            values[figure] = float(measurements[figure]) / limit - 1
+            values[one.name] = figure(one.name) / limit - 1
     return values
+
+
+def limit_words(study: Study) -> list[str]:
+    """The study's limits, each in words."""
+    verdict = study.limits.verdict
+    words = [] if verdict is None else [f"pictures {verdict} or better"]
+    if verdict is not None and not study.workload.quality_assessed:
+        words = [f"pictures {verdict} or better, not assessed (random weights)"]
+    for figure in FIGURES:
+        limit = study.limits.of(figure.name)
+        if limit is not None:
+            words.append(f"{figure.label} up to {figure.text(limit)}")
+    return words

@@ -1,10 +1,7 @@
-"""What a study found: its trials, the Pareto front, and the best configuration under given conditions."""
+"""What a study found: its trials, worked out from its runs, the Pareto front, and the best configuration."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from ...objectives.fingerprint import Fingerprint
@@ -12,73 +9,43 @@ from ...objectives.intervals import Comparison
 from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss
-from ...studies import MeasurementRecord, Outcome, RatingRecord, Records, RunRecord, Study, StudyRecord, UserError
-from ..trial.folder import PICTURES, trial_folder
-from .confirmation import BLOCK, Latencies, compare_trials, newest_blocks
-from .limits import MEASURED, Limit, constraint_values
-
-TORCH_COMPILE = Configuration.of({"torch_compile": {"region": "whole", "mode": "default", "vae_decoder": False}})
-"""torch.compile as people use it today: the whole U-Net, default mode."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One measured configuration."""
-
-    number: int
-    configuration: Configuration
-    outcome: Outcome
-    reason: str
-    log_tail: str
-    measurements: Mapping[str, Any]
-    phases_s: Mapping[str, float]
-    folder: Path
-    apply_py: str
-    """The file that it ran."""
-    measured_at: str
-    reused_from: Mapping[str, Any] | None
-    """{study, trial, finished_at} of the study that measured it, when it was another one."""
-    machine: str
-    """Whether the machine was then as for the reference (MeasurementRecord.machine)."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether it was measured to its end."""
-        return self.outcome is Outcome.COMPLETE
-
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict on its pictures."""
-        return (
-            Verdict(self.measurements["quality"]["verdict"]) if "quality" in self.measurements else Verdict.NOT_ASSESSED
-        )
-
-    def figure(self, name: str) -> float:
-        """A measured figure of a complete trial."""
-        return float(self.measurements[name])
-
-    def pictures(self) -> list[Path]:
-        """Its pictures, in the order of the requests' names."""
-        return sorted((self.folder / PICTURES).glob("*.png"))
+from ...studies import LinkedRun, Outcome, RatingRecord, Records, RunKind, RunRecord, Study, StudyRecord, UserError
+from .confirmation import TORCH_COMPILE, Latencies, compare_trials, mean_latency_ms, newest_blocks
+from .front import best_of, pareto_front
+from .limits import ASKABLE, Limit
+from .machine import Canary, canaries, in_doubt, noise_floor
+from .trial import Trial
 
 
 class Results:
-    """A study's trials as they are in the database now."""
+    """A study's trials. Read once; `refresh` takes up what was measured since."""
 
     def __init__(self, records: Records, name: str) -> None:
         """Raises UserError when there is no such study."""
+        self.records = records
         self.record: StudyRecord = records.study(name)
         self.study = Study.model_validate(self.record.study)
         self.study.load_techniques()
-        self.trials = [_trial(row, Path(self.record.files)) for row in records.measurements(name)]
-        self._runs = records.runs(name)
-        self.ratings: list[RatingRecord] = records.ratings(name)
-        """What people said of single pictures."""
+        self._runs: list[LinkedRun] = records.runs(name)
 
     @property
     def name(self) -> str:
         """The name it was launched under."""
         return self.record.name
+
+    @property
+    def quality_assessed(self) -> bool:
+        """Whether pictures mean anything: not with random weights."""
+        return self.study.workload.quality_assessed
+
+    def refresh(self) -> "Results":
+        """Take up the runs that were added since, or since the last time; returns itself."""
+        added = self.records.runs(self.name, after=self._runs[-1].link if self._runs else 0)
+        if added:
+            self._runs += added
+            for name in [name for name, kept in vars(type(self)).items() if isinstance(kept, cached_property)]:
+                self.__dict__.pop(name, None)
+        return self
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -86,48 +53,30 @@ class Results:
         return Fingerprint.from_dict(self.record.fingerprint)
 
     @cached_property
-    def floor(self) -> NoiseFloor | None:
-        """How far the reference is from itself; None until it was measured in enough processes."""
-        data = self.record.noise_floor
-        return None if data is None else NoiseFloor.from_dict(data)
+    def ratings(self) -> list[RatingRecord]:
+        """What people said of single pictures."""
+        return self.records.ratings(self.name)
 
-    def runs(self, kind: str) -> list[RunRecord]:
-        """The processes of one kind beside the trials, in the order they ended."""
-        return [run for run in self._runs if run.kind == kind]
+    def linked_runs(self, kind: RunKind) -> list[LinkedRun]:
+        """The runs of one kind that the study uses, in order, with the trials they belong to."""
+        return [one for one in self._runs if one.run.kind == kind]
+
+    def runs(self, kind: RunKind) -> list[RunRecord]:
+        """The same, without the trials."""
+        return [one.run for one in self.linked_runs(kind)]
+
+    # Its trials.
 
     @cached_property
-    def blocks(self) -> Latencies:
-        """{trial: {block: latency_ms}} of the newest confirmation."""
-        return newest_blocks(self.runs(BLOCK))
-
-    def before_confirming(self) -> "Results":
-        """The same results as if nothing had been confirmed."""
-        plain = copy.copy(self)
-        plain.__dict__["blocks"] = {}
-        return plain
-
-    def confirmed(self, baseline: "Trial", candidate: "Trial") -> Comparison | None:
-        """A candidate against a baseline in confirming blocks; None where these did not measure both."""
-        if baseline is candidate:
-            return None
-        return compare_trials(self.blocks, baseline.number, candidate.number)
-
-    def tie(self, figure: str, one: "Trial", other: "Trial") -> bool:
-        """Whether two trials cannot be told apart in a figure: they differ by no more than the noise floor.
-
-        Latencies that were confirmed in the same blocks are told apart by these, which see smaller differences.
-        """
-        if figure == "latency_ms" and (comparison := self.confirmed(one, other)) is not None:
-            return comparison.decision == "tie"
-        if self.floor is None:
-            return one.figure(figure) == other.figure(figure)
-        return self.floor.tie(figure, one.figure(figure), other.figure(figure))
-
-    def better(self, figure: str, one: "Trial", other: "Trial") -> bool:
-        """Whether one trial has less of a figure than another, beyond a tie."""
-        if figure == "latency_ms" and (comparison := self.confirmed(other, one)) is not None:
-            return comparison.decision == "faster"
-        return not self.tie(figure, one, other) and one.figure(figure) < other.figure(figure)
+    def trials(self) -> list[Trial]:
+        """Every trial, by number."""
+        by_trial: dict[int, list[LinkedRun]] = {}
+        for one in self._runs:
+            by_trial.setdefault(one.trial, []).append(one)
+        measured = {
+            number: runs for number, runs in by_trial.items() if any(one.run.kind == RunKind.TRIAL for one in runs)
+        }
+        return [Trial(self, number, measured[number]) for number in sorted(measured)]
 
     @property
     def complete(self) -> list[Trial]:
@@ -140,6 +89,11 @@ class Results:
         return [trial for trial in self.trials if not trial.complete]
 
     @property
+    def acceptable(self) -> list[Trial]:
+        """The complete trials that keep the study's limits."""
+        return [trial for trial in self.trials if trial.acceptable]
+
+    @cached_property
     def reference(self) -> Trial:
         """The unoptimised pipeline. Raises UserError when it has not been measured yet."""
         reference = self.of(Configuration())
@@ -147,14 +101,14 @@ class Results:
             raise UserError(f"study {self.name} has no measured reference yet: paretune launch continues it")
         return reference
 
-    @property
+    @cached_property
     def torch_compile(self) -> Trial | None:
         """torch.compile as people use it today, when it was measured."""
         return self.of(TORCH_COMPILE)
 
     def of(self, configuration: Configuration) -> Trial | None:
         """The trial of a configuration."""
-        return next((t for t in self.trials if t.configuration == configuration), None)
+        return next((trial for trial in self.trials if trial.configuration == configuration), None)
 
     def trial(self, number: int) -> Trial:
         """Raises UserError when there is no complete trial of that number."""
@@ -165,39 +119,103 @@ class Results:
             raise UserError(f"trial {number} of {self.name} ended as {found.outcome}: {found.reason}")
         return found
 
-    def acceptable(self, trial: Trial) -> bool:
-        """Whether a trial keeps the study's limits."""
-        return trial.complete and all(v <= 0 for v in constraint_values(self.study, trial.measurements).values())
+    # The machine.
 
-    def is_dominated(self, trial: Trial) -> bool:
-        """Whether its measuring was ended early for another trial, clearly better in everything, that still counts:
-        more pictures may have shown since that the other one breaks the study's limits.
+    def floor_runs(self) -> list[RunRecord]:
+        """The unchanged reference in other processes than its own trial's."""
+        return [run for run in self.runs(RunKind.FLOOR) if run.outcome == Outcome.COMPLETE]
+
+    @cached_property
+    def floor(self) -> NoiseFloor | None:
+        """How far the reference is from itself; None until it was measured in enough processes."""
+        timing = self.reference.timing.measurements
+        return noise_floor(timing, self.linked_runs(RunKind.FLOOR), self.study.measurement.floor_processes)
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether single measurements cannot be compared on this machine."""
+        return self.floor is not None and self.floor.unsteady
+
+    @cached_property
+    def canaries(self) -> list[Canary]:
+        """Every time the reference was measured again during the search."""
+        return canaries(self.floor, self._runs)
+
+    def in_doubt(self, link: int) -> bool:
+        """Whether a canary next to a run found the machine to be another one than for the reference."""
+        return in_doubt(self.canaries, link)
+
+    @property
+    def reference_contradicted(self) -> bool:
+        """Whether the reference was never again found where it had been: then nothing can be compared with it."""
+        return bool(self.canaries) and not any(canary.inside for canary in self.canaries)
+
+    @cached_property
+    def reordering_floor(self) -> dict[str, Any] | None:
+        """How far pictures drift when only the order of arithmetic changes: {"variants": {words: ...}, "drift": the
+        largest}; None when it was not measured as pictures are judged now.
         """
-        by = trial.measurements.get("dominated_by")
-        return any(other.number == by and self.acceptable(other) for other in self.trials if other is not trial)
+        runs = [run for run in self.runs(RunKind.REORDERING) if run.workload_key == self.record.workload_key]
+        if not runs:
+            return None
+        variants = {run.measurements["variant"]: _variant(run) for run in runs}
+        drifts = [variant["drift"] for variant in variants.values() if "drift" in variant]
+        return {"variants": variants, "drift": max(drifts, default=None)}
 
-    def unfinished(self) -> list[Trial]:
-        """The trials that were ended early for another one that does not count any more."""
-        return [t for t in self.complete if "dominated_by" in t.measurements and not self.is_dominated(t)]
+    # One scale for latencies, one set of pictures.
 
+    @cached_property
+    def blocks(self) -> Latencies:
+        """{trial: {block: latency_ms}} of the newest confirmation."""
+        return newest_blocks(self.linked_runs(RunKind.BLOCK))
+
+    def compared(self, baseline: Trial, candidate: Trial) -> Comparison | None:
+        """A candidate against a baseline in confirming blocks; None where these did not measure both."""
+        return compare_trials(self.blocks, baseline.number, candidate.number)
+
+    def latency_ms(self, trial: Trial) -> float:
+        """A complete trial's latency, on the scale of the newest measurement of the reference.
+
+        In blocks: the reference's mean there, times the confirmed ratio. Trials that were not in the blocks were
+        measured earlier, so they are scaled by how much the reference has changed. Without blocks the reference is the
+        median of its processes, and every other trial what it was measured to be.
+        """
+        alone_ms = float(trial.measurements["latency_ms"])
+        reference = self.reference
+        reference_ms = float(reference.measurements["latency_ms"])
+        if self.floor is not None:
+            reference_ms = self.floor.middle("latency_ms")
+        in_blocks = self.blocks.get(reference.number)
+        if in_blocks is None:
+            return reference_ms if trial is reference else alone_ms
+        scale_ms = mean_latency_ms(in_blocks)
+        if trial is reference:
+            return scale_ms
+        found = self.compared(reference, trial)
+        return scale_ms * (alone_ms / reference_ms if found is None else found.ratio)
+
+    @cached_property
+    def shared_pictures(self) -> frozenset[str]:
+        """The pictures that every trial has which was not ended early, by file: what trials are compared by."""
+        judged = [
+            {str(picture["file"]) for picture in trial.quality.get("pictures", ())}
+            for trial in self.complete
+            if trial.ended_early_by is None
+        ]
+        return frozenset(set.intersection(*judged)) if judged else frozenset()
+
+    # The front and the best.
+
+    @cached_property
     def front(self) -> list[Trial]:
-        """The acceptable trials that no other one beats, differences within the noise floor being ties; by the first
-        objective.
-        """
-        candidates = [trial for trial in self.complete if self.acceptable(trial) and not self.is_dominated(trial)]
-        front = pareto_front(candidates, self.study.optimised, self.better)
-        return sorted(front, key=lambda t: t.figure(self.study.optimised[0]))
+        """The acceptable trials that no other one dominates, by the first objective."""
+        front = pareto_front(self.acceptable, self.study.optimised)
+        return sorted(front, key=lambda trial: trial.figure(self.study.optimised[0]))
 
-    def ties_of(self, trial: Trial, by: str = "latency_ms") -> list[Trial]:
-        """The other acceptable trials that cannot be told apart from this one in a figure."""
-        return [t for t in self.complete if t is not trial and self.acceptable(t) and self.tie(by, t, trial)]
-
+    @cached_property
     def best_or_none(self) -> Trial | None:
         """The fastest acceptable trial, or None when there is none."""
-        try:
-            return self.best()
-        except UserError:
-            return None
+        return best_of(self.front, "latency_ms") if self.front else None
 
     def best(
         self,
@@ -207,25 +225,22 @@ class Results:
         verdict: Verdict | None = None,
         loss: Loss | None = None,
     ) -> Trial:
-        """The trial with the least `by` among those that keep the study's limits and the given ones.
+        """The trial with the least `by` on the front of those that keep the study's limits and the given ones.
 
-        Of several that tie with the least within the noise floor, the one that loses least, then with the fewest
-        techniques: what cannot be shown to be faster is no reason to change more.
-
-        verdict: the worst that is accepted. loss: the most that its techniques may lose by the way they work.
-        Raises UserError when nothing qualifies, and says what stood in the way.
+        Ties are decided by `front.TIE_RULE`. verdict: the worst that is accepted. loss: the most that its techniques
+        may lose by the way they work. Raises UserError when nothing qualifies, and says what stood in the way.
         """
-        if by not in MEASURED:
-            raise UserError(f"--by {by}: one of {', '.join(MEASURED)}")
-        if not self.study.workload.quality_assessed and (verdict is not None or by == "drift"):
+        if by not in ASKABLE:
+            raise UserError(f"--by {by}: one of {', '.join(ASKABLE)}")
+        if not self.quality_assessed and (verdict is not None or by == "drift"):
             raise UserError(
                 f"the quality of {self.name} was not assessed (random weights), so no verdict can be asked for; "
                 "--loss reordered keeps to techniques that do not approximate"
             )
-        candidates = [trial for trial in self.complete if self.acceptable(trial)]
+        candidates = self.acceptable
         steps = [(f"keep the limits of {self.name}", candidates)]
         for limit in limits:
-            candidates = [trial for trial in candidates if limit.met_by(trial.measurements)]
+            candidates = [trial for trial in candidates if limit.met_by(trial.known_figure(limit.figure))]
             steps.append((f"keep {limit}", candidates))
         if verdict is not None:
             candidates = [trial for trial in candidates if trial.verdict.at_least(verdict)]
@@ -237,67 +252,13 @@ class Results:
         if not candidates:
             failed = next(what for what, left in steps if not left)
             raise UserError(f"no configuration qualifies: none of {len(self.complete)} measured trials {failed}")
-        least = min(candidates, key=lambda trial: trial.figure(by))
-        for trial in candidates if by == "latency_ms" else []:
-            comparison = self.confirmed(least, trial)
-            if comparison is not None and comparison.decision == "faster":
-                least = trial
-        tied = [trial for trial in candidates if trial is least or self.tie(by, trial, least)]
-        # Ties are not transitive: what another one of them beats is out; what surely beats the reference comes first.
-        tied = [trial for trial in tied if not any(self.better(by, other, trial) for other in tied)] or tied
-        tied = [trial for trial in tied if self.better(by, trial, self.reference)] or tied
-        if by == "latency_ms":  # and of these, what blocks have confirmed before what was measured once
-            tied = [trial for trial in tied if trial.number in self.blocks] or tied
-        front = self.front()
-        tied = [trial for trial in tied if trial in front] or tied
-        return min(tied, key=lambda t: (LOSSES.index(t.configuration.loss), len(t.configuration.steps), t.figure(by)))
+        # The front knows nothing of a figure that is no objective.
+        optimised = self.study.optimised
+        return best_of(pareto_front(candidates, optimised) if by in optimised else candidates, by)
 
 
-def strictly_better(figure: str, one: Trial, other: Trial) -> bool:
-    """Whether a trial's figure is less than another's, by however little."""
-    return one.figure(figure) < other.figure(figure)
-
-
-def pareto_front(
-    trials: Sequence[Trial],
-    objectives: Sequence[str],
-    better: Callable[[str, Trial, Trial], bool] = strictly_better,
-) -> list[Trial]:
-    """The trials that no other one beats: better in one objective and in no other one worse. `better` decides what is a
-    difference; by default any is.
-
-    Ties are not transitive: should every trial be beaten by some other, those that none beats by any difference stay.
-    """
-
-    def unbeaten(better: Callable[[str, Trial, Trial], bool]) -> list[Trial]:
-        def beats(one: Trial, other: Trial) -> bool:
-            gains = any(better(name, one, other) for name in objectives)
-            return gains and not any(better(name, other, one) for name in objectives)
-
-        return [trial for trial in trials if not any(beats(other, trial) for other in trials if other is not trial)]
-
-    return unbeaten(better) or unbeaten(strictly_better)
-
-
-def _trial(row: MeasurementRecord, files: Path) -> Trial:
-    try:
-        configuration = Configuration.from_dict(row.configuration)
-    except ValueError as error:
-        raise UserError(
-            f"trial {row.trial} of {row.study} cannot be read, another version of paretune measured it ({error}): "
-            "use that version, or launch the study again under another --name"
-        ) from None
-    return Trial(
-        number=row.trial,
-        configuration=configuration,
-        outcome=Outcome(row.outcome),
-        reason=row.reason,
-        log_tail=row.log_tail,
-        measurements=row.measurements,
-        phases_s=row.phases_s,
-        folder=trial_folder(files, row.trial),
-        apply_py=row.apply_py,
-        measured_at=row.finished_at,
-        reused_from=row.reused_from,
-        machine=row.machine,
-    )
+def _variant(run: RunRecord) -> dict[str, Any]:
+    if run.outcome != Outcome.COMPLETE:
+        return {"outcome": run.outcome, "reason": run.reason}
+    quality = run.measurements["quality"]
+    return {key: quality[key] for key in ("n", "verdict", "drift", "worst_metrics")}

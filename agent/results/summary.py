@@ -1,89 +1,180 @@
-"""A study in words: the one-line gain, and the note of the dashboard."""
+"""A study in words: its headline, its noise floor, ties. Every speed in them is one that blocks have confirmed."""
 
-from .doubts import confirmed_against, doubts, floor_note, ties_note
-from .figures import cold_start_estimate_s, cold_start_measured, cold_start_words, milliseconds, quality, speed_up
-from .results import Results, Trial
+from datetime import UTC, datetime
+
+from ...objectives.figures import FIGURE, joules
+from ...objectives.intervals import Comparison
+from .confirmation import Confirmation
+from .front import TIE_RULE
+from .results import Results
+from .trial import Trial, numbers
 
 
-def winner(results: Results) -> Trial | None:
-    """The fastest configuration that keeps the study's limits, if any was measured."""
-    return results.best_or_none()
+def headline(results: Results) -> str:
+    """One sentence or two: what the best acceptable configuration gains over the reference and over torch.compile.
 
-
-def gain(results: Results) -> str:
-    """One sentence: what the best acceptable configuration gains over the reference and over torch.compile."""
-    best, reference = winner(results), results.reference
-    if best is None or best is reference:
-        floor = results.floor
-        acceptable = [t for t in results.complete if t is not reference and results.acceptable(t)]
-        if floor is not None and any(speed_up(reference, t) > 1 for t in acceptable):
-            return (
-                f"No configuration of {results.name} could be shown to be faster than the reference: what keeps the "
-                f"limits differs from it by less than the noise floor of {floor.of_figure('latency_ms'):.1%}."
-            )
+    Only what blocks have confirmed is a gain; anything else is named as unconfirmed, without a speed.
+    """
+    best, reference = results.best_or_none, results.reference
+    if best is None:
+        return f"No measured configuration of {results.name} keeps the study's limits."
+    confirmation = best.confirmation
+    if confirmation is not None and confirmation.reference is not None and confirmation.faster:
+        return _claim(results, best, confirmation, confirmation.reference)
+    if results.reference_contradicted:
+        return (
+            f"There is no result for {results.name}: the reference was not where it had been whenever it was measured "
+            "again, so nothing can be compared with it."
+        )
+    if best is reference:
         return f"No measured configuration of {results.name} is faster than the reference and keeps the study's limits."
-    compiled = results.torch_compile
+    if not best.surely_less("latency_ms", reference):
+        return (
+            f"No configuration of {results.name} could be shown to be faster than the reference: what keeps the limits "
+            "differs from it by no more than the noise."
+        )
+    return (
+        f"No gain of {results.name} is confirmed. Trial {best.number} ({best.configuration}) was faster than the "
+        "reference when each was measured once: it is unconfirmed."
+    )
+
+
+def _claim(results: Results, best: Trial, confirmation: Confirmation, found: Comparison) -> str:
+    reference, compiled = results.reference, results.torch_compile
+    low, high = found.interval
     if compiled is best:
         against = "which is torch.compile itself"
-    elif compiled is not None and compiled.complete:
-        against = _compared(results, best, compiled, "torch.compile")
+    elif confirmation.torch_compile is not None:
+        against = _against_compiled(confirmation.torch_compile)
+    elif compiled is None:
+        against = "torch.compile was not measured"
+    elif not compiled.complete:
+        against = f"torch.compile ended as {compiled.outcome}"
     else:
-        against = "torch.compile was not measured" if compiled is None else f"torch.compile ended as {compiled.outcome}"
-    both = f"{milliseconds(best.figure('latency_ms'))} against {milliseconds(reference.figure('latency_ms'))}"
+        against = "torch.compile was not in the blocks"
+    pictures = best.verdict_words()
+    if best.picture_count and results.quality_assessed:
+        pictures += f" (on {best.picture_count} pictures)"
     return (
-        f"{_compared(results, best, reference, 'the reference', both)}, {against}; pictures: {quality(results, best)}; "
-        f"memory {best.figure('peak_vram_gib'):.2f} GiB against {reference.figure('peak_vram_gib'):.2f} GiB; "
-        f"{_cold_starts(best, reference)}."
+        f"{found.times:.2f} times as fast as the reference ({best.text('latency_ms')} against "
+        f"{reference.text('latency_ms')}; 95 % interval {low:.2f} to {high:.2f} in {found.blocks} blocks of fresh "
+        f"processes), {against}; pictures: {pictures}; memory {best.text('peak_vram_gib')} against "
+        f"{reference.text('peak_vram_gib')}; {_cold_starts(best, reference)}."
     )
 
 
-def _compared(results: Results, best: Trial, other: Trial, name: str, both: str = "") -> str:
-    """A ratio only where there is a difference: within the noise floor, or in confirming blocks, there may be none."""
-    comparison = confirmed_against(results, best, name)
-    if comparison is None:
-        tie = results.tie("latency_ms", best, other)
-        words = f"a tie with {name}" if tie else f"{speed_up(other, best):.2f} times as fast as {name}"
-        return f"{words} ({both})" if both else words
-    detail = f"{1 / comparison.high:.2f} to {1 / comparison.low:.2f} in {comparison.blocks} confirming blocks"
-    words = (
-        f"{1 / comparison.ratio:.2f} times as fast as {name}" if comparison.decision != "tie" else f"a tie with {name}"
-    )
-    # The ratio is the blocks'; the two medians were measured earlier, each in its own time.
-    return f"{words} ({'; '.join(filter(None, [detail, both and f'as trials {both}']))})"
+def _against_compiled(found: Comparison) -> str:
+    low, high = found.interval
+    if found.decision == "tie":
+        return f"a tie with torch.compile ({low:.2f} to {high:.2f})"
+    return f"{found.times:.2f} times as fast as torch.compile ({low:.2f} to {high:.2f})"
 
 
 def _cold_starts(best: Trial, reference: Trial) -> str:
     """Like with like: real cold processes where both were started so, else what is added up for every trial."""
-    measured, its = cold_start_measured(best), cold_start_measured(reference)
+    measured, its = best.cold_start_measured, reference.cold_start_measured
+    text = FIGURE["cold_start_s"].text
     if measured is None or its is None:
-        estimates_s = cold_start_estimate_s(best), cold_start_estimate_s(reference)
-        return "cold start {:.1f} s against {:.1f} s (estimated)".format(*estimates_s)
-    counts = f"{measured[1]}" if measured[1] == its[1] else f"{measured[1]} and {its[1]}"
-    return f"cold start {measured[0]:.1f} s against {its[0]:.1f} s (p50 of {counts})"
+        return f"cold start {best.text('cold_start_s')} against {reference.text('cold_start_s')} (estimated)"
+    counts = f"{measured['n']}" if measured["n"] == its["n"] else f"{measured['n']} and {its['n']}"
+    both = f"cold start {text(measured['cold_start_s'])} against {text(its['cold_start_s'])}"
+    return f"{both} (median of {counts} fresh processes)"
 
 
-def study_note(results: Results) -> str:
-    """The study in Markdown, for the dashboard's note."""
-    compiled, best = results.torch_compile, winner(results)
-    rows = [("reference", results.reference), ("torch.compile", compiled), ("best", best)]
-    ties = None if best is None else ties_note(results, best)
-    lines = [
-        " ".join([gain(results), *doubts(results)]),
-        "",
-        " ".join(filter(None, [floor_note(results), ties])),
-        "",
-        f"{len(results.trials)} trials on {results.fingerprint.device_name}; {len(results.failures)} failed.",
-        "",
-        "| | trial | latency | peak memory | cold start | pictures | configuration |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for label, trial in rows:
-        if trial is not None and trial.complete:
-            lines.append(
-                f"| {label} | {trial.number} | {milliseconds(trial.figure('latency_ms'))} "
-                f"| {trial.figure('peak_vram_gib'):.2f} GiB | {cold_start_words(trial)} "
-                f"| {quality(results, trial)} | {trial.configuration} |"
-            )
-    lines += ["", "Optuna marks as best what no other trial beats by any difference; the report and `best` know ties."]
-    lines += ["", f"Export the best: `paretune export {results.name} -o bundle`"]
-    return "\n".join(lines)
+def cold_start_words(trial: Trial) -> str:
+    """ "5.7 s (median of 3; estimated 5.5 s)" where real cold processes were timed, else "5.5 s (estimated)"."""
+    measured = trial.cold_start_measured
+    if measured is None:
+        return f"{trial.text('cold_start_s')} (estimated)"
+    real = FIGURE["cold_start_s"].text(measured["cold_start_s"])
+    return f"{real} (median of {measured['n']}; estimated {trial.text('cold_start_s')})"
+
+
+def floor_note(results: Results) -> str | None:
+    """The noise floor in one sentence; None on an unsteady machine, of which a doubt tells."""
+    floor = results.floor
+    if floor is None:
+        return "The noise floor was not measured: small differences may be noise."
+    if floor.unsteady:
+        return None
+    return (
+        f"Noise floor: {floor.text('latency_ms')} in latency and {floor.text('peak_vram_gib')} in memory, from "
+        f"{floor.processes} processes of the unchanged reference; smaller differences are ties."
+    )
+
+
+def ties_note(trial: Trial, by: str = "latency_ms") -> str | None:
+    """The acceptable trials that cannot be told apart from this one in a figure; None when there is none."""
+    tied = trial.ties(by)
+    if not tied:
+        return None
+    others = [other for other in tied if not other.is_reference]
+    names = ["the reference"] if len(others) < len(tied) else []
+    names += [numbers(others)] if others else []
+    sentence = f"Trial {trial.number} ties with {' and '.join(names)} in {FIGURE[by].label}."
+    return f"{sentence} {TIE_RULE}" if by == "latency_ms" and trial is trial.results.best_or_none else sentence
+
+
+def pictures_note(results: Results) -> str | None:
+    """On which pictures trials are compared with each other; None where pictures mean nothing."""
+    shared = len(results.shared_pictures)
+    if not results.quality_assessed or not shared:
+        return None
+    which = "the picture" if shared == 1 else f"the {shared} pictures"
+    return (
+        f"Drift is compared on {which} that every trial has; a verdict rests on all of a trial's pictures, of which "
+        "finalists have more."
+    )
+
+
+def cost_words(trial: Trial) -> list[str]:
+    """What 1,000 images cost and the energy of one, as far as the price and the energy are known; the cost first."""
+    words = []
+    if (money := trial.cost_per_1000_images()) is not None:
+        words.append(f"{money:.2f} per 1,000 images" if money >= 0.1 else f"{money:.2g} per 1,000 images")
+    if (energy := trial.measurements.get("energy_j")) is not None:
+        words.append(f"{joules(float(energy))} per image")
+    return words
+
+
+def evidence_words(trial: Trial) -> str:
+    """What a verdict rests on, in the words of objectives/evidence.py; empty without a verdict."""
+    return str(trial.quality.get("evidence", "")) if trial.results.quality_assessed else ""
+
+
+def age_words(finished_at: str, now: datetime | None = None) -> str:
+    """ "3 hours old", from an ISO 8601 time."""
+    age_s = ((now or datetime.now(UTC)) - datetime.fromisoformat(finished_at)).total_seconds()
+    for unit, length_s in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if age_s >= length_s:
+            count = int(age_s // length_s)
+            return f"{count} {unit}{'s' if count > 1 else ''} old"
+    return "less than a minute old"
+
+
+def call_words(trial: Trial) -> list[str]:
+    """How far the timed calls of a trial's own process lie apart and why no more were made; of several shapes of
+    request a line each.
+    """
+    text = FIGURE["latency_ms"].text
+    shapes = trial.measurements["latency"]
+    lines = []
+    for shape in shapes:
+        calls = f"n={shape['n']}, {text(shape['min_ms'])} to {text(shape['max_ms'])}"
+        interval = f"interval {shape['interval']:.1%}" if "interval" in shape else ""
+        why = ", ".join(filter(None, [interval, _STOPS.get(shape.get("stop"), "")]))
+        if len(shapes) == 1:
+            return [line for line in (calls, why) if line]
+        names = shape["requests"]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        words = ", ".join(filter(None, [calls, why]))
+        lines.append(f"{names[0]}{more}: {text(shape['median_ms'])} ({words})")
+    return lines
+
+
+_STOPS = {
+    "interval": "narrow enough",
+    "time": "time spent",
+    "calls": "calls spent",
+    "dominated": "ended early",
+}

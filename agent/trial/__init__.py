@@ -1,0 +1,53 @@
+"""One configuration in a process of its own: started, watched, measured, judged; always giving back a value."""
+
+from .cold_start import COLD_PHASES, COLD_START_FIGURES, measure_cold_start, script_command
+from .device import detect_device, installed, target_of
+from .executor import Executor, TrialResult, cold_import_s
+from .failures import without_secrets
+from .files import whole_folder, write_json, write_text
+from .folder import (
+    COMPILED,
+    LATENTS,
+    LOG,
+    PICTURES,
+    artifacts_folder,
+    forget_all_compiled,
+    forget_compiled,
+    run_folder,
+    trial_folder,
+    write_scripts,
+    write_trial_folder,
+)
+from .judge import Judge, latents_of
+from .process import Job
+
+__all__ = [
+    "COLD_PHASES",
+    "COLD_START_FIGURES",
+    "COMPILED",
+    "LATENTS",
+    "LOG",
+    "PICTURES",
+    "Executor",
+    "Job",
+    "Judge",
+    "TrialResult",
+    "artifacts_folder",
+    "cold_import_s",
+    "detect_device",
+    "forget_all_compiled",
+    "forget_compiled",
+    "installed",
+    "latents_of",
+    "measure_cold_start",
+    "run_folder",
+    "script_command",
+    "target_of",
+    "trial_folder",
+    "whole_folder",
+    "without_secrets",
+    "write_json",
+    "write_scripts",
+    "write_text",
+    "write_trial_folder",
+]

@@ -11,7 +11,9 @@ from typing import Any
 
 from ...studies import Outcome
 
-PHASES = ("interpreter", "import", "load", "apply", "first_image")
+COLD_PHASES = ("interpreter", "import", "load", "apply", "first_image")
+COLD_START_FIGURES = (*(f"{phase}_s" for phase in COLD_PHASES), "cold_start_s")
+"""What a cold start measures, in s: each phase, and all of it but loading the weights."""
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH")
 
 # Runs run.py in a process where importing paretune fails, wherever it is installed; it dies with the process that
@@ -25,7 +27,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def command(script: Path, *arguments: str) -> list[str]:
+def script_command(script: Path, *arguments: str) -> list[str]:
     """The command line that runs a run.py without paretune."""
     return [sys.executable, "-P", "-c", WITHOUT_PARETUNE, str(script), *arguments]
 
@@ -46,7 +48,7 @@ def measure_cold_start(folder: Path, device: str, timeout_s: float) -> tuple[Out
         started = time.perf_counter()
         try:
             done = subprocess.run(
-                command(folder / "run.py", "--device", device, "--cold", "--out", str(out)),
+                script_command(folder / "run.py", "--device", device, "--cold", "--out", str(out)),
                 env=empty_caches(Path(scratch)),
                 capture_output=True,
                 text=True,

@@ -1,6 +1,5 @@
 """Writing files whole or not at all."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,11 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file's content."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

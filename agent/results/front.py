@@ -1,0 +1,66 @@
+"""The Pareto front, and which configuration of it is the best: the one order and the one rule for ties."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from ...search_space import LOSSES
+from .trial import Trial
+
+TIE_RULE = (
+    "Of configurations that tie in latency, the best is the one with the least memory, then the one that starts "
+    "faster, then the one that may lose least."
+)
+
+
+class HasFigures(Protocol):
+    """What a front is made of."""
+
+    def figure(self, name: str) -> float:
+        """A figure by name; less is better."""
+        ...
+
+
+T = TypeVar("T", bound=HasFigures)
+
+
+def pareto_front(candidates: Sequence[T], objectives: Sequence[str]) -> list[T]:
+    """Those that no other one dominates: no worse in any objective and better in one. As Optuna draws it."""
+
+    def dominates(one: T, other: T) -> bool:
+        pairs = [(one.figure(name), other.figure(name)) for name in objectives]
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+    return [one for one in candidates if not any(dominates(other, one) for other in candidates)]
+
+
+def best_of(front: Sequence[Trial], by: str) -> Trial:
+    """The best of a front that is not empty: the least `by`, and of what ties with it, by TIE_RULE.
+
+    Before that rule come being faster than the reference beyond doubt, and having been confirmed in blocks; where
+    nothing is faster, the reference stays, unless something needs less memory: without a gain, nothing is changed.
+    """
+    least = min(front, key=lambda trial: trial.figure(by))
+    if by == "latency_ms":
+        # Blocks may know better than two measurements made at different times.
+        for trial in front:
+            if trial.surely_less(by, least):
+                least = trial
+    tied = [trial for trial in front if trial is least or trial.ties_with(by, least)]
+    # Ties are not transitive: what another one of them beats is out.
+    tied = _those(tied, lambda trial: not any(other.surely_less(by, trial) for other in tied))
+    if by == "latency_ms":
+        reference = least.results.reference
+        faster = [trial for trial in tied if trial.surely_less(by, reference)]
+        if faster:
+            tied = _those(faster, lambda trial: trial.confirmation is not None)
+        elif reference in tied:
+            tied = [t for t in tied if t is reference or t.surely_less("peak_vram_gib", reference)]
+    for figure in ("peak_vram_gib", "cold_start_s"):
+        fewest = min(tied, key=lambda trial: trial.figure(figure))
+        tied = [trial for trial in tied if not fewest.surely_less(figure, trial)]
+    return min(tied, key=lambda t: (LOSSES.index(t.configuration.loss), len(t.configuration.steps), t.figure(by)))
+
+
+def _those(trials: list[Trial], condition: Callable[[Trial], bool]) -> list[Trial]:
+    """Those that meet a condition; all of them when none does."""
+    return [trial for trial in trials if condition(trial)] or trials

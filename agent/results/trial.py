@@ -1,0 +1,299 @@
+"""One configuration in a study, as its runs tell of it. Nothing here is stored: it is worked out from the runs."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...objectives.energy import cost_per_1000_images
+from ...objectives.figures import FIGURE
+from ...objectives.verdict import Verdict, configuration_drift
+from ...search_space import Configuration
+from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError
+from ..trial import COLD_START_FIGURES, PICTURES
+from .confirmation import Confirmation, compare_trials
+from .limits import constraint_values
+from .speed import Speed
+
+if TYPE_CHECKING:
+    from .doubts import Doubt
+    from .results import Results
+
+_JUDGED = (RunKind.TRIAL, RunKind.PICTURES, RunKind.REJUDGE)
+"""Runs whose `quality` sums up every picture that was known when they were made: the newest says it all."""
+
+
+class Trial:
+    """One configuration: its newest timing, all its pictures, its cold starts, and what they are worth."""
+
+    def __init__(self, results: "Results", number: int, runs: Sequence[LinkedRun]) -> None:
+        """runs: all that the study uses for this trial, in order; one of the kind `trial` at least.
+
+        Raises UserError when another version of paretune measured it.
+        """
+        self.results = results
+        self.number = number
+        self._runs = [one.run for one in runs]
+        timed = [one for one in runs if one.run.kind == RunKind.TRIAL]
+        complete = [one for one in timed if one.run.outcome == Outcome.COMPLETE]
+        newest = (complete or timed)[-1]
+        self.link = newest.link
+        """Of its timing, among the runs of the study."""
+        self.timing: RunRecord = newest.run
+        try:
+            self.configuration = Configuration.from_dict(self.timing.configuration)
+        except ValueError as error:
+            raise UserError(
+                f"trial {number} of {results.name} cannot be read, another version of paretune measured it ({error}): "
+                "use that version, or launch the study again under another --name"
+            ) from None
+
+    @cached_property
+    def _last_word(self) -> RunRecord:
+        """The run that decides how the trial ended: more pictures may have shown that it makes a broken one.
+
+        The reference stays what everything is compared with, whatever its other seeds look like.
+        """
+        broken = [r for r in self._runs if r.kind == RunKind.PICTURES and r.outcome == Outcome.INVALID_OUTPUT]
+        return broken[-1] if broken and self.configuration.steps else self.timing
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        return Outcome(self._last_word.outcome)
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one sentence; empty when it is complete."""
+        return self._last_word.reason
+
+    @property
+    def log_tail(self) -> str:
+        """The end of its log; empty when it is complete."""
+        return self.timing.log_tail
+
+    @property
+    def phases_s(self) -> Mapping[str, float]:
+        """Seconds per phase of its process, in order."""
+        return self.timing.phases_s
+
+    @property
+    def folder(self) -> Path:
+        """Where its log, pictures and latents are."""
+        return Path(self.timing.folder)
+
+    @property
+    def apply_py(self) -> str:
+        """The file that it ran."""
+        return self.timing.apply_py
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was measured to its end."""
+        return self.outcome is Outcome.COMPLETE
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the unoptimised pipeline."""
+        return not self.configuration.steps
+
+    @property
+    def elsewhere(self) -> RunRecord | None:
+        """The run of another study that measured it; None when this study did."""
+        return None if self.timing.study == self.results.name else self.timing
+
+    def runs(self, kind: RunKind) -> list[RunRecord]:
+        """Its runs of one kind, in order."""
+        return [run for run in self._runs if run.kind == kind]
+
+    def pictures(self) -> list[Path]:
+        """Its pictures, in the order of the requests' names."""
+        return sorted((self.folder / PICTURES).glob("*.png"))
+
+    # What was measured.
+
+    @cached_property
+    def measurements(self) -> dict[str, Any]:
+        """Everything that its runs measured, as it was measured; empty unless it was complete once."""
+        measured = dict(self.timing.measurements)
+        judged = [run for run in self._runs if run.kind in _JUDGED and "quality" in run.measurements]
+        if judged:
+            quality = judged[-1].measurements["quality"]
+            measured |= {"quality": quality, "drift": quality["drift"]}
+        if self.is_reference and measured:
+            # One first call may have waited for anything, and every other cold start is compared with this one.
+            starts = [run.measurements["cold_start_s"] for run in self.results.floor_runs()]
+            measured["cold_start_s"] = statistics.median([measured["cold_start_s"], *starts])
+        return measured
+
+    @property
+    def quality(self) -> Mapping[str, Any]:
+        """What was said of its pictures; empty when none was judged."""
+        found: Mapping[str, Any] = self.measurements.get("quality", {})
+        return found
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on all of its pictures."""
+        return Verdict(self.quality["verdict"]) if self.quality else Verdict.NOT_ASSESSED
+
+    def verdict_words(self) -> str:
+        """The verdict; never a judgement of pictures that mean nothing."""
+        return str(self.verdict) if self.results.quality_assessed else "not assessed (random weights)"
+
+    @property
+    def picture_count(self) -> int:
+        """How many of its pictures were judged."""
+        return len(self.quality.get("pictures", ()))
+
+    @property
+    def ended_early_by(self) -> int | None:
+        """The trial that was so much better that timing this one was cut short; None when it was not."""
+        return self.measurements.get("dominated_by")
+
+    @cached_property
+    def cold_start_measured(self) -> Mapping[str, float] | None:
+        """Medians of real cold processes, in s: each phase, `cold_start_s` in all, and how many (`n`); None without."""
+        found = [run.measurements for run in self.runs(RunKind.COLD_START) if run.outcome == Outcome.COMPLETE]
+        if not found:
+            return None
+        medians = {name: statistics.median(one[name] for one in found) for name in COLD_START_FIGURES}
+        return {**medians, "n": len(found)}
+
+    # The one estimate of each figure, which every text, table and plot shows.
+
+    def figure(self, name: str) -> float:
+        """The estimate of a figure, for a complete trial.
+
+        latency_ms: on one scale for all trials of the study (see `Results.latency_ms`). drift: of the pictures that
+        all trials have, so that trials can be compared.
+        """
+        if name == "latency_ms":
+            return self.results.latency_ms(self)
+        if name == "drift":
+            return self.drift
+        return float(self.measurements[name])
+
+    def known_figure(self, name: str) -> float | None:
+        """The same; None for what is not known of it."""
+        return self.figure(name) if self.complete and self.measurements.get(name) is not None else None
+
+    def text(self, name: str) -> str:
+        """A figure as people read it: "412 ms"."""
+        return FIGURE[name].text(self.figure(name))
+
+    @cached_property
+    def drift(self) -> float:
+        """Of the pictures that every trial has. What was ended early has fewer; then of those it has."""
+        judged = self.quality.get("pictures", ())
+        shared = [one for one in judged if one["file"] in self.results.shared_pictures] or list(judged)
+        if not shared:
+            return float(self.measurements["drift"])
+        return configuration_drift([float(one["drift"]) for one in shared], any(one["broken"] for one in shared))
+
+    @cached_property
+    def confirmation(self) -> Confirmation | None:
+        """What the confirming blocks found of it; None when it was not in them."""
+        blocks, compiled = self.results.blocks, self.results.torch_compile
+        against_reference = compare_trials(blocks, self.results.reference.number, self.number)
+        against_compiled = None if compiled is None else compare_trials(blocks, compiled.number, self.number)
+        if self.is_reference or (against_reference is None and against_compiled is None):
+            return None
+        return Confirmation(against_reference, against_compiled)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether blocks showed it to be faster than the reference and no slower than torch.compile."""
+        return self.confirmation is not None and self.confirmation.confirmed
+
+    @property
+    def speed(self) -> Speed:
+        """Against the reference: as confirmed in blocks where it was, which are the better measurement."""
+        reference = self.results.reference
+        if self is reference:
+            return Speed(1.0, reference=True)
+        found = None if self.confirmation is None else self.confirmation.reference
+        if found is None:
+            times = reference.figure("latency_ms") / self.figure("latency_ms")
+            return Speed(times, self.ties_with("latency_ms", reference))
+        return Speed(found.times, found.decision == "tie", found.interval, found.blocks)
+
+    def ties_with(self, name: str, other: "Trial") -> bool:
+        """Whether the two cannot be told apart in a figure: they differ by no more than the noise floor.
+
+        Latencies that were measured in the same blocks are told apart by these, which see smaller differences.
+        """
+        if name == "latency_ms" and (found := self.results.compared(other, self)) is not None:
+            return found.decision == "tie"
+        floor = self.results.floor
+        if floor is None:
+            return self.figure(name) == other.figure(name)
+        return floor.tie(name, self.figure(name), other.figure(name))
+
+    def surely_less(self, name: str, other: "Trial") -> bool:
+        """Whether it has less of a figure than another, beyond a tie."""
+        if name == "latency_ms" and (found := self.results.compared(other, self)) is not None:
+            return found.decision == "faster"
+        return not self.ties_with(name, other) and self.figure(name) < other.figure(name)
+
+    def ties(self, name: str = "latency_ms") -> list["Trial"]:
+        """The other acceptable trials that cannot be told apart from it in a figure."""
+        return [t for t in self.results.complete if t is not self and t.acceptable and t.ties_with(name, self)]
+
+    # What it is worth.
+
+    @cached_property
+    def constraint_values(self) -> dict[str, float]:
+        """At most 0 for each limit of the study that a complete trial keeps; the verdict's is on all of its pictures."""
+        drift = self.measurements.get("drift")
+        return constraint_values(self.results.study, self.figure, None if drift is None else float(drift))
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether it is complete and keeps the study's limits."""
+        return self.complete and all(value <= 0 for value in self.constraint_values.values())
+
+    def broken_limits(self) -> list[str]:
+        """The study's limits that it breaks, each in words."""
+        limits = self.results.study.limits
+        words = []
+        for name in (name for name, value in self.constraint_values.items() if value > 0):
+            if name == "verdict":
+                words.append(f"pictures are {self.verdict}, the limit is {limits.verdict}")
+            else:
+                words.append(f"{FIGURE[name].label} is over {FIGURE[name].text(limits.of(name) or 0)}")
+        return words
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a canary beside its timing found the machine to be another one than for the reference."""
+        return self.results.in_doubt(self.link)
+
+    def doubts(self) -> list["Doubt"]:
+        """What a reader has to know before trusting it; empty when nothing speaks against it."""
+        from .doubts import trial_doubts
+
+        return trial_doubts(self)
+
+    def within_reordering_floor(self) -> bool | None:
+        """Whether its pictures drift no further than those of the same arithmetic reordered; None if unknown."""
+        floor = self.results.reordering_floor
+        if floor is None or floor["drift"] is None or self.measurements.get("drift") is None:
+            return None
+        return float(self.measurements["drift"]) <= float(floor["drift"])
+
+    def cost_per_1000_images(self) -> float | None:
+        """In the currency of the study's price; None without a price."""
+        price, per_image_ms = self.results.study.price_per_gpu_hour, self.measurements.get("latency_per_image_ms")
+        if price is None or per_image_ms is None:
+            return None
+        # Per image, on the scale of the latency that is shown.
+        scale = self.figure("latency_ms") / float(self.measurements["latency_ms"])
+        return cost_per_1000_images(per_image_ms * scale / 1000, price)
+
+
+def numbers(trials: Iterable[Trial]) -> str:
+    """ "trial 3", "trials 1, 2"."""
+    found = [str(trial.number) for trial in trials]
+    return f"trial{'s' if len(found) > 1 else ''} {', '.join(found)}"

@@ -1,0 +1,98 @@
+"""Every quantity that is shown, compared or limited: the one table that study files, reports and JSON read.
+
+A new quantity is measured in a file of its own and gets a line here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+def milliseconds(value: float) -> str:
+    """ "412 ms", "1.92 s"."""
+    return f"{value:.0f} ms" if value < 1000 else f"{value / 1000:.2f} s"
+
+
+def gibibytes(value: float) -> str:
+    """ "2.10 GiB"."""
+    return f"{value:.2f} GiB"
+
+
+def seconds(value: float) -> str:
+    """ "5.5 s"."""
+    return f"{value:.1f} s"
+
+
+def joules(value: float) -> str:
+    """ "164 J", "0.41 J"."""
+    return f"{value:.0f} J" if value >= 10 else f"{value:.2g} J"
+
+
+def drift_text(value: float) -> str:
+    """Two decimals; what is not 0 never looks like it, because 0 is bit-exact."""
+    return "< 0.01" if 0 < value < 0.005 else f"{value:.2f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One measured quantity of a configuration; less is better for all of them."""
+
+    name: str
+    """As in a trial's measurements, with its unit."""
+    label: str
+    """For people: "latency", as in "a tie in latency"."""
+    unit: str
+    text: Callable[[float], str]
+    """How a value is written."""
+    measured_in: str
+    """The pass of a trial that measures it."""
+    has_floor: bool = False
+    """Whether it varies from process to process of the same configuration, so that small differences are ties."""
+    can_be_limited: bool = False
+    """Whether `limits:` of a study file may bound it."""
+    can_be_optimised: bool = False
+    """Whether `objectives:` of a study file may name it."""
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure(
+        name="latency_ms",
+        label="latency",
+        unit="ms",
+        text=milliseconds,
+        measured_in="the timed calls",
+        has_floor=True,
+        can_be_limited=True,
+        can_be_optimised=True,
+    ),
+    Figure(
+        name="peak_vram_gib",
+        label="peak memory",
+        unit="GiB",
+        text=gibibytes,
+        measured_in="a call of its own",
+        has_floor=True,
+        can_be_limited=True,
+        can_be_optimised=True,
+    ),
+    Figure(
+        name="drift",
+        label="drift",
+        unit="1",
+        text=drift_text,
+        measured_in="judging the pictures",
+        can_be_optimised=True,
+    ),
+    Figure(
+        name="cold_start_s",
+        label="cold start",
+        unit="s",
+        text=seconds,
+        measured_in="applying and the first call",
+        has_floor=True,
+        can_be_limited=True,
+        can_be_optimised=True,
+    ),
+    Figure(name="energy_j", label="energy per image", unit="J", text=joules, measured_in="the timed calls"),
+)
+
+FIGURE = {figure.name: figure for figure in FIGURES}
