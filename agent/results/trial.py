@@ -184,13 +184,18 @@ class Trial:
         return FIGURE[name].text(self.figure(name))
 
     @cached_property
-    def drift(self) -> float:
-        """Of the pictures that every trial has. What was ended early has fewer; then of those it has."""
+    def compared_pictures(self) -> list[Mapping[str, Any]]:
+        """What was said of the pictures that every trial has. What was ended early has fewer; then of those it has."""
         judged = self.quality.get("pictures", ())
-        shared = [one for one in judged if one["file"] in self.results.shared_pictures] or list(judged)
-        if not shared:
+        return [one for one in judged if one["file"] in self.results.shared_pictures] or list(judged)
+
+    @cached_property
+    def drift(self) -> float:
+        """Of the pictures by which trials are compared."""
+        compared = self.compared_pictures
+        if not compared:
             return float(self.measurements["drift"])
-        return configuration_drift([float(one["drift"]) for one in shared], any(one["broken"] for one in shared))
+        return configuration_drift([float(one["drift"]) for one in compared], any(one["broken"] for one in compared))
 
     @cached_property
     def confirmation(self) -> Confirmation | None:
@@ -245,7 +250,7 @@ class Trial:
 
     @cached_property
     def constraint_values(self) -> dict[str, float]:
-        """At most 0 for each limit of the study that a complete trial keeps; the verdict's is on all of its pictures."""
+        """At most 0 for each limit of the study that a complete trial keeps; the verdict's is on all its pictures."""
         drift = self.measurements.get("drift")
         return constraint_values(self.results.study, self.figure, None if drift is None else float(drift))
 

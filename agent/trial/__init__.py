@@ -20,6 +20,7 @@ from .folder import (
 )
 from .judge import Judge, latents_of
 from .process import Job
+from .script import VARIANT, VARIANT_SEEDS
 
 __all__ = [
     "COLD_PHASES",
@@ -28,6 +29,8 @@ __all__ = [
     "LATENTS",
     "LOG",
     "PICTURES",
+    "VARIANT",
+    "VARIANT_SEEDS",
     "Executor",
     "Job",
     "Judge",
