@@ -28,10 +28,7 @@ Storage = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LimitOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--limit",
-        help="Such as 'peak_vram_gib<=20'; also latency_ms, drift, cold_start_s; may be repeated.",
-    ),
+    typer.Option("--limit", help="Such as 'peak_vram_gib<=20'; also latency_ms, drift, cold_start_s; may be repeated."),
 ]
 VerdictOption = Annotated[
     str | None,
@@ -59,10 +56,7 @@ def launch(
     study: Annotated[str, typer.Argument(help="A study file, or quickstart, or sdxl.")],
     trials: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Measured trials in all, instead of the file's budget.",
-        ),
+        typer.Option(min=1, help="Measured trials in all, instead of the file's budget."),
     ] = None,
     max_time: Annotated[
         str | None,
@@ -73,10 +67,7 @@ def launch(
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override any key: limits.peak_vram_gib=16."),
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override any key: limits.peak_vram_gib=16.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure also what other studies here have measured of this workload.")
     ] = False,
@@ -100,8 +91,11 @@ def launch(
     for sentence in (headline(results), *map(str, study_doubts(results))):
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
-    following = f"paretune report {results.name}{there}; paretune export {results.name} -o bundle{there}"
-    console.print(f"Next: {following}", soft_wrap=True, markup=False, highlight=False)
+    following = [f"paretune report {results.name}{there}"]
+    best = results.best_or_none
+    if best is not None and (best.confirmed or not results.reference_contradicted):
+        following.append(f"paretune export {results.name} -o bundle{there}")
+    console.print(f"Next: {'; '.join(following)}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """A study that is replayed into a database, with pictures: nothing is run or timed."""
 
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -284,6 +285,7 @@ def replay(
 def ask_optuna(folder: Path) -> int:
     """Make Optuna's side of a replayed study, as a launch does; returns its id."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     names = Results(Records(url_of(folder)), NAME).study.optimised
     study = optuna.create_study(study_name=NAME, storage=url_of(folder), directions=["minimize"] * len(names))
     study.set_metric_names(names)
