@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from paretune.agent.bundle.export import export
-from paretune.agent.bundle.verify import verify
-from paretune.agent.results.results import Results
-from paretune.agent.search.launch import launch
+from paretune.agent.bundle import export, verify
+from paretune.agent.results import Results
+from paretune.agent.search import launch
 from paretune.objectives.memory import device_used_gib
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, read_study

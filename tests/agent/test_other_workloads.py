@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from paretune.agent.bundle.export import export
-from paretune.agent.results.results import Results
-from paretune.agent.search.launch import launch
+from paretune.agent.bundle import export
+from paretune.agent.results import Results
+from paretune.agent.search import launch
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration
 from paretune.studies import UserError, read_study
