@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 def milliseconds(value: float) -> str:
     """ "412 ms", "1.92 s"."""
-    return f"{value:.0f} ms" if value < 1000 else f"{value / 1000:.2f} s"
+    return f"{value:.0f} ms" if round(value) < 1000 else f"{value / 1000:.2f} s"
 
 
 def gibibytes(value: float) -> str:

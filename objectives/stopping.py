@@ -10,6 +10,14 @@ from dataclasses import dataclass
 CLEARLY = 1.5
 """A configuration that takes this many times as long as another one is not saved by more calls."""
 
+INTERVAL_SHARE = 0.5
+NARROWEST_TARGET = 0.002
+
+
+def interval_target(latency_floor: float) -> float:
+    return max(INTERVAL_SHARE * latency_floor, NARROWEST_TARGET)
+
+
 INTERVAL, TIME, CALLS = "interval", "time", "calls"
 """Why measuring stopped: the median's interval is narrow enough; the time is spent; so are the calls."""
 

@@ -14,6 +14,7 @@ from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError
 from ..trial import COLD_START_FIGURES, PICTURES
 from .confirmation import Confirmation, compare_trials
 from .limits import constraint_values
+from .machine import in_doubt
 from .speed import Speed
 
 if TYPE_CHECKING:
@@ -267,8 +268,11 @@ class Trial:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a canary beside its timing found the machine to be another one than for the reference."""
-        return self.results.in_doubt(self.link)
+        """Whether a canary beside its timing found the machine to be another one than for the reference.
+
+        Never the reference, which the processes of the noise floor vouch for.
+        """
+        return not self.is_reference and in_doubt(self.results.canaries, self.link)
 
     def doubts(self) -> list["Doubt"]:
         """What a reader has to know before trusting it; empty when nothing speaks against it."""

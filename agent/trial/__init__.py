@@ -20,6 +20,7 @@ from .folder import (
 )
 from .judge import Judge, latents_of
 from .process import Job
+from .script import VARIANT, Plan, variant
 
 __all__ = [
     "COLD_PHASES",
@@ -28,9 +29,11 @@ __all__ = [
     "LATENTS",
     "LOG",
     "PICTURES",
+    "VARIANT",
     "Executor",
     "Job",
     "Judge",
+    "Plan",
     "TrialResult",
     "artifacts_folder",
     "cold_import_s",
@@ -44,6 +47,7 @@ __all__ = [
     "script_command",
     "target_of",
     "trial_folder",
+    "variant",
     "whole_folder",
     "without_secrets",
     "write_json",

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ... import objectives, studies
-from ...search_space import Configuration, apply_source
 from .files import write_json, write_text
 from .script import FLAT_FILES
 
@@ -56,10 +57,10 @@ def write_scripts(folder: Path, workload: Mapping[str, Any]) -> None:
 
 
 def write_trial_folder(
-    folder: Path, configuration: Configuration, workload: Mapping[str, Any], versions: Mapping[str, str]
+    folder: Path, configuration: Mapping[str, Any], workload: Mapping[str, Any], apply_py: str
 ) -> None:
     """A fresh trial folder: the scripts, configuration.yaml and the apply.py that the trial runs."""
     shutil.rmtree(folder, ignore_errors=True)
     write_scripts(folder, workload)
-    write_text(folder / "configuration.yaml", configuration.to_yaml())
-    write_text(folder / "apply.py", apply_source(configuration, versions))
+    write_text(folder / "configuration.yaml", yaml.safe_dump(dict(configuration), sort_keys=False))
+    write_text(folder / "apply.py", apply_py)

@@ -33,6 +33,10 @@ class Job:
     folder: str
     device: str
     configuration: Mapping[str, Any]
+    apply_py: str
+    """The text of the apply.py that it runs."""
+    workload: Mapping[str, Any]
+    """The content of workload.json."""
     plan: Mapping[str, Any]
     """script.Plan as plain data: what this process measures."""
     reference_pictures: str | None

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paretune.agent.results.results import Results, Trial
-from paretune.agent.search.launch import Event, launch
+from paretune.agent.results import Results, Trial
+from paretune.agent.search import Event, launch
 from paretune.search_space import Configuration
 from paretune.studies import Records, read_study
 

@@ -36,7 +36,7 @@ def tiny_study(model: Path, name: str = "tiny", **keys: Any) -> dict[str, Any]:
         # As few processes and pictures as there can be: each costs a second.
         "measurement": {"calls": 5, "most_calls": 8, "warm_up_calls": 1, "floor_processes": 2, "canary_every": 0},
         "finalists": {"count": 0},
-        "quality": {"pictures": {"screen": 3, "front": 3, "finalists": 3}, "benign_floor": False},
+        "quality": {"pictures": {"screen": 3, "front": 3, "finalists": 3}, "reordering_floor": False},
         "budget": {"trials": 3},
     }
     return {**study, **keys}
