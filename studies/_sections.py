@@ -162,6 +162,8 @@ class Measurement(Section):
     """Timed seconds per shape of request, at most (at least `calls` calls are made)."""
     warm_up_calls: int = Field(default=2, ge=1)
     """Calls per shape before timing; the first is the cold one."""
+    end_early: bool = True
+    """Stop timing a configuration after a few calls when a measured one is clearly better in everything."""
     floor_processes: int = Field(default=5, ge=2)
     """Fresh processes that the unchanged reference is measured in, to know the noise floor."""
     canary_every: int = Field(default=20, ge=0)

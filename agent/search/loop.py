@@ -199,28 +199,30 @@ class SearchLoop:
             del self._in_flight[future]
             self._finish(measured.asked)
 
-    def _finish(self, asked: optuna.Trial, how: str = "") -> None:
-        """A trial is known: judge more of it if it may be chosen, tell the sampler, tidy up."""
-        self._judge_more_if_on_front(asked.number)
-        results = self._results
-        trial = next(trial for trial in results.trials if trial.number == asked.number)
+    def _tell(self, asked: optuna.Trial) -> Trial:
+        """A trial is known: judge more of it if it may be chosen, and tell the sampler."""
+        if any(trial.number == asked.number for trial in self._results.front):
+            judge_more(self._runs, asked.number, self._runs.study.quality.pictures.front)
+        trial = next(trial for trial in self._results.trials if trial.number == asked.number)
         self._sampler.tell(asked, trial)
+        return trial
+
+    def _finish(self, asked: optuna.Trial, how: str = "") -> None:
+        """A trial was measured or taken over: tell of it, and tidy up."""
+        trial = self._tell(asked)
+        results = self._results
         for other in results.trials:
             # Kept for what may be timed again.
             if other not in results.front and other is not results.torch_compile:
                 forget_compiled(trial_folder(self._runs.folder, other.number))
         self._say("result", f"{trial.configuration}: {_outcome_words(trial)}{how}", front=len(results.front))
 
-    def _judge_more_if_on_front(self, number: int) -> None:
-        if any(trial.number == number for trial in self._results.front):
-            judge_more(self._runs, number, self._runs.study.quality.pictures.front)
-
     def _recover(self) -> None:
         """Finish what a killed launch left running: what was measured is told, what was not is queued again."""
         known = {trial.number for trial in self._results.trials}
         for number in self._sampler.running():
             if number in known:
-                self._finish(self._sampler.resume(number))
+                self._tell(self._sampler.resume(number))
             else:
                 self._sampler.put_back(number)
                 shutil.rmtree(trial_folder(self._runs.folder, number), ignore_errors=True)
@@ -228,6 +230,8 @@ class SearchLoop:
     def _front_points(self) -> list[dict[str, float]]:
         """What makes a trial pointless while it is measured."""
         study = self._runs.study
+        if not study.measurement.end_early:
+            return []
         judged = ["drift"] if study.workload.quality_assessed else []
         names = dict.fromkeys(["latency_ms", "peak_vram_gib", *judged, *study.optimised])
         return [

@@ -41,6 +41,8 @@ class World:
     latency_ms: dict[str, float] = field(default_factory=dict)
     """By configuration, as it is printed; 1000 for what is not in it."""
     cold_start_s: float = 5.0
+    cold_starts_s: dict[str, float] = field(default_factory=dict)
+    """By configuration; `cold_start_s` for what is not in it."""
     memory_gib: dict[str, float] = field(default_factory=dict)
     speed: Callable[[], float] = lambda: 1.0
     """How many times as long everything takes now."""
@@ -140,7 +142,7 @@ class World:
             "latency_per_image_ms": latency_ms,
             "latency": [{**shape, "min_ms": latency_ms, "max_ms": latency_ms, "throttled": [], "stop": "interval"}],
             "peak_vram_gib": self.memory_gib.get(name, 2.0),
-            "cold_start_s": self.cold_start_s,
+            "cold_start_s": self.cold_starts_s.get(name, self.cold_start_s),
             "first_call_ms": latency_ms,
             "energy_j": None,
         }

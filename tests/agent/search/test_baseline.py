@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent.results.results import TORCH_COMPILE
+from paretune.agent.results import TORCH_COMPILE
 from support.replaying import world_in
 
 BASELINE: dict[str, Any] = {step.technique: step.values() for step in TORCH_COMPILE.steps}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from paretune.agent.results.results import Results
-from paretune.studies import Records
+from paretune.agent.results import Results
+from paretune.studies import Records, RunKind
 from support.launched import Cli
 from support.launching import BAD_TECHNIQUES, command, processes, tiny_study, wait_until, write_study
 
@@ -33,10 +33,11 @@ class Folder:
         return (self.path / "output").read_text()
 
     def measured(self) -> int:
-        return len(Records(self.storage).measurements("a"))
+        return len(self.configurations())
 
     def configurations(self) -> list[str]:
-        return [row.configuration_key for row in Records(self.storage).measurements("a")]
+        runs = [one.run for one in Records(self.storage).runs("a")]
+        return [run.configuration_key for run in runs if run.kind == RunKind.TRIAL]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from paretune.agent.bundle.export import export
-from paretune.agent.results.results import Results
-from paretune.agent.search.launch import launch
+from paretune.agent.bundle import export
+from paretune.agent.results import Results
+from paretune.agent.search import launch
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration
 from paretune.studies import UserError, read_study
@@ -55,7 +55,7 @@ def test_pictures_of_random_weights_are_never_judged(random_weights: Results) ->
     for trial in random_weights.complete:
         assert trial.verdict is Verdict.NOT_ASSESSED
         assert trial.measurements["drift"] is None
-        assert random_weights.acceptable(trial), "a limit on the verdict cannot be broken by what is not assessed"
+        assert trial.acceptable, "a limit on the verdict cannot be broken by what is not assessed"
         assert len(trial.pictures()) == 3, "the requests as written; other seeds would be made for nobody"
     with pytest.raises(UserError, match="was not assessed"):
         random_weights.best(verdict=Verdict.BIT_EXACT)
@@ -83,7 +83,7 @@ def test_a_products_own_file_from_launch_to_bundle(tiny_model: Path, tmp_path: P
         Configuration(),
         Configuration.of({"channels_last": {}}),
     ]
-    assert set(results.record.pipelines or {}) == {"main", "second"}
+    assert set(results.record.pipelines) == {"main", "second"}
     described = json.loads((export(results, results.trials[1], tmp_path / "b") / "check" / "workload.json").read_text())
     assert described["python"] == str(tmp_path / "product.py")
 

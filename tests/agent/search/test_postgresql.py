@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from paretune.studies import Records
+from paretune.studies import Records, RunKind
 from support.launching import command, processes, run_cli, tiny_study, wait_until, write_study
 
 PASSWORD = "s3cret"
@@ -75,7 +75,7 @@ def test_a_killed_launch_is_continued_and_read(database: str, tiny_model: Path, 
     records = Records(database)
 
     def measured() -> list[int]:
-        return [row.trial for row in records.measurements("tiny")]
+        return [one.trial for one in records.runs("tiny") if one.run.kind == RunKind.TRIAL]
 
     with subprocess.Popen(
         command(*launch, "4"), cwd=tmp_path, env={**os.environ, "PARETUNE_TEST_MARK": "pg"}, stdout=subprocess.DEVNULL

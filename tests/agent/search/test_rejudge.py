@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent.results.results import Results
-from paretune.agent.search.continuation import only_launcher
-from paretune.agent.trial.judge import Judge
+from paretune.agent.results import Results
+from paretune.agent.search import only_launcher
+from paretune.agent.trial import Judge
 from paretune.objectives import drift
 from paretune.studies import Records, Study, UserError, parse_study
 from PIL import Image
@@ -48,11 +48,11 @@ class Launched:
 
     def rows(self) -> list[dict[str, Any]]:
         """Everything that judging may change."""
-        rows = self.records.measurements("tiny")
         record = self.records.study("tiny")
-        return [{"m": row.measurements, "key": row.workload_key} for row in rows] + [
-            {"study": record.study, "key": record.workload_key}
+        runs = [
+            {"id": one.run.id, "kind": one.run.kind, "m": one.run.measurements} for one in self.records.runs("tiny")
         ]
+        return [*runs, {"study": record.study, "key": record.workload_key}]
 
     def with_own_metric(self) -> Study:
         data = self.study.model_dump(by_alias=True, mode="json")
@@ -156,7 +156,7 @@ def test_what_another_study_takes_over_was_judged_in_its_way(launched: Launched,
     cli("judge", "tiny", "--set", launched.setting, "--storage", launched.world.storage)
     data = launched.with_own_metric().model_dump(by_alias=True, mode="json")
     results = launched.world.launch(parse_study({**data, "name": "other"}, "x", launched.world.folder))
-    assert [trial.reused_from is not None for trial in results.trials] == [True] * 3
+    assert [trial.elsewhere is not None for trial in results.trials] == [True] * 3
     assert "redder" in results.trial(1).measurements["quality"]["pictures"][0]["metrics"]
 
 

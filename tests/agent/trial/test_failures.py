@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from paretune.agent.results.results import Results, Trial
-from paretune.agent.search.launch import launch
+from paretune.agent.results import Results, Trial
+from paretune.agent.search import launch
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, Records, read_study
 from support.launching import BAD_TECHNIQUES, processes, tiny_study, wait_until, write_study

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from paretune.agent.bundle.export import export
-from paretune.agent.bundle.verify import verify
-from paretune.agent.results.results import Results
-from paretune.agent.search.launch import launch
+from paretune.agent.bundle import export, verify
+from paretune.agent.results import Results
+from paretune.agent.search import launch
 from paretune.objectives.memory import device_used_gib
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, read_study
@@ -35,7 +34,7 @@ def survived(used_before_gib: float, tiny_model: Path, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("gpu")
     presets = [[{name: {}}] for name in BAD] + [[{"deepcache": {"interval": 2, "branch": 0}}]]
     space = {
-        "files": [str(Path(__file__).parent.parent / "support" / "bad_gpu_techniques.py")],
+        "files": [str(Path(__file__).parents[2] / "support" / "bad_gpu_techniques.py")],
         "techniques": {**{name: {} for name in BAD}, "deepcache": {}},
         "presets": presets,
     }
