@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .intervals import quantile, student_quantile
+from .measuring.intervals import quantile, student_quantile
 
 SCHEMA_VERSION = 1
 PERCENTILE = 0.95

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...objectives.fingerprint import Fingerprint
-from ...objectives.intervals import Comparison, compare_paired
+from ...objectives.measuring import Plan
+from ...objectives.measuring.intervals import Comparison, compare_paired
 from ...search_space import Configuration
 from ...studies import Outcome, Records, UserError
 from ..bundle.export import MANIFEST
@@ -21,7 +22,6 @@ from ..trial.executor import Executor
 from ..trial.files import write_text
 from ..trial.folder import COMPILED, write_scripts
 from ..trial.process import Job
-from ..trial.script import Plan
 
 WARM_UP_CALLS = 2
 

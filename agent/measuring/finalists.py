@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...objectives.intervals import Comparison
+from ...objectives.measuring.intervals import Comparison
 from ...studies import Outcome, Records, RunRecord
 from ..results.confirmation import BLOCK, compare_trials
 from ..results.results import Results, Trial, pareto_front

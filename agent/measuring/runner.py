@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...objectives.measuring import Plan, variant
+from ...objectives.measuring.stopping import interval_target
 from ...search_space import Configuration
 from ...studies import MeasurementRecord, Outcome, Records, Request, RunRecord, Study, utc_now
 from ...studies._records import SCHEMA_VERSION
@@ -14,15 +16,10 @@ from ..trial.executor import Executor, TrialResult
 from ..trial.files import write_text
 from ..trial.folder import COMPILED, PICTURES, run_folder, trial_folder, write_trial_folder
 from ..trial.process import Job
-from ..trial.script import Plan, variant
 
 INFRASTRUCTURE_TRIES = 3
 UNKNOWN_FLOOR_TARGET = 0.02
 """How narrow the median's interval has to be while the noise floor is still being measured."""
-INTERVAL_SHARE = 0.5
-"""Of the noise floor: a median whose interval is as wide as the floor adds noise that the floor knows nothing of."""
-NARROWEST_TARGET = 0.002
-"""A floor below this asks for more calls than anybody waits for."""
 
 
 def picture_names(study: Study, count: int) -> tuple[str, ...]:
@@ -79,7 +76,7 @@ class Runner:
 
     def know_floor(self, latency_floor: float) -> None:
         """From now on, calls are timed until their median is known well beside the noise floor."""
-        self.target = max(INTERVAL_SHARE * latency_floor, NARROWEST_TARGET)
+        self.target = interval_target(latency_floor)
 
     def plan(self, **changes: Any) -> Plan:
         """How a trial is measured, with changes."""

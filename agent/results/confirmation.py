@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...objectives.intervals import Comparison, compare_paired
+from ...objectives.measuring.intervals import Comparison, compare_paired
 from ...studies import Outcome, RunRecord
 
 BLOCK = "block"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ...objectives.intervals import Comparison
+from ...objectives.measuring.intervals import Comparison
 from ...objectives.verdict import Verdict
 from ...studies import Outcome, RunRecord
 from ...studies._records import MOVED

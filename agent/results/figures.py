@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...objectives.energy import cost_per_1000_images
+from ...objectives.measuring.energy import cost_per_1000_images
 from .limits import constraint_values
 from .results import Results, Trial
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...objectives.measuring import variant
 from ...objectives.verdict import THRESHOLDS
 from ...search_space import Configuration
 from ...studies import MeasurementRecord, Outcome, Records, Request, Study, StudyRecord, UserError
@@ -12,7 +13,6 @@ from ...studies._study import parse_study
 from ..measuring.runner import requests_of
 from ..trial.folder import LATENTS, PICTURES, trial_folder
 from ..trial.judge import Judge, latents_of
-from ..trial.script import variant
 from .continuation import changed_settings, only_launcher, same_workload, workload_key
 
 

@@ -7,7 +7,7 @@ from paretune.agent.bundle.export import export
 from paretune.agent.bundle.verify import verify
 from paretune.agent.results.results import Results
 from paretune.agent.search.launch import launch
-from paretune.objectives.memory import device_used_gib
+from paretune.objectives.measuring.memory import device_used_gib
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, read_study
 from support.launching import tiny_study, write_study
