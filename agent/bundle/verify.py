@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ...objectives.fingerprint import Fingerprint
+from ...objectives.measuring import VARIANT
+from ...objectives.measuring.stopping import interval_target
 from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...studies import UserError
-from ..measuring.runner import INTERVAL_SHARE, NARROWEST_TARGET
 from ..trial.cold_start import command
 from ..trial.files import sha256
 from ..trial.folder import COMPILED
-from ..trial.script import VARIANT
 from .export import MANIFEST, SCHEMA_VERSION, files_of
 
 OTHER_DAY = 0.05
@@ -160,8 +160,7 @@ class _Process:
         for option in ("calls", "most_calls", "most_seconds", "warm_up_calls"):
             arguments += [f"--{option.replace('_', '-')}", str(self.measurement[option])]
         if self.floor is not None:
-            target = max(INTERVAL_SHARE * self.floor.of_figure("latency_ms"), NARROWEST_TARGET)
-            arguments += ["--target", str(target)]
+            arguments += ["--target", str(interval_target(self.floor.of_figure("latency_ms")))]
         # What the first process compiles, a second one, asked only about latency, need not compile again.
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(self.compiled.absolute())}
         timeout_s = TIMEOUT_S + SLOWER_AT_MOST * seconds_each * len(pictures)

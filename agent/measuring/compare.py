@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ...objectives.fingerprint import Fingerprint
-from ...objectives.intervals import Comparison, compare_paired
+from ...objectives.measuring import Plan
+from ...objectives.measuring.intervals import Comparison, compare_paired
 from ...search_space import Configuration
 from ...studies import Outcome, Records, RunKind, Study, UserError
 from ..bundle import MANIFEST, read_manifest
 from ..results import Results
-from ..trial import COMPILED, Job, Plan, detect_device
+from ..trial import COMPILED, Job, detect_device
 from .runner import LocalRunner, Runner
 
 WARM_UP_CALLS = 2

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from ...objectives.measuring import VARIANT, variant
 from ...studies import Request, Study
-from ..trial import VARIANT, variant
 
 
 def picture_names(study: Study, count: int) -> tuple[str, ...]:

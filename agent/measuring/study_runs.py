@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ...objectives.stopping import interval_target
+from ...objectives.measuring import Plan
+from ...objectives.measuring.stopping import interval_target
 from ...search_space import Configuration, apply_source
 from ...studies import (
     SCHEMA_VERSION,
@@ -20,7 +21,7 @@ from ...studies import (
     workload_key,
 )
 from ..results import Results
-from ..trial import PICTURES, Job, Plan, TrialResult, run_folder, trial_folder
+from ..trial import PICTURES, Job, TrialResult, run_folder, trial_folder
 from .picture_choice import picture_names
 from .runner import Runner
 

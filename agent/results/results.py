@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from ...objectives.fingerprint import Fingerprint
-from ...objectives.intervals import Comparison
+from ...objectives.measuring.intervals import Comparison
 from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss

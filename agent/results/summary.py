@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from ...objectives.figures import FIGURE, joules
-from ...objectives.intervals import Comparison
+from ...objectives.measuring.intervals import Comparison
 from .confirmation import Confirmation
 from .front import TIE_RULE
 from .results import Results

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...objectives.energy import cost_per_1000_images
 from ...objectives.figures import FIGURE
+from ...objectives.measuring.energy import cost_per_1000_images
 from ...objectives.verdict import Verdict, configuration_drift
 from ...search_space import Configuration
 from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...objectives.measuring import VARIANT, VARIANT_SEEDS
 from ..results.results import Results, Trial
 from ..results.summary import winner
 from ..trial.folder import PICTURES
-from ..trial.script import VARIANT, VARIANT_SEEDS
 from .pictures import InlinedPictures
 
 LEARNED_WORDS = {

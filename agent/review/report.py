@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from ...objectives import memory
+from ...objectives.measuring import memory
 from ...objectives.verdict import THRESHOLDS, Verdict
 from ...search_space import Loss, technique
 from ...studies import UserError, utc_now

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...objectives.intervals import Comparison
-from ...objectives.machine_state import notes
-from ...objectives.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
+from ...objectives.measuring.intervals import Comparison
+from ...objectives.measuring.machine_state import notes
+from ...objectives.measuring.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
 from ...studies import Outcome, RunRecord
 from ..measuring.finalists import COLD_START, REFERENCE, TORCH_COMPILE, confirmations
 from ..measuring.more_pictures import KIND as MORE_PICTURES

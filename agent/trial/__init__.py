@@ -20,7 +20,6 @@ from .folder import (
 )
 from .judge import Judge, latents_of
 from .process import Job
-from .script import VARIANT, Plan, variant
 
 __all__ = [
     "COLD_PHASES",
@@ -29,11 +28,9 @@ __all__ = [
     "LATENTS",
     "LOG",
     "PICTURES",
-    "VARIANT",
     "Executor",
     "Job",
     "Judge",
-    "Plan",
     "TrialResult",
     "artifacts_folder",
     "cold_import_s",
@@ -47,7 +44,6 @@ __all__ = [
     "script_command",
     "target_of",
     "trial_folder",
-    "variant",
     "whole_folder",
     "without_secrets",
     "write_json",

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...objectives.measuring import VARIANT
 from ...objectives.verdict import Verdict
 from .folder import LATENTS
-from .script import VARIANT
 
 SCHEMA_VERSION = 2
 

@@ -6,7 +6,7 @@ import pytest
 from paretune.agent.bundle import export, verify
 from paretune.agent.results import Results
 from paretune.agent.search import launch
-from paretune.objectives.memory import device_used_gib
+from paretune.objectives.measuring.memory import device_used_gib
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, read_study
 from support.launching import tiny_study, write_study

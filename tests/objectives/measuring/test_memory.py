@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from paretune.objectives import memory
-from paretune.objectives.memory import BYTES_PER_GIB, PeakMemory, nvml_handle
+from paretune.objectives.measuring import memory
+from paretune.objectives.measuring.memory import BYTES_PER_GIB, PeakMemory, nvml_handle
 
 
 def test_a_tensor_on_the_cpu_is_seen_and_stays_the_peak() -> None:

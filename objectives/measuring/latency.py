@@ -1,8 +1,4 @@
-"""Latency of a call: the synchronised wall clock a user waits for.
-
-This file imports only the standard library (torch inside the one function that needs it): it is copied verbatim into
-processes where paretune is not installed.
-"""
+"""Latency of a call: the synchronised wall clock a user waits for."""
 
 import dataclasses
 import math
@@ -10,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+from .intervals import quantile
 
 T = TypeVar("T")
 
@@ -67,39 +65,31 @@ def summarize(samples_ms: Sequence[float]) -> LatencySummary:
         raise ValueError("no latency samples to summarise")
     if not all(math.isfinite(sample) and sample >= 0 for sample in samples_ms):
         raise ValueError("latency samples must be finite and not negative")
-    ordered = sorted(samples_ms)
-    median_ms = _quantile(ordered, 0.5)
-    iqr_ms = _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
+    median_ms = quantile(samples_ms, 0.5)
+    iqr_ms = quantile(samples_ms, 0.75) - quantile(samples_ms, 0.25)
     return LatencySummary(
-        n=len(ordered),
+        n=len(samples_ms),
         median_ms=median_ms,
-        p95_ms=_quantile(ordered, 0.95),
-        min_ms=ordered[0],
-        max_ms=ordered[-1],
+        p95_ms=quantile(samples_ms, 0.95),
+        min_ms=min(samples_ms),
+        max_ms=max(samples_ms),
         iqr_ms=iqr_ms,
         relative_iqr=iqr_ms / median_ms if median_ms > 0 else 0.0,
     )
 
 
-def mix_latency_ms(medians: Sequence[float], weights: Sequence[float]) -> float:
-    """Weighted mean, in ms, of the requests' median latencies: what one request of the production mix costs.
+def mix_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted mean over requests, of their median latencies for one: what one request of the production mix costs.
 
     A mean and not a median over requests: capacity is bought for the sum of the work.
 
     Raises ValueError when the lengths differ, a weight is negative, or all weights are zero.
     """
-    if len(medians) != len(weights):
-        raise ValueError(f"{len(medians)} medians but {len(weights)} weights")
+    if len(values) != len(weights):
+        raise ValueError(f"{len(values)} values but {len(weights)} weights")
     if any(weight < 0 for weight in weights):
         raise ValueError("weights must not be negative")
     total = math.fsum(weights)
     if total <= 0:
         raise ValueError("at least one weight must be positive")
-    return math.fsum(median * weight for median, weight in zip(medians, weights, strict=True)) / total
-
-
-def _quantile(ordered: Sequence[float], q: float) -> float:
-    position = q * (len(ordered) - 1)
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+    return math.fsum(value * weight for value, weight in zip(values, weights, strict=True)) / total

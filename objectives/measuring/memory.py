@@ -1,7 +1,6 @@
 """Peak memory of this process while a block runs: VRAM on a GPU, resident set on the CPU.
 
-This file imports only the standard library (torch and pynvml inside the functions that need them): it is copied
-verbatim into processes where paretune is not installed. 1 GiB = 1024**3 bytes.
+1 GiB = 1024**3 bytes.
 """
 
 import dataclasses
@@ -245,6 +244,16 @@ def nvml_handle(index: int) -> Any:
         if (uuid.decode() if isinstance(uuid, bytes) else uuid).startswith(entry):
             return handle
     raise ValueError(f"no GPU matches {entry!r} of CUDA_VISIBLE_DEVICES={visible!r}")
+
+
+def nvml_handle_if_any(device: str) -> Any | None:
+    """NVML's handle of "cuda" or "cuda:index"; None on the CPU, and where NVML gives none for whatever reason."""
+    if not device.startswith("cuda"):
+        return None
+    try:
+        return nvml_handle(device_index(device))
+    except Exception:  # what is read with it is worth knowing, but measuring goes on without
+        return None
 
 
 def _process_bytes(handle: Any) -> int | None:

@@ -1,13 +1,15 @@
-"""Times calls of requests, shape by shape in turn, until each is known well enough. Standard library only.
-
-This file is copied verbatim into processes where paretune is not installed; what it needs of its neighbours is passed
-in, because the files lie flat there.
-"""
+"""Times calls of requests, shape by shape in turn, until each is known well enough."""
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
+
+from .energy import EnergyMeter
+from .intervals import relative_interval_width
+from .latency import mix_mean, summarize
+from .machine_state import MachineState
+from .memory import nvml_handle_if_any
+from .stopping import StopRule
 
 CALLS_BEFORE_DOMINATED = 3
 MOST_REPEATS = 3
@@ -19,20 +21,17 @@ LONG_PAUSE_S = 0.5
 
 def time_shapes(
     shapes: Sequence[Sequence[Any]],
+    device: str,
     *,
     call: Callable[[Any], tuple[float, Any]],
     keep: Callable[[Any, Any], float],
-    rule: Any,
-    relative_width: Callable[[Sequence[float]], float],
-    summarize: Callable[[Sequence[float]], Any],
-    state: Any,
-    energy_meter: Callable[[], AbstractContextManager[Any]],
+    rule: StopRule,
     dominated: Callable[[float], int | None] = lambda latency_ms: None,
 ) -> dict[str, Any]:
-    """Time every shape (a list of requests that cost the same) until `rule` (a StopRule) ends it.
+    """Time every shape (a list of requests that cost the same) on `device` until `rule` ends it.
 
     Shapes take turns, as requests do in production, so that a disturbance hits all of them and none for long.
-    call(request) -> (ms, pictures); keep(request, pictures) -> difference from the first time; state: a MachineState;
+    call(request) -> (ms, pictures); keep(request, pictures) -> difference from the first time;
     dominated(mix latency so far, ms) -> the trial that makes this one pointless.
 
     Returns latency_ms (the weighted mix), latency_per_image_ms, latency (per shape, with the samples, why measuring
@@ -41,29 +40,30 @@ def time_shapes(
     watches = [_Watch(requests) for requests in shapes]
     difference = 0.0
     better: int | None = None
-    with state:
+    handle = nvml_handle_if_any(device)
+    with MachineState(device, handle) as state:
         while better is None and any(watch.stopped is None for watch in watches):
             for watch in watches:
                 if watch.stopped is None:
-                    difference = max(difference, _one_call(watch, call, keep, state, energy_meter))
-                    watch.stopped = rule.reason(watch.samples_ms, watch.seconds, relative_width)
+                    difference = max(difference, _one_call(watch, call, keep, state, handle))
+                    watch.stopped = rule.reason(watch.samples_ms, watch.seconds)
             if all(len(watch.samples_ms) == CALLS_BEFORE_DOMINATED for watch in watches):
                 asked = time.perf_counter()
-                better = dominated(_mix(watches, [summarize(watch.samples_ms).median_ms for watch in watches]))
+                better = dominated(_latency_ms(watches))
                 if better is None and time.perf_counter() - asked > LONG_PAUSE_S:
                     for watch in watches:
                         call(watch.requests[0])
-    medians_ms = [summarize(watch.samples_ms).median_ms for watch in watches]
+    latency_ms = _latency_ms(watches)
     measured: dict[str, Any] = {
-        "latency_ms": _mix(watches, medians_ms),
-        "latency_per_image_ms": _mix(watches, medians_ms, per_image=True),
+        "latency_ms": latency_ms,
+        "latency_per_image_ms": latency_ms / _images_per_request(watches),
         "latency": [
             {
                 "requests": [request.name for request in watch.requests],
                 "weight": watch.weight,
                 "samples_ms": [round(sample, 4) for sample in watch.samples_ms],
                 **summarize(watch.samples_ms).to_dict(),
-                "interval": relative_width(watch.samples_ms),
+                "interval": relative_interval_width(watch.samples_ms),
                 "stop": "dominated" if better is not None else watch.stopped,
                 "throttled_ms": [round(sample, 4) for sample in watch.set_aside_ms],
                 "throttled": watch.throttled,
@@ -99,14 +99,14 @@ def _one_call(
     watch: _Watch,
     call: Callable[[Any], tuple[float, Any]],
     keep: Callable[[Any, Any], float],
-    state: Any,
-    energy_meter: Callable[[], AbstractContextManager[Any]],
+    state: MachineState,
+    nvml_handle: Any | None,
 ) -> float:
     """Time the next request of a shape, again while the machine throttles. Returns keep()'s difference."""
     request = watch.requests[len(watch.samples_ms) % len(watch.requests)]
     while True:
         started_s = time.perf_counter()
-        with energy_meter() as energy:
+        with EnergyMeter(nvml_handle) as energy:
             milliseconds, images = call(request)
         ended_s = time.perf_counter()
         watch.seconds += ended_s - started_s
@@ -124,21 +124,22 @@ def _one_call(
     return keep(request, images)
 
 
-def _mix(watches: Sequence[_Watch], medians_ms: Sequence[float], per_image: bool = False) -> float:
-    """Weighted mean over the shapes: what one request of the production mix costs, or one of its pictures."""
-    total: float = sum(watch.weight * median for watch, median in zip(watches, medians_ms, strict=True))
-    if per_image:
-        return total / _images_per_request(watches)
-    return total / float(sum(watch.weight for watch in watches))
+def _latency_ms(watches: Sequence[_Watch]) -> float:
+    """What one request of the production mix costs, from the calls so far."""
+    medians_ms = [summarize(watch.samples_ms).median_ms for watch in watches]
+    return _mix_mean(watches, medians_ms)
 
 
 def _energy_per_image(watches: Sequence[_Watch]) -> float | None:
     if any(watch.joules is None for watch in watches):
         return None
-    joules: float = sum(watch.weight * (watch.joules or 0.0) / watch.calls for watch in watches)
-    return joules / _images_per_request(watches)
+    joules_per_request = _mix_mean(watches, [(watch.joules or 0.0) / watch.calls for watch in watches])
+    return joules_per_request / _images_per_request(watches)
 
 
 def _images_per_request(watches: Sequence[_Watch]) -> float:
-    """Weighted, but not divided by the weights."""
-    return float(sum(watch.weight * watch.images / watch.calls for watch in watches))
+    return _mix_mean(watches, [watch.images / watch.calls for watch in watches])
+
+
+def _mix_mean(watches: Sequence[_Watch], values: Sequence[float]) -> float:
+    return mix_mean(values, [watch.weight for watch in watches])

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from paretune.objectives.energy import EnergyMeter, cost_per_1000_images, energy_per_image_j
-from paretune.objectives.memory import nvml_handle
+from paretune.objectives.measuring.energy import EnergyMeter, cost_per_1000_images
+from paretune.objectives.measuring.memory import nvml_handle
 
 HANDLE = object()
 
@@ -38,13 +38,6 @@ def test_without_a_counter_there_is_no_figure(nvml: Any) -> None:
         with EnergyMeter(handle) as energy:
             pass
         assert energy.joules is None
-
-
-def test_energy_per_image() -> None:
-    assert energy_per_image_j(900.0, 4) == 225
-    assert energy_per_image_j(None, 4) is None
-    with pytest.raises(ValueError, match="no picture"):
-        energy_per_image_j(1.0, 0)
 
 
 def test_cost() -> None:

@@ -4,7 +4,7 @@ import random
 import statistics
 
 import pytest
-from paretune.objectives.intervals import (
+from paretune.objectives.measuring.intervals import (
     compare_paired,
     median_interval,
     quantile,

@@ -1,8 +1,4 @@
-"""Energy of a call, and what pictures cost.
-
-This file imports only the standard library (pynvml inside the functions that need it): it is copied verbatim into
-processes where paretune is not installed.
-"""
+"""Energy of a call, and what pictures cost."""
 
 import math
 from types import TracebackType
@@ -12,10 +8,10 @@ from typing import Any
 class EnergyMeter:
     """Context manager: the energy in J that the whole GPU took during a block, in `joules` after it.
 
-    `handle` is NVML's handle of the GPU (objectives.memory.nvml_handle). `joules` is None without one (on the CPU), and
-    where the GPU has no energy counter (before Volta, MIG slices). The counter is the GPU's, not this process's: other
-    programs and the idle power are in it. It moves in steps of tens of ms: sum over calls rather than trust a short
-    one. Work still queued on leaving the block is missed: synchronise inside it.
+    `handle` is NVML's handle of the GPU (memory.nvml_handle). `joules` is None without one (on the CPU), and where the
+    GPU has no energy counter (before Volta, MIG slices). The counter is the GPU's, not this process's: other programs
+    and the idle power are in it. It moves in steps of tens of ms: sum over calls rather than trust a short one. Work
+    still queued on leaving the block is missed: synchronise inside it.
     """
 
     def __init__(self, handle: Any | None) -> None:
@@ -33,13 +29,6 @@ class EnergyMeter:
         after_mj = _counter_mj(self._handle)
         if self._before_mj is not None and after_mj is not None and after_mj >= self._before_mj:
             self.joules = (after_mj - self._before_mj) / 1e3  # a driver that was reloaded counts from 0 again
-
-
-def energy_per_image_j(joules: float | None, images: int) -> float | None:
-    """J per picture; None when the energy is not known. Raises ValueError without a picture."""
-    if images < 1:
-        raise ValueError("there is no picture to divide the energy by")
-    return None if joules is None else joules / images
 
 
 def cost_per_1000_images(seconds_per_image: float, price_per_gpu_hour: float) -> float:

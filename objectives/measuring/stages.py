@@ -1,8 +1,4 @@
-"""Where the time of one call of a pipeline goes: text encoding, denoising steps, VAE decoding, post-processing.
-
-This file imports only the standard library (torch inside the functions that need it): it is copied verbatim into
-processes where paretune is not installed.
-"""
+"""Where the time of one call of a pipeline goes: text encoding, denoising steps, VAE decoding, post-processing."""
 
 import functools
 import statistics

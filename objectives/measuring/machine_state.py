@@ -1,7 +1,6 @@
 """What the machine did while it was timed: GPU clocks, heat, power, throttling, and what other programs took.
 
-This file imports only the standard library (pynvml inside the functions that need it): it is copied verbatim into
-processes where paretune is not installed. Linux: the CPU's figures come from /proc. 1 GiB = 1024**3 bytes.
+Linux: the CPU's figures come from /proc.
 """
 
 import os
@@ -14,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-BYTES_PER_GIB = 1024**3
+from .memory import BYTES_PER_GIB
+
 CPU_INTERVAL_S = 1.0
 """The CPU and the list of GPU processes are read this often at most: reading /proc of many cores takes milliseconds."""
 CLOCK_DROP = 0.10
@@ -58,7 +58,7 @@ class Sample:
 class MachineState:
     """Context manager that watches the machine in a thread while calls are timed.
 
-    `handle` is NVML's handle of the GPU (objectives.memory.nvml_handle), None on the CPU or where there is no NVML.
+    `handle` is NVML's handle of the GPU (memory.nvml_handle), None on the CPU or where there is no NVML.
     A reading that is not to be had is None, never an error.
 
     Raises ValueError for a device that is neither "cpu" nor "cuda[:index]".

@@ -1,4 +1,4 @@
-"""When measuring stops, replayed: the calls are recorded numbers, and no clock is asked."""
+"""Timing, replayed: the calls are recorded numbers, and no clock is asked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from paretune.objectives import stopping, timing
-from paretune.objectives.intervals import relative_interval_width
-from paretune.objectives.latency import summarize
-from paretune.objectives.stopping import StopRule, dominated_by
+from paretune.objectives.measuring import stopping, timing
+from paretune.objectives.measuring.stopping import StopRule
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Request:
 
 
 class State:
-    """A machine that throttles the calls it is told to."""
+    """A MachineState: a machine that throttles the calls it is told to."""
 
     def __init__(self, throttled: dict[int, str] | None = None) -> None:
         self._throttled = throttled or {}
@@ -45,21 +43,31 @@ class Energy:
 
 
 @contextmanager
-def energy() -> Iterator[Energy]:
+def energy(handle: object) -> Iterator[Energy]:
+    """An EnergyMeter."""
     yield Energy()
+
+
+def on_a_machine(monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+    monkeypatch.setattr(timing, "MachineState", lambda device, handle: state)
+    monkeypatch.setattr(timing, "EnergyMeter", energy)
 
 
 def timed(shapes: list[list[Request]], recorded: dict[str, list[float]], rule: StopRule, **options: Any) -> Any:
     calls = {name: iter(samples) for name, samples in recorded.items()}
     return timing.time_shapes(
         shapes,
+        "cpu",
         call=lambda request: (next(calls[request.name]), [0, 0]),
         keep=lambda request, images: 0.0,
         rule=rule,
-        relative_width=relative_interval_width,
-        summarize=summarize,
-        **{"state": State(), "energy_meter": energy, **options},
+        **options,
     )
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch, State())
 
 
 @pytest.fixture(autouse=True)
@@ -81,13 +89,6 @@ def test_steady_calls_stop_at_the_least_and_wild_ones_go_on() -> None:
     assert {"median_ms", "p95_ms", "iqr_ms", "samples_ms"} <= set(wild)
 
 
-def test_the_time_ends_it_too_but_never_before_the_least_calls() -> None:
-    rule = StopRule(least_calls=5, target=0.0001, most_seconds=10)
-    assert rule.reason([1.0, 2.0], 1000, relative_interval_width) is None
-    assert rule.reason(WILD[:5], 9.9, relative_interval_width) is None
-    assert rule.reason(WILD[:5], 10, relative_interval_width) == stopping.TIME
-
-
 def test_shapes_take_turns_and_count_by_their_weight() -> None:
     shapes = [[Request("a"), Request("b")], [Request("c", weight=6)]]
     order: list[str] = []
@@ -99,13 +100,10 @@ def test_shapes_take_turns_and_count_by_their_weight() -> None:
 
     measured = timing.time_shapes(
         shapes,
+        "cpu",
         call=call,
         keep=lambda request, images: 0.0,
         rule=StopRule(least_calls=3),
-        relative_width=relative_interval_width,
-        summarize=summarize,
-        state=State(),
-        energy_meter=energy,
     )
     assert order == ["a", "c", "b", "c", "a", "c"]
     assert measured["latency_ms"] == pytest.approx((2 * 100 + 6 * 20) / 8)
@@ -113,17 +111,17 @@ def test_shapes_take_turns_and_count_by_their_weight() -> None:
     assert measured["energy_j"] == pytest.approx(30 * 8 / (2 * 1 + 6 * 4))
 
 
-def test_a_throttled_call_is_repeated_and_kept_aside() -> None:
-    state = State({1: "hardware slowdown"})
-    measured = timed([[Request("a")]], {"a": [100, 170, 100, 100, 100, 100]}, StopRule(least_calls=5), state=state)
+def test_a_throttled_call_is_repeated_and_kept_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch, State({1: "hardware slowdown"}))
+    measured = timed([[Request("a")]], {"a": [100, 170, 100, 100, 100, 100]}, StopRule(least_calls=5))
     shape = measured["latency"][0]
     assert shape["samples_ms"] == [100] * 5
     assert (shape["throttled_ms"], shape["throttled"]) == ([170], [])
 
 
-def test_where_every_call_is_throttled_they_count_and_are_flagged() -> None:
-    state = State(dict.fromkeys(range(50), "thermal"))
-    shape = timed([[Request("a")]], {"a": [150.0] * 20}, StopRule(least_calls=5), state=state)["latency"][0]
+def test_where_every_call_is_throttled_they_count_and_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch, State(dict.fromkeys(range(50), "thermal")))
+    shape = timed([[Request("a")]], {"a": [150.0] * 20}, StopRule(least_calls=5))["latency"][0]
     assert shape["n"] == 5
     assert len(shape["throttled_ms"]) == timing.MOST_REPEATS
     assert shape["throttled"] == ["thermal"] * 5
@@ -140,35 +138,3 @@ def test_what_another_trial_clearly_beats_is_not_measured_to_the_end() -> None:
     assert measured["dominated_by"] == 4
     assert asked == [100.0]
     assert (measured["latency"][0]["n"], measured["latency"][0]["stop"]) == (3, "dominated")
-
-
-FRONT = [{"trial": 2, "latency_ms": 100.0, "peak_vram_gib": 8.0, "drift": 0.5}]
-
-
-@pytest.mark.parametrize(
-    ("latency_ms", "memory_gib", "drift", "better"),
-    [
-        (200.0, 9.0, 0.6, 2),
-        (149.0, 9.0, 0.6, None),  # not clearly slower
-        (200.0, 7.0, 0.6, None),  # it takes less memory
-        (200.0, 9.0, 0.4, None),  # its pictures are closer, so far
-        (200.0, 8.0, 0.5, 2),
-    ],
-)
-def test_dominated_means_in_everything(latency_ms: float, memory_gib: float, drift: float, better: int | None) -> None:
-    known = {"latency_ms": latency_ms, "peak_vram_gib": memory_gib}
-    assert dominated_by(known, lambda: drift, FRONT) == better
-
-
-def test_without_judged_pictures_latency_and_memory_decide() -> None:
-    front = [{"trial": 2, "latency_ms": 100.0, "peak_vram_gib": 8.0}]
-    known = {"latency_ms": 200.0, "peak_vram_gib": 9.0}
-    assert dominated_by(known, lambda: None, front) == 2
-    assert dominated_by(known, lambda: None, FRONT) is None
-
-
-def test_a_quicker_start_saves_what_is_slower_when_it_is_an_objective() -> None:
-    front = [{"trial": 2, "latency_ms": 100.0, "peak_vram_gib": 8.0, "cold_start_s": 60.0}]
-    known = {"latency_ms": 200.0, "peak_vram_gib": 9.0}
-    assert dominated_by({**known, "cold_start_s": 5.0}, lambda: None, front) is None
-    assert dominated_by({**known, "cold_start_s": 61.0}, lambda: None, front) == 2

@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from paretune.objectives import machine_state
-from paretune.objectives.machine_state import MachineState, foreign_gpu_processes, notes
-from paretune.objectives.memory import nvml_handle
+from paretune.objectives.measuring import machine_state
+from paretune.objectives.measuring.machine_state import MachineState, foreign_gpu_processes, notes
+from paretune.objectives.measuring.memory import nvml_handle
 
 HANDLE = object()
 NAMELESS = 2**30  # above any pid_max

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from paretune.objectives import stages
-from paretune.objectives.stages import StageTimer
+from paretune.objectives.measuring import stages
+from paretune.objectives.measuring.stages import StageTimer
 from paretune.search_space.attention.sdpa_kernel import sdpa_kernel
 from paretune.search_space.caching.deepcache import deepcache
 from support.tiny_sdxl import picture, sibling, tiny_sdxl

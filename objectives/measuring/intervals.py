@@ -1,7 +1,4 @@
-"""Statistics of repeated measurements: intervals, and whether two configurations differ.
-
-Standard library only: it is copied verbatim into processes where paretune is not installed.
-"""
+"""Statistics of repeated measurements: intervals, and whether two configurations differ."""
 
 import math
 import statistics
