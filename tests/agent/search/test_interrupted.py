@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from paretune.agent.results import Results
 from paretune.studies import Records, RunKind
+from support.append_only import forbid_changes
 from support.launched import Cli
 from support.launching import BAD_TECHNIQUES, command, processes, tiny_study, wait_until, write_study
 
@@ -51,6 +52,7 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Folder
     request = {"name": "cat", "prompt": "a cat", "width_px": 64, "height_px": 64, "steps": 5}
     content = tiny_study(tiny_model, space=space)
     write_study(path / "tiny.yaml", {**content, "workload": {**content["workload"], "requests": [request]}})
+    forbid_changes(path / "paretune.db")  # killed, interrupted, continued: runs are only ever added
     return Folder(path, f"sqlite:///{path}/paretune.db")
 
 
