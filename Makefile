@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 install: $(STAMP)
 
 # The stamp is the last thing written: an interrupted install is done again.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,dashboard,torchao,notebooks]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,torchao,notebooks]'
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/paretune
 	touch $@
 

@@ -323,14 +323,14 @@ def techniques(as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Show the machine, the versions, and what is missing. Exit code 1 when something needed is missing."""
+    """Show the machine, the versions, and what is missing. Exit code 1 when something needed is missing or too old."""
     from .doctor import examine
 
     findings = examine()
     if as_json:
         _print_json([{"name": f.name, "ok": f.ok, "text": f.text} for f in findings])
     else:
-        marks = {True: "[green]ok[/green]", False: "[red]missing[/red]", None: ""}
+        marks = {True: "[green]ok[/green]", False: "[red]not ok[/red]", None: ""}
         for finding in findings:
             console.print(f"{finding.name:18} {escape(finding.text)} {marks[finding.ok]}", soft_wrap=True)
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
