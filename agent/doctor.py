@@ -40,7 +40,7 @@ def _package(dependency: Dependency) -> Finding:
     if version is not None:
         return Finding(dependency.name, *dependency.judge(version))
     if dependency.extra is None:
-        return Finding(dependency.name, False, "not installed: pip install paretune")
+        return Finding(dependency.name, False, "not installed, and paretune needs it")
     return Finding(dependency.name, None, f"not installed; pip install 'paretune[{dependency.extra}]'")
 
 

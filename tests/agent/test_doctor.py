@@ -61,7 +61,7 @@ def test_a_newer_version_is_a_note(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("installed", "text"),
-    [("0.1", "0.1, but paretune needs safetensors>="), (None, "not installed: pip install paretune")],
+    [("0.1", "0.1, but paretune needs safetensors>="), (None, "not installed, and paretune needs it")],
 )
 def test_what_is_too_old_or_missing_is_refused(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, installed: str | None, text: str
