@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-gpu lint clean
+.PHONY: install quickstart docs test test-gpu lint clean
 
 install: $(STAMP)
 
@@ -17,6 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m paretune.agent.quickstart
+
+# The tables of docs/study-file.md, after a key of study files or its docstring has changed.
+docs: install
+	$(BIN)/python benchmarks/study_file_reference.py
 
 lint: install
 	$(BIN)/ruff check .
