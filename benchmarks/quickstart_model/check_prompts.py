@@ -1,6 +1,6 @@
 """Does the model draw what the prompt asks for? Measured on pixels: hair colour, background colour, glasses or none.
 
-    python -m paretune.studies.quickstart.check_prompts [--model FOLDER] [--device cuda] [--json FILE] [--sheet PNG]
+    python -m benchmarks.quickstart_model.check_prompts [--model FOLDER] [--device cuda] [--json FILE] [--sheet PNG]
 
 The detectors know where the generator of the training data puts things, and are first tried on drawn faces, where the
 truth is known. Exits with 1 when the detectors or the model fall short.
@@ -26,7 +26,7 @@ from .captions import caption
 from .drawing import draw
 from .faces import BACKGROUND_COLOURS, HAIR_COLOURS, OUTLINE, SKIN_COLOURS, Colour, Face, random_face
 
-MODEL = Path(__file__).parent / "model"
+MODEL = Path(__file__).parents[2] / "studies" / "quickstart" / "model"
 FIRST_UNSEEN_SEED = 10_000_000  # far from the seeds that the model was trained on
 DETECTORS_AT_LEAST = 0.98
 MODEL_AT_LEAST = 0.90

@@ -1,7 +1,7 @@
 """Trains the quickstart model from nothing, on faces that a program draws.
 
-    python -m paretune.studies.quickstart.train --out model            # one GPU, a few minutes
-    python -m paretune.studies.quickstart.train --out /tmp/m --smoke   # seconds on a CPU: does every step still run?
+    python -m benchmarks.quickstart_model.train --out model            # one GPU, a few minutes
+    python -m benchmarks.quickstart_model.train --out /tmp/m --smoke   # seconds on a CPU: does every step still run?
 
 First the tokenizer and the autoencoder, then the U-Net and both text encoders together on the autoencoder's latents.
 """
