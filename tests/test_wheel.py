@@ -12,7 +12,7 @@ import pytest
 from support.isolated import packages_without_paretune, python
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("agent", "objectives", "search_space", "studies")
+FOLDERS = ("agent", "objectives", "search_space", "studies", "testing")
 SHIPPED = ("__init__.py", "py.typed")
 
 
@@ -72,6 +72,12 @@ def test_the_studies_that_come_with_it_can_be_read(installed: list[Path], tmp_pa
     file, names = ran.stdout.splitlines()
     assert Path(file).is_relative_to(installed[0])
     assert {"quickstart", "sdxl"} <= set(names.split())
+
+
+def test_own_files_are_checked_where_only_the_wheel_is(installed: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("TECHNIQUES = ()")
+    ran = python("-m", "paretune.testing", "own.py", paths=installed, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_console_script_is_declared(wheel: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ...search_space import Configuration
 from ...studies import Outcome
 from ..trial.folder import run_folder
-from .reordering_variants import VARIANTS
+from .reordering_variants import HELPERS, VARIANTS
 from .runner import Runner, picture_names
 
 SCHEMA_VERSION = 1
@@ -31,7 +31,8 @@ def ensure_benign_floor(runner: Runner, say: Callable[[str], None]) -> dict[str,
     variants: dict[str, Any] = {}
     for position, (words, function) in enumerate(VARIANTS.items()):
         say(f"benign floor: {words}")
-        source = f"from typing import Any\n\n\n{inspect.getsource(function)}\n\napply = {function.__name__}\n"
+        functions = "\n\n".join(inspect.getsource(each) for each in (*HELPERS, function))
+        source = f"from typing import Any\n\n\n{functions}\n\napply = {function.__name__}\n"
         run = runner.beside(KIND, 0, Configuration(), plan, position=position, judge=True, apply_py=source)
         if run.outcome == Outcome.COMPLETE:
             quality = run.measurements["quality"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Target, impossible
+from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Role, Target, impossible
 
 KEPT = Path(__file__).with_name("refused_combinations.json")
 CHOICES: dict[str, list[dict[str, Any]]] = {
@@ -57,8 +57,16 @@ def _target(device: str, *capability: int) -> Target:
 
 def _pipelines(dtype: str, adapters: bool = False) -> dict[str, PipelineFacts]:
     modules = {
-        "unet": ModuleFacts(class_name="UNet2DConditionModel", dtype=dtype, parameters_m=2567.0, layers_per_block=2),
-        "vae": ModuleFacts(class_name="AutoencoderKL", dtype=dtype, parameters_m=84.0, tile_side_px=512),
+        "unet": ModuleFacts(
+            class_name="UNet2DConditionModel",
+            role=Role.DENOISER,
+            dtype=dtype,
+            parameters_m=2567.0,
+            layers_per_block=2,
+            fuses_qkv=True,
+            has_repeated_blocks=True,
+        ),
+        "vae": ModuleFacts(class_name="AutoencoderKL", role=Role.VAE, dtype=dtype, parameters_m=84.0, tile_side_px=512),
     }
     return {
         "main": PipelineFacts(
@@ -101,10 +109,9 @@ def answers(target: Target, pipelines: dict[str, PipelineFacts]) -> dict[str, li
         reason = impossible(configuration, target, pipelines)
         parts = {frozenset(part) for size in (1, 2) for part in itertools.combinations(words, size)}
         follows = any(not any(part < larger for larger in parts & works) for part in parts & refused)
-        if len(words) == 1 or (reason is not None) != follows:
-            if reason is not None or len(words) > 1:
-                (works if reason is None else refused).add(frozenset(words))
-                found.setdefault(reason or "works", []).append(" + ".join(words))
+        if (reason is not None) != follows:
+            (works if reason is None else refused).add(frozenset(words))
+            found.setdefault(reason or "works", []).append(" + ".join(words))
     return found
 
 
