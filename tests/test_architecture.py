@@ -1,6 +1,7 @@
 """The rules of the folders: which may import which, how long a file may be, and what exported code may touch."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,11 @@ def test_the_files_are_found() -> None:
 def test_imports_go_one_way(file: Path) -> None:
     folder = file.relative_to(ROOT).parts[0]
     assert set(imported_folders(file)) & set(FOLDERS) <= MAY_IMPORT[folder] | {folder}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "search_space" not in file.parts], ids=name_of)
+def test_what_search_space_does_not_export_is_its_own(file: Path) -> None:
+    assert not re.search(r"search_space(\.| import )_", file.read_text())
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
