@@ -78,7 +78,8 @@ class Rule:
         """The reason with the techniques it is about before it, or None."""
         found: list[str] = []
         for part in self.together:
-            matching = [name for name, traits in case.traits.items() if part == name or part in traits]
+            by_trait = isinstance(part, Trait)
+            matching = [name for name, traits in case.traits.items() if (part in traits if by_trait else part == name)]
             if not matching:
                 return None
             found += matching
