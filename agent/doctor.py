@@ -81,13 +81,22 @@ class Availability:
 def availability() -> list[Availability]:
     """Every technique, judged by the machine alone: what depends on the pipelines is found out by a study."""
     from ..objectives.fingerprint import Fingerprint
-    from ..search_space import ModuleFacts, PipelineFacts
+    from ..search_space import ModuleFacts, PipelineFacts, Role
 
     target = target_of(Fingerprint.current(detect_device()))
     # A pipeline that every technique finds something to change in.
     modules = {
-        "unet": ModuleFacts(class_name="UNet2DConditionModel", dtype="float16", parameters_m=2567.0),
-        "vae": ModuleFacts(class_name="AutoencoderKL", dtype="float16", parameters_m=84.0, tile_side_px=512),
+        "unet": ModuleFacts(
+            class_name="UNet2DConditionModel",
+            role=Role.DENOISER,
+            dtype="float16",
+            parameters_m=2567.0,
+            fuses_qkv=True,
+            has_repeated_blocks=True,
+        ),
+        "vae": ModuleFacts(
+            class_name="AutoencoderKL", role=Role.VAE, dtype="float16", parameters_m=84.0, tile_side_px=512
+        ),
     }
     pipelines = {
         "main": PipelineFacts(

@@ -10,10 +10,11 @@ import pytest
 from paretune.search_space import TECHNIQUES
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("search_space", "objectives", "studies", "agent")
+FOLDERS = ("search_space", "objectives", "testing", "studies", "agent")
 MAY_IMPORT: dict[str, set[str]] = {
     "search_space": set(),
     "objectives": set(),
+    "testing": {"search_space", "objectives"},
     "studies": {"search_space", "objectives"},
     "agent": {"studies", "search_space", "objectives"},
 }

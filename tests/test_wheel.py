@@ -12,7 +12,7 @@ import pytest
 from support.isolated import packages_without_paretune, python
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("agent", "objectives", "search_space", "studies")
+FOLDERS = ("agent", "objectives", "search_space", "studies", "testing")
 SHIPPED = ("__init__.py", "constraints.txt", "py.typed")
 NOT_SHIPPED = ("benchmarks", "examples", "tests")
 """Folders with Python files that lie beside the package, and that a build must leave out."""
@@ -82,6 +82,12 @@ def test_the_doctor_knows_the_tested_versions_where_only_the_wheel_is(installed:
     found = {finding["name"]: finding for finding in json.loads(ran.stdout)}
     assert found["torch"]["ok"] is True, found["torch"]["text"]
     assert "tested" in found["torch"]["text"]
+
+
+def test_own_files_are_checked_where_only_the_wheel_is(installed: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("TECHNIQUES = ()")
+    ran = python("-m", "paretune.testing", "own.py", paths=installed, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_console_script_is_declared(wheel: Path) -> None:

@@ -8,7 +8,7 @@ from ...search_space import Configuration
 from ...studies import RunKind
 from ..trial import run_folder
 from .picture_choice import picture_names
-from .reordering_variants import VARIANTS
+from .reordering_variants import HELPERS, VARIANTS
 from .study_runs import StudyRuns
 
 PICTURES = 4
@@ -31,7 +31,8 @@ def ensure_reordering_floor(runs: StudyRuns, say: Callable[[str], None]) -> None
         if words in known:
             continue
         say(f"reordering floor: {words}")
-        source = f"from typing import Any\n\n\n{inspect.getsource(function)}\n\napply = {function.__name__}\n"
+        functions = "\n\n".join(inspect.getsource(each) for each in (*HELPERS, function))
+        source = f"from typing import Any\n\n\n{functions}\n\napply = {function.__name__}\n"
         runs.run_process(
             RunKind.REORDERING,
             Configuration(),

@@ -1,17 +1,19 @@
 """Changes that are no changes: the same mathematics in another order. How far they move pictures is the benign floor.
 
-Each is a plain function with public libraries only, as a technique's is: its source becomes the apply.py of a process.
+Each is a plain function with public libraries and HELPERS only, as a technique's is: its source, with theirs, becomes
+the apply.py of a process.
 """
 
 from typing import Any
+
+from ...search_space import denoisers, torch_modules
 
 
 def other_attention(pipelines: dict[str, Any]) -> None:
     """Attention by another exact kernel than torch would choose."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    denoisers = {id(d): d for p in pipelines.values() if (d := getattr(p, "unet", getattr(p, "transformer", None)))}
-    for denoiser in denoisers.values():
+    for denoiser in denoisers(pipelines):
         on_gpu = next(denoiser.parameters()).device.type == "cuda"
         inner = denoiser.forward
 
@@ -35,8 +37,7 @@ def guidance_split(pipelines: dict[str, Any]) -> None:
             return type(value)(part(item, size, which) for item in value)
         return value
 
-    denoisers = {id(d): d for p in pipelines.values() if (d := getattr(p, "unet", getattr(p, "transformer", None)))}
-    for denoiser in denoisers.values():
+    for denoiser in denoisers(pipelines):
         inner = denoiser.forward
 
         def forward(sample: Any, *args: Any, _inner: Any = inner, **kwargs: Any) -> Any:
@@ -63,8 +64,7 @@ def doubled_batch(pipelines: dict[str, Any]) -> None:
             return type(value)(twice(item, size) for item in value)
         return value
 
-    denoisers = {id(d): d for p in pipelines.values() if (d := getattr(p, "unet", getattr(p, "transformer", None)))}
-    for denoiser in denoisers.values():
+    for denoiser in denoisers(pipelines):
         inner = denoiser.forward
 
         def forward(sample: Any, *args: Any, _inner: Any = inner, **kwargs: Any) -> Any:
@@ -76,6 +76,7 @@ def doubled_batch(pipelines: dict[str, Any]) -> None:
         denoiser.forward = forward
 
 
+HELPERS = (torch_modules, denoisers)
 VARIANTS = {
     "another attention kernel": other_attention,
     "guidance in two calls": guidance_split,

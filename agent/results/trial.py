@@ -246,7 +246,7 @@ class Trial:
 
     @cached_property
     def constraint_values(self) -> dict[str, float]:
-        """At most 0 for each limit of the study that a complete trial keeps; the verdict's is on all of its pictures."""
+        """At most 0 for each limit that a complete trial keeps; the verdict's is on all of its pictures."""
         drift = self.measurements.get("drift")
         return constraint_values(self.results.study, self.figure, None if drift is None else float(drift))
 

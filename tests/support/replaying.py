@@ -20,11 +20,19 @@ from PIL import Image
 
 from .machines import fingerprint
 
-MODULE = {"class_name": "UNet2DConditionModel", "dtype": "float32", "parameters_m": 1.0, "tile_side_px": None}
+UNET = {
+    "class_name": "UNet2DConditionModel",
+    "role": "denoiser",
+    "dtype": "float32",
+    "parameters_m": 1.0,
+    "layers_per_block": 2,
+    "fuses_qkv": True,
+    "has_repeated_blocks": True,
+}
 PIPELINES = {
     "main": {
         "class_name": "StableDiffusionXLPipeline",
-        "modules": {"unet": {**MODULE, "layers_per_block": 2}},
+        "modules": {"unet": UNET},
         "largest_batch": 2,
         "largest_side_px": 64,
         "guided": True,

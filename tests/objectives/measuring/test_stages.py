@@ -11,7 +11,7 @@ from paretune.objectives.measuring import stages
 from paretune.objectives.measuring.stages import StageTimer
 from paretune.search_space.attention.sdpa_kernel import sdpa_kernel
 from paretune.search_space.caching.deepcache import deepcache
-from support.tiny_sdxl import picture, sibling, tiny_sdxl
+from paretune.testing import picture, sibling, tiny_sdxl
 from torch._dynamo.testing import CompileCounter
 
 ALL_STAGES = ["text_encoding", "denoising", "vae_decode", "post_processing"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from paretune.search_space import ModuleFacts, PipelineFacts
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from ..search_space import ModuleFacts, PipelineFacts, Role, torch_modules
 
 SIDE_PX = 64
 TEXT_WIDTH = 32
@@ -15,10 +16,29 @@ TEXT_WIDTH = 32
 TINY_FACTS = PipelineFacts(
     class_name="StableDiffusionXLPipeline",
     modules={
-        "unet": ModuleFacts(class_name="UNet2DConditionModel", dtype="float32", parameters_m=1.218, layers_per_block=2),
-        "vae": ModuleFacts(class_name="AutoencoderKL", dtype="float32", parameters_m=0.3, tile_side_px=32),
-        "text_encoder": ModuleFacts(class_name="CLIPTextModel", dtype="float32", parameters_m=0.03),
-        "text_encoder_2": ModuleFacts(class_name="CLIPTextModelWithProjection", dtype="float32", parameters_m=0.03),
+        "unet": ModuleFacts(
+            class_name="UNet2DConditionModel",
+            role=Role.DENOISER,
+            dtype="float32",
+            parameters_m=1.218,
+            layers_per_block=2,
+            fuses_qkv=True,
+            has_repeated_blocks=True,
+        ),
+        "vae": ModuleFacts(
+            class_name="AutoencoderKL",
+            role=Role.VAE,
+            dtype="float32",
+            parameters_m=0.3,
+            tile_side_px=32,
+            fuses_qkv=True,
+        ),
+        "text_encoder": ModuleFacts(
+            class_name="CLIPTextModel", role=Role.TEXT_ENCODER, dtype="float32", parameters_m=0.03
+        ),
+        "text_encoder_2": ModuleFacts(
+            class_name="CLIPTextModelWithProjection", role=Role.TEXT_ENCODER, dtype="float32", parameters_m=0.03
+        ),
     },
     largest_batch=2,
     largest_side_px=SIDE_PX,
@@ -29,12 +49,18 @@ TINY_FACTS = PipelineFacts(
 
 def tiny_sdxl(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """A new pipeline; always the same weights."""
-    return copy.deepcopy(_template()).to(device=device, dtype=dtype, silence_dtype_warnings=True)
+    pipeline = copy.deepcopy(_template())
+    for module in torch_modules(pipeline).values():
+        # Called on the class: the `to` of diffusers' models warns of modules to keep in float32, also of none.
+        torch.nn.Module.to(module, device=device, dtype=dtype)
+    return pipeline
 
 
 def sibling(pipeline: Any, scheduler: Any) -> Any:
     """A second pipeline of the same modules, with a scheduler of its own."""
-    return type(pipeline)(**{**pipeline.components, "scheduler": scheduler})
+    second = type(pipeline)(**{**pipeline.components, "scheduler": scheduler})
+    second.set_progress_bar_config(disable=True)
+    return second
 
 
 def picture(
@@ -52,7 +78,7 @@ def picture(
     side = SIDE_PX // pipeline.vae_scale_factor
     shape = (1, pipeline.unet.config.in_channels, side, side)
     noise = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed + i)) for i in range(batch)]
-    images = pipeline(
+    images: torch.Tensor = pipeline(
         prompt,
         latents=torch.cat(noise).to(pipeline.unet.dtype),
         num_images_per_prompt=batch,
