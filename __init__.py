@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .agent.bundle.export import export
     from .agent.bundle.verify import verify
-    from .agent.results.limits import Limit
-    from .agent.results.results import Results, Trial
-    from .agent.review.report import write_report
+    from .agent.results import Limit, Results, Trial
+    from .agent.review import StudyView, study_view, write_report
     from .agent.search.launch import launch
     from .objectives.verdict import Verdict
     from .search_space import Axis, Configuration, Loss, Parameters, Technique
@@ -35,6 +34,7 @@ __all__ = [
     "Request",
     "Results",
     "Study",
+    "StudyView",
     "Technique",
     "Trial",
     "UserError",
@@ -42,17 +42,16 @@ __all__ = [
     "export",
     "launch",
     "read_study",
+    "study_view",
     "verify",
     "write_report",
 ]
 
 _PLACES = {
-    "agent.results.limits": ("Limit",),
-    "agent.results.results": ("Results", "Trial"),
-    "agent.bundle.export": ("export",),
-    "agent.search.launch": ("launch",),
-    "agent.review.report": ("write_report",),
-    "agent.bundle.verify": ("verify",),
+    "agent.bundle": ("export", "verify"),
+    "agent.results": ("Limit", "Results", "Trial"),
+    "agent.review": ("StudyView", "study_view", "write_report"),
+    "agent.search": ("launch",),
     "objectives.verdict": ("Verdict",),
     "search_space": ("Axis", "Configuration", "Loss", "Parameters", "Technique"),
     "studies": ("Outcome", "Records", "Request", "Study", "UserError", "read_study"),

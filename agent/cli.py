@@ -70,7 +70,8 @@ def launch(
 ) -> None:
     """Search: measure configurations until the budget is spent, and confirm the best. Launch again to continue."""
     from .progress import LaunchProgress
-    from .search.launch import launch as run
+    from .results import headline, study_doubts
+    from .search import launch as run
 
     settings = [*(set_ or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
     wanted = read_study(study, settings)
@@ -83,10 +84,8 @@ def launch(
     except KeyboardInterrupt:
         console.print("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
-    from .results.doubts import doubts
-    from .results.summary import gain
-
-    console.print(f"[bold]{results.name}[/bold]: {' '.join([gain(results), *doubts(results)])}", soft_wrap=True)
+    for sentence in (headline(results), *map(str, study_doubts(results))):
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
     following = f"paretune report {results.name}{there}; paretune export {results.name} -o bundle{there}"
     console.print(f"Next: {following}", soft_wrap=True, markup=False, highlight=False)
@@ -110,12 +109,17 @@ def report(
     name: StudyName,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; by default NAME-report.")] = None,
     storage: Storage = DEFAULT_STORAGE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON, and write nothing.")] = False,
 ) -> None:
     """Write one self-contained HTML file: the gain, the Pareto front, pictures side by side, failures."""
-    from .results.results import Results
-    from .review.report import write_report
+    from .results import Results
+    from .review import study_view, write_report
 
-    file = write_report(Results(Records(storage, must_exist=True), name), output or Path(f"{name}-report"))
+    results = Results(Records(storage, must_exist=True), name)
+    if as_json:
+        _print_json(study_view(results).to_dict())
+        return
+    file = write_report(results, output or Path(f"{name}-report"))
     console.print(f"The report is {escape(str(file))}", soft_wrap=True)
 
 
@@ -131,21 +135,22 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Show the best configuration under the given conditions, and how far its figures can be trusted."""
-    from .results.results import Results
-    from .review.listing import as_dict, trial_lines, trust_lines
+    from .results import Results, headline
+    from .review import row_of, trial_lines, trust_lines
 
     results = Results(Records(storage, must_exist=True), name)
     by = by or FASTEST
     if all_:
-        trials, chosen, by = results.trials, results.best_or_none(), FASTEST
+        trials, chosen, by = results.trials, results.best_or_none, FASTEST
     else:
         chosen = _choose(results, limit, verdict, by, loss)
         trials = [chosen]
+    rows = [row_of(trial, by) for trial in trials]
     if as_json:
-        listed = [as_dict(results, trial, by) for trial in trials]
-        _print_json(listed if all_ else listed[0])
+        listed = [{"study": name, **row.to_dict()} for row in rows]
+        _print_json(listed if all_ else {**listed[0], "headline": headline(results)})
         return
-    for line in [*trial_lines(results, trials), "", *trust_lines(results, chosen, by)]:
+    for line in [*trial_lines(rows), "", *trust_lines(results, chosen, by)]:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -160,23 +165,25 @@ def export(
     verdict: VerdictOption = None,
     by: ByOption = None,
     loss: LossOption = None,
+    unconfirmed: Annotated[
+        bool, typer.Option("--unconfirmed", help="Also where the reference was never again where it had been.")
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write a configuration as a bundle that runs without paretune; on stderr, what speaks against trusting it."""
-    from .bundle.export import export as run
-    from .results.doubts import doubts
-    from .results.results import Results
+    from .bundle import export as run
+    from .results import Results
 
     conditions = {"--limit": limit, "--verdict": verdict, "--by": by, "--loss": loss}
     if trial is not None and (asked := [option for option, value in conditions.items() if value is not None]):
         raise UserError(f"--trial {trial} says which one already: leave out {', '.join(asked)}")
     results = Results(Records(storage, must_exist=True), name)
     chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by or FASTEST, loss)
-    folder = run(results, chosen, output)
+    folder = run(results, chosen, output, unconfirmed=unconfirmed)
     text = f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}"
     console.print(escape(text), soft_wrap=True)
-    if unsure := doubts(results, chosen):
-        _print_error("warning", " ".join(unsure))
+    if doubts := chosen.doubts():
+        _print_error("warning", " ".join(map(str, doubts)))
 
 
 @app.command()
@@ -185,7 +192,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs."""
-    from .bundle.verify import verify as run
+    from .bundle import verify as run
 
     with console.status("verifying") as status:
         verification = run(folder, on_step=lambda text: status.update(text))
@@ -211,8 +218,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say whether the second is faster, slower, or a tie: in turns, in fresh processes, with the interval."""
-    from .measuring.compare import compare as run
-    from .measuring.compare import contender
+    from .measuring import compare as run
+    from .measuring import contender
     from .progress import step_progress
 
     _one_of(str, "--device", device, ["auto", "cuda", "cpu"])
@@ -239,7 +246,7 @@ def judge(
     Written when the last picture is judged; a launch goes on with the same --set.
     """
     from .progress import step_progress
-    from .search.rejudge import rejudge
+    from .search import rejudge
 
     try:
         with step_progress(console) as on_step:
@@ -263,7 +270,7 @@ def rate(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Keep what a person says of one picture; the report shows it beside the metrics."""
-    from .results.results import Results
+    from .results import Results
 
     records = Records(storage, must_exist=True)
     results = Results(records, name)
@@ -281,7 +288,7 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
 ) -> None:
     """Serve the dashboard on this machine until Ctrl-C."""
-    from .review.dashboard import dashboard as run
+    from .review import dashboard as run
 
     run(name, storage, port, lambda address: console.print(f"The dashboard is at {address} (Ctrl-C ends it)"))
 
@@ -369,7 +376,7 @@ def _one_of(kind: Callable[[str], Any], option: str, text: str | None, values: l
 def _choose(results: Any, limit: list[str] | None, verdict: str | None, by: str, loss: str | None) -> Any:
     from ..objectives.verdict import Verdict
     from ..search_space import LOSSES, Loss
-    from .results.limits import Limit
+    from .results import Limit
 
     acceptable = [v.value for v in Verdict if v not in (Verdict.BROKEN, Verdict.NOT_ASSESSED)]
     return results.best(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psutil
 
 from ..search_space import Technique, known_techniques
-from .trial.device import detect_device, installed, target_of
+from .trial import detect_device, installed, target_of
 from .versions import Dependency, dependencies, judge_python
 
 EXTRAS = ("torchao", "dashboard", "postgresql")

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from .search.launch import Event
+from .search import Event
 
 
 class LaunchProgress:

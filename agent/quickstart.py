@@ -7,16 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from ..studies import Records, UserError, read_study
-from .bundle.export import export
-from .bundle.verify import verify
-from .measuring.runner import forget_all_compiled
+from .bundle import export, verify
 from .progress import LaunchProgress
-from .results.doubts import doubts
-from .results.results import Results
-from .results.summary import gain, winner
-from .review.report import write_report
-from .search.launch import files_folder, launch
-from .trial.folder import COMPILED
+from .results import Results, headline, study_doubts
+from .review import write_report
+from .search import files_folder, launch
+from .trial import COMPILED, forget_all_compiled
 
 FOLDER = Path("paretune-quickstart")
 
@@ -48,19 +44,19 @@ def _three_jobs(console: Console, storage: str) -> bool:
     results = Results(Records(storage), "quickstart")
     console.rule("2. review what was found")
     report = write_report(results, FOLDER / "report")
-    best = winner(results) or results.reference
+    best = results.best_or_none or results.reference
     console.print(f"trial {best.number}: {best.configuration}", markup=False)
     console.rule("3. export the best and verify it")
-    bundle = export(results, best, FOLDER / "bundle")
+    # On an unsteady machine too: it shows how, and what is doubtful is said below.
+    bundle = export(results, best, FOLDER / "bundle", unconfirmed=True)
     # Compiling once more would take a minute of the six; `paretune verify` does it, as a new worker would.
     verification = verify(bundle, compiled=best.folder / COMPILED)
     for check in verification.checks:
         mark = "pass" if check.passed else "differs"
         console.print(f"{mark}  {check.name}: {check.text}", markup=False, soft_wrap=True)
     console.rule("done")
-    console.print(gain(results), markup=False)
-    for doubt in doubts(results):
-        console.print(doubt, markup=False)
+    for sentence in (headline(results), *map(str, study_doubts(results))):
+        console.print(sentence, markup=False)
     for what, where in (("report", report), ("bundle", bundle), ("database", FOLDER / "paretune.db")):
         console.print(f"{what:9} {where}", markup=False, soft_wrap=True)
     console.print(f"dashboard paretune dashboard quickstart --storage {storage}", markup=False, soft_wrap=True)

@@ -4,13 +4,15 @@ from ._apply_source import apply_source
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from ._rules import RULES, Case, Rule, impossible
-from ._space import SearchSpace
+from ._space import OFF, ON, SearchSpace
 from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
 
 __all__ = [
     "LOSSES",
+    "OFF",
+    "ON",
     "RULES",
     "TECHNIQUES",
     "Axis",

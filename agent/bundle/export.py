@@ -1,36 +1,35 @@
 """Export one configuration as a bundle: what production needs, and the evidence for it."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from ...search_space import Loss, technique
-from ...studies import UserError, utc_now
-from ..results.doubts import confirmation_dict, confirmation_of, doubts, is_confirmed
-from ..results.figures import cold_start_estimate_s, cold_start_measured, milliseconds, quality, speed_up, spread
-from ..results.results import Results, Trial
-from ..search.continuation import same_workload
-from ..trial.files import sha256, whole_folder, write_json, write_text
-from ..trial.folder import write_scripts
+from ...objectives.figures import FIGURES
+from ...search_space import technique
+from ...studies import UserError, same_workload, utc_now
+from ..results import Results, Trial
+from ..trial import whole_folder, write_json, write_scripts, write_text
+from .manifest import MANIFEST, SCHEMA_VERSION, digests, is_bundle
+from .readme import bundle_readme
 
 SEARCH_ONLY = {"optuna", "torchao"}
 """What a fingerprint knows and a configuration needs only where one of its techniques says so."""
-SCHEMA_VERSION = 2
-"""Of the manifest and of evidence/measurements.json; since 2, both say whether the trial was confirmed."""
-MANIFEST = "manifest.json"
 
 
-def export(results: Results, trial: Trial, folder: Path) -> Path:
+def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = False) -> Path:
     """Write the bundle of `trial` to `folder`, whole or not at all. Returns the folder.
 
-    Raises UserError when the folder holds something that is not a bundle.
+    unconfirmed: also where nothing is known of its gain, because the reference was never again where it had been.
+    Raises UserError in that case without it, and when the folder holds something that is not a bundle.
     """
+    if results.reference_contradicted and not (trial.confirmed or trial.is_reference or unconfirmed):
+        raise UserError(
+            f"trial {trial.number} of {results.name} is unconfirmed, and the reference was never again where it had "
+            "been: launch the study again under another --name, or export it as it is with --unconfirmed"
+        )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another folder with -o")
-    if folder.exists() and any(folder.iterdir()) and not _is_bundle(folder):
+    if folder.exists() and any(folder.iterdir()) and not is_bundle(folder):
         raise UserError(f"{folder} is not empty and not an untouched bundle: choose another folder with -o")
     if not same_workload(results.record, results.study):
         raise UserError(
@@ -47,15 +46,6 @@ def export(results: Results, trial: Trial, folder: Path) -> Path:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder with -o") from None
 
 
-def _is_bundle(folder: Path) -> bool:
-    """Whether a folder holds a bundle and nothing else: only then may it be replaced."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        return "configuration_key" in manifest and set(files_of(folder)) <= set(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
@@ -63,25 +53,20 @@ def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
         write_text(draft / "environment.txt", environment(results, trial))
         write_scripts(draft / "check", results.study.workload_description())
         _write_evidence(draft / "evidence", results, trial)
-        write_text(draft / "README.md", bundle_readme(results, trial))
+        write_text(draft / "README.md", bundle_readme(trial))
         manifest = {
             "schema": SCHEMA_VERSION,
             "created_at": utc_now(),
             "study": results.name,
             "trial": trial.number,
             "configuration_key": trial.configuration.key,
-            "confirmed": is_confirmed(results, trial),
+            "confirmed": trial.confirmed,
+            "figures": _figures(trial),
             "fingerprint": results.fingerprint.to_dict(),
-            "sha256": {name: sha256(draft / name) for name in files_of(draft)},
+            "sha256": digests(draft),
         }
         write_json(draft / MANIFEST, manifest)
     return folder
-
-
-def files_of(folder: Path) -> list[str]:
-    """Every file of a bundle but its manifest, relative, sorted. Byte code and pictures of a check are not part."""
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return sorted(str(file) for file in files if str(file) != MANIFEST and "__pycache__" not in file.parts)
 
 
 def environment(results: Results, trial: Trial) -> str:
@@ -98,41 +83,15 @@ def environment(results: Results, trial: Trial) -> str:
     return "\n".join([*head, *pins]) + "\n"
 
 
-def bundle_readme(results: Results, trial: Trial) -> str:
-    """README.md, written for the person who deploys the bundle."""
-    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
-    environment_ = jinja2.Environment(
-        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    compiled = results.torch_compile
-    return environment_.get_template("bundle_readme.md.j2").render(
-        results=results,
-        trial=trial,
-        reference=results.reference,
-        compiled=compiled if compiled is not None and compiled.complete else None,
-        steps=[(step, technique(step.technique)) for step in trial.configuration.steps],
-        milliseconds=milliseconds,
-        spread=spread,
-        quality=quality(results, trial),
-        speed_up=speed_up,
-        cold_start_estimate_s=cold_start_estimate_s,
-        cold_start_measured=cold_start_measured,
-        doubts=doubts(results, trial),
-        confirmation=confirmation_of(results, trial),
-        approximate=trial.configuration.loss is Loss.APPROXIMATE,
-        requests=results.study.workload.requests,
-    )
-
-
 def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
     folder.mkdir()
     measured: dict[str, Any] = {"schema": SCHEMA_VERSION, "study": results.name}
     measured["measurement"] = results.study.measurement.model_dump()
     measured["fingerprint"] = results.fingerprint.to_dict()
-    measured["noise_floor"] = results.record.noise_floor
-    measured["confirmed"] = is_confirmed(results, trial)
+    measured["noise_floor"] = None if results.floor is None else results.floor.to_dict()
+    measured["confirmed"] = trial.confirmed
     measured["confirmation"] = _confirmation(results, trial)
-    measured["doubts"] = doubts(results, trial)
+    measured["doubts"] = [str(doubt) for doubt in trial.doubts()]
     measured["trial"] = _evidence(trial)
     measured["reference"] = _evidence(results.reference)
     if results.torch_compile is not None and results.torch_compile.complete:
@@ -146,9 +105,9 @@ def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
 
 def _confirmation(results: Results, trial: Trial) -> dict[str, Any] | None:
     """What confirming found, with the latency in ms of every process, block by block; None without blocks."""
-    against = confirmation_dict(results, trial)
-    if against is None:
+    if trial.confirmation is None:
         return None
+    against = trial.confirmation.to_dict()
     named = {"trial": trial, "reference": results.reference, "torch_compile": results.torch_compile}
     latencies = {
         name: results.blocks[one.number]
@@ -162,10 +121,18 @@ def _confirmation(results: Results, trial: Trial) -> dict[str, Any] | None:
     return {"against": against, "blocks": blocks}
 
 
+def _figures(trial: Trial) -> dict[str, float]:
+    """The one estimate of each figure that is known, as every report shows it."""
+    known = {figure.name: trial.known_figure(figure.name) for figure in FIGURES}
+    return {name: value for name, value in known.items() if value is not None}
+
+
 def _evidence(trial: Trial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "configuration": trial.configuration.to_dict(),
-        "measurements": dict(trial.measurements),
+        "figures": _figures(trial),
+        "measurements": trial.measurements,
+        "cold_start": trial.cold_start_measured,
         "phases_s": dict(trial.phases_s),
     }

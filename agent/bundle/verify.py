@@ -13,25 +13,25 @@ from typing import Any
 from ...objectives.fingerprint import Fingerprint
 from ...objectives.measuring import VARIANT
 from ...objectives.measuring.stopping import interval_target
-from ...objectives.noise_floor import NoiseFloor
+from ...objectives.noise_floor import UNSTEADY, NoiseFloor
 from ...objectives.verdict import Verdict
 from ...studies import UserError
-from ..trial.cold_start import command
-from ..trial.files import sha256
-from ..trial.folder import COMPILED
-from .export import MANIFEST, SCHEMA_VERSION, files_of
+from ..trial import COMPILED, script_command
+from .manifest import read_manifest
 
 OTHER_DAY = 0.05
 """Relative: beyond the noise floor, which was measured within one study, machines differ so much from day to day."""
 UNKNOWN_FLOOR = 0.15
 """For a bundle of a study whose noise floor was not measured."""
-WIDEST_FLOOR = 0.5
-"""A noise floor above this, of a disturbed machine, would let anything pass."""
+UNSTEADY_TOLERANCE = 0.5
+"""For a bundle of a machine that was too unsteady for its noise floor to say anything."""
 MEMORY_SLACK_GIB = 0.1
 """Beside the relative tolerance: what libraries load once, whatever the model's size, moves between processes."""
 PROCESSES = 3
 """One process in twenty is outside the noise floor by definition: a slow one is measured again, at most so often."""
 TIMEOUT_S = 3600
+INTERVAL_SHARE, NARROWEST_TARGET = 0.5, 0.002
+"""Calls are timed until the median's interval is this share of the noise floor, but no narrower than this."""
 SLOWER_AT_MOST = 3
 """Beside TIMEOUT_S, a picture may take so many times as long as a timed call of the evidence."""
 
@@ -70,7 +70,7 @@ def verify(
     evidence = json.loads((folder / "evidence" / "measurements.json").read_text())
     with tempfile.TemporaryDirectory(prefix="paretune-verify-") as scratch:
         on_step("running the bundle in a fresh process")
-        expected = evidence["trial"]["measurements"]
+        expected = evidence["trial"]["figures"]
         floor = _floor(evidence)
         shown = sorted((folder / "evidence" / "winner").glob("*.png"))
         process = _Process(
@@ -95,35 +95,9 @@ def verify(
             _compare_machine(Fingerprint.from_dict(manifest["fingerprint"])),
             latency,
             _compare_memory(expected, measured, floor),
-            _compare_pictures(shown, process.out(0) / "pictures.npz", expected),
+            _compare_pictures(shown, process.out(0) / "pictures.npz", evidence["trial"]["measurements"]["quality"]),
         ]
     return Verification(tuple(checks))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, after checking every file against it. Raises UserError."""
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise UserError(f"{folder} is not a bundle: it has no {MANIFEST}")
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
-        expected: Mapping[str, str] = dict(manifest["sha256"])
-        Fingerprint.from_dict(manifest["fingerprint"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is damaged: export the bundle again") from None
-    if manifest.get("schema") != SCHEMA_VERSION:
-        raise UserError(
-            f"{file} has schema {manifest.get('schema')!r}; this version reads {SCHEMA_VERSION}: export it again"
-        )
-    present = set(files_of(folder))
-    for name, digest in expected.items():
-        if name not in present:
-            raise UserError(f"{folder}: {name} is missing; export the bundle again")
-        if sha256(folder / name) != digest:
-            raise UserError(f"{folder}: {name} was changed after the export; export the bundle again")
-    if extra := sorted(present - set(expected)):
-        raise UserError(f"{folder}: {extra[0]} is not part of the bundle; remove it or export again")
-    return manifest
 
 
 def _known_requests(folder: Path) -> set[str]:
@@ -165,7 +139,7 @@ class _Process:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(self.compiled.absolute())}
         timeout_s = TIMEOUT_S + SLOWER_AT_MOST * seconds_each * len(pictures)
         try:
-            run = command(bundle / "check" / "run.py", *arguments)
+            run = script_command(bundle / "check" / "run.py", *arguments)
             done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=timeout_s)
         except subprocess.TimeoutExpired:
             raise UserError(f"{self.folder} did not finish within {timeout_s:.0f} s") from None
@@ -207,10 +181,10 @@ def _compare_latency(
         return Check(
             "latency_ms", change <= UNKNOWN_FLOOR, f"{text}; no noise floor known, tolerated {UNKNOWN_FLOOR:.0%})"
         )
+    if floor.unsteady:
+        words = "the evidence is from a machine too unsteady to compare closely, so up to half as slow again passes"
+        return Check("latency_ms", change <= UNSTEADY_TOLERANCE, f"{text}): {words}")
     noise = floor.of_figure("latency_ms")
-    if noise > WIDEST_FLOOR:
-        words = f"the evidence's noise floor of {noise:.0%} tells nothing, tolerated {WIDEST_FLOOR:.0%}"
-        return Check("latency_ms", change <= WIDEST_FLOOR, f"{text}): {words}")
     if floor.tie("latency_ms", before, now):
         return Check("latency_ms", True, f"{text}): a tie, within the noise floor of {noise:.1%}")
     if change < 0:
@@ -222,20 +196,20 @@ def _compare_latency(
 def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any], floor: NoiseFloor | None) -> Check:
     before, now = float(expected["peak_vram_gib"]), float(measured["peak_vram_gib"])
     change = now / before - 1
-    noise = UNKNOWN_FLOOR if floor is None else min(floor.of_figure("peak_vram_gib"), WIDEST_FLOOR)
+    noise = UNKNOWN_FLOOR if floor is None else min(floor.of_figure("peak_vram_gib"), UNSTEADY)
     tolerance = noise + OTHER_DAY + MEMORY_SLACK_GIB / before
     text = f"{now:.2f} GiB now, {before:.2f} GiB in the evidence ({change:+.0%}, tolerated {tolerance:.0%})"
     return Check("peak_vram_gib", change <= tolerance, text)
 
 
-def _compare_pictures(shown: Sequence[Path], made: Path, expected: Mapping[str, Any]) -> Check:
+def _compare_pictures(shown: Sequence[Path], made: Path, quality: Mapping[str, Any]) -> Check:
     """Every picture of the evidence against the one that was made now; `made` is the process's pictures.npz."""
     import numpy as np
     import torch
 
     from ...objectives.pictures import judge_pictures, load_png
 
-    assessed = expected["quality"]["verdict"] != Verdict.NOT_ASSESSED
+    assessed = quality["verdict"] != Verdict.NOT_ASSESSED
     missing, verdicts, finite = [], {}, True
     with np.load(made, allow_pickle=False) as arrays:  # reads one array at a time, when it is asked for
         for name, files in _by_request(shown).items():

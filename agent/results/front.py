@@ -7,8 +7,8 @@ from ...search_space import LOSSES
 from .trial import Trial
 
 TIE_RULE = (
-    "Of configurations that tie in latency, the best is the one with the least memory, then the one that starts "
-    "faster, then the one that may lose least."
+    "Of configurations that tie in latency, the best is one that was confirmed in blocks, then the one with the least "
+    "memory, then the one that starts faster, then the one that may lose least."
 )
 
 
@@ -36,8 +36,8 @@ def pareto_front(candidates: Sequence[T], objectives: Sequence[str]) -> list[T]:
 def best_of(front: Sequence[Trial], by: str) -> Trial:
     """The best of a front that is not empty: the least `by`, and of what ties with it, by TIE_RULE.
 
-    Before that rule come being faster than the reference beyond doubt, and having been confirmed in blocks; where
-    nothing is faster, the reference stays, unless something needs less memory: without a gain, nothing is changed.
+    Before that rule comes being faster than the reference beyond doubt; where nothing is, the reference stays, unless
+    something needs less memory: without a gain, nothing is changed.
     """
     least = min(front, key=lambda trial: trial.figure(by))
     if by == "latency_ms":

@@ -39,9 +39,14 @@ class Results:
         """Whether pictures mean anything: not with random weights."""
         return self.study.workload.quality_assessed
 
+    @property
+    def newest_link(self) -> int:
+        """Of the run that was taken up last; 0 before there is one."""
+        return self._runs[-1].link if self._runs else 0
+
     def refresh(self) -> "Results":
         """Take up the runs that were added since, or since the last time; returns itself."""
-        added = self.records.runs(self.name, after=self._runs[-1].link if self._runs else 0)
+        added = self.records.runs(self.name, after=self.newest_link)
         if added:
             self._runs += added
             self._forget_what_was_derived()

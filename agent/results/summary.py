@@ -157,17 +157,18 @@ def age_words(finished_at: str, now: datetime | None = None) -> str:
 
 def call_words(trial: Trial) -> list[str]:
     """How far the timed calls of a trial's own process lie apart and why no more were made; of several shapes of
-    request a line each.
+    request a line each. What they gave is said where it is not the latency that is shown (see `Results.latency_ms`).
     """
     text = FIGURE["latency_ms"].text
     shapes = trial.measurements["latency"]
-    lines = []
+    alone_ms = float(trial.measurements["latency_ms"])
+    lines = [] if alone_ms == trial.figure("latency_ms") else [f"as a trial: {text(alone_ms)}"]
     for shape in shapes:
         calls = f"n={shape['n']}, {text(shape['min_ms'])} to {text(shape['max_ms'])}"
         interval = f"interval {shape['interval']:.1%}" if "interval" in shape else ""
         why = ", ".join(filter(None, [interval, _STOPS.get(shape.get("stop"), "")]))
         if len(shapes) == 1:
-            return [line for line in (calls, why) if line]
+            return [line for line in (*lines, calls, why) if line]
         names = shape["requests"]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         words = ", ".join(filter(None, [calls, why]))

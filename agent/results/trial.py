@@ -185,13 +185,18 @@ class Trial:
         return FIGURE[name].text(self.figure(name))
 
     @cached_property
-    def drift(self) -> float:
-        """Of the pictures that every trial has. What was ended early has fewer; then of those it has."""
+    def compared_pictures(self) -> list[Mapping[str, Any]]:
+        """What was said of the pictures that every trial has. What was ended early has fewer; then of those it has."""
         judged = self.quality.get("pictures", ())
-        shared = [one for one in judged if one["file"] in self.results.shared_pictures] or list(judged)
-        if not shared:
+        return [one for one in judged if one["file"] in self.results.shared_pictures] or list(judged)
+
+    @cached_property
+    def drift(self) -> float:
+        """Of the pictures by which trials are compared."""
+        compared = self.compared_pictures
+        if not compared:
             return float(self.measurements["drift"])
-        return configuration_drift([float(one["drift"]) for one in shared], any(one["broken"] for one in shared))
+        return configuration_drift([float(one["drift"]) for one in compared], any(one["broken"] for one in compared))
 
     @cached_property
     def confirmation(self) -> Confirmation | None:

@@ -1,29 +1,30 @@
-"""Optuna's dashboard over the study's database, with our note, metric names and pictures."""
+"""Optuna's dashboard over what the report shows, on this machine only, with our note."""
 
 import io
+import json
 import logging
+import re
 import warnings
 import wsgiref.simple_server
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-import optuna
-from optuna.artifacts import FileSystemArtifactStore
-from optuna.artifacts.exceptions import ArtifactNotFound
-
 from ...studies import Records, UserError
-from ..results.results import Results
-from ..results.summary import study_note
-from ..search.sampler import artifacts_folder
+from .view import StudyView, study_view
+
+if TYPE_CHECKING:
+    from .optuna_storage import ReportedStorage
 
 HOST = "127.0.0.1"
 """The dashboard has neither accounts nor passwords, so it is never served to other machines."""
 
 OWN_NOTES = "## Your notes"
 """What people write into a study's note below this heading is theirs: it stays when the summary is written again."""
+_STUDY = re.compile(r"/api/studies/(\d+)/?")
+_NOTE = re.compile(r"/api/studies/\d+(/\d+)?/note/?")
 
 
 class _Server(ThreadingMixIn, wsgiref.simple_server.WSGIServer):
@@ -35,74 +36,36 @@ class _QuietHandler(wsgiref.simple_server.WSGIRequestHandler):
         """Nothing: a line per request helps nobody."""
 
 
-class _Pictures:
-    """The artifact stores of all studies as one: each study knows where its launch left its files."""
-
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self._stores = [FileSystemArtifactStore(folder) for folder in folders]
-
-    def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Raises a 404 of the dashboard's own framework; anything else would print a traceback for each picture."""
-        from bottle import HTTPError  # type: ignore[import-untyped]
-
-        for store in self._stores:
-            try:
-                return store.open_reader(artifact_id)
-            except ArtifactNotFound:
-                continue
-        raise HTTPError(404, "the picture is not where the study left it")
-
-    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Keep an upload beside the first study's pictures."""
-        self._stores[0].write(artifact_id, content_body)
-
-    def remove(self, artifact_id: str) -> None:
-        """Remove an artifact wherever it is."""
-        for store in self._stores:
-            try:
-                store.remove(artifact_id)
-            except ArtifactNotFound:
-                continue
-
-
 def dashboard(name: str | None, storage: str, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve until interrupted; on_ready gets the address. Raises UserError."""
     try:
         import optuna_dashboard
     except ModuleNotFoundError:
         raise UserError("the dashboard is not installed: pip install 'paretune[dashboard]'") from None
+    import optuna  # takes a second, which other commands need not wait for
+
+    from .optuna_storage import ReportedStorage
+
     records = Records(storage, must_exist=True)
     if name is not None:
         records.study(name)
-    studies = records.studies()
-    if not studies:
+    if not records.studies():
         raise UserError("the database has no study yet: paretune launch makes one")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Importances of parameters that few trials have; the page says nothing wrong, and the terminal is no place for it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
-    optuna_storage = optuna.storages.RDBStorage(storage)
-    for record in studies:
-        if name in (None, record.name):
-            try:
-                _write_note(Results(records, record.name), optuna_storage)
-            except UserError:
-                # A study that cannot be read, for instance without its own techniques' file, hides no other one.
-                if name is not None:
-                    raise
-    pictures = _Pictures(dict.fromkeys(artifacts_folder(Path(record.files)) for record in studies))
+    reported = ReportedStorage(records, optuna.storages.RDBStorage(storage))
+    page = "" if name is None else f"studies/{reported.id_of(name)}"
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
-    app = optuna_dashboard.wsgi(optuna_storage, artifact_store=pictures)
+    app = as_reported(optuna_dashboard.wsgi(reported, artifact_store=reported), reported)
     try:
         server = wsgiref.simple_server.make_server(HOST, port, app, _Server, _QuietHandler)
     except OSError as error:
         raise UserError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from None
     server.set_app(only_this_machine(app, server.server_port))
-    address = f"http://{HOST}:{server.server_port}/dashboard/"
-    if name is not None:
-        address += f"studies/{optuna_storage.get_study_id_from_name(name)}"
     with server:
         try:
-            on_ready(address)
+            on_ready(f"http://{HOST}:{server.server_port}/dashboard/{page}")
             server.serve_forever()
         except KeyboardInterrupt:
             return  # the way to end it, so no failure
@@ -111,8 +74,8 @@ def dashboard(name: str | None, storage: str, port: int, on_ready: Callable[[str
 def only_this_machine(app: WSGIApplication, port: int) -> WSGIApplication:
     """Refuse what other web pages send through the user's browser.
 
-    The dashboard can delete studies and checks nothing. A page elsewhere can post to 127.0.0.1 (its Origin gives it
-    away), or have its own name resolve to 127.0.0.1 and read everything (the Host header gives that away).
+    A page elsewhere can post to 127.0.0.1 (its Origin gives it away), or have its own name resolve to 127.0.0.1 and
+    read everything (the Host header gives that away).
     """
     hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
     if port == 80:
@@ -121,34 +84,97 @@ def only_this_machine(app: WSGIApplication, port: int) -> WSGIApplication:
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("HTTP_HOST") in hosts and environ.get("HTTP_ORIGIN") in (None, *origins):
-            if environ["PATH_INFO"].endswith("/param_importances"):
-                # Optuna raises for a study of one trial, and the page asks again every few seconds.
-                environ["wsgi.errors"] = io.StringIO()
             return app(environ, start_response)
-        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"The dashboard answers only its own pages on this machine.\n"]
+        return _refused(start_response, "The dashboard answers only its own pages on this machine.")
 
     return guarded
 
 
-def _write_note(results: Results, storage: Any) -> None:
-    """Sum the study up in its note; raises UserError when the search has not begun."""
-    import optuna_dashboard
+def as_reported(app: WSGIApplication, storage: "ReportedStorage") -> WSGIApplication:
+    """The dashboard with the front as its best trials, the summary in its note, and nothing to change but notes.
 
-    try:
-        study = optuna.load_study(study_name=results.name, storage=storage)
-    except KeyError:
-        raise UserError(f"study {results.name} has no search yet: paretune launch continues it") from None
-    page = f"/dashboard/studies/{study._study_id}"
-    shown = dict.fromkeys([results.reference.number, *(trial.number for trial in results.front())])
-    front = f"{page}/trials?numbers={','.join(map(str, shown))}"
-    links = (
-        f"Pictures: [the reference and the front side by side]({front}), "
-        f"or [all of them]({page}/smartSelection) with *Show Artifacts*. `paretune report {results.name}` writes "
-        "them into one page in full."
+    Left alone, it takes trials that break the study's limits for best ones too.
+    """
+
+    def shown(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD") and not _NOTE.fullmatch(path):
+            return _refused(start_response, "Here only notes can be changed: the rest is what was measured.")
+        if path.startswith("/api/studies"):
+            storage.refresh()
+        if path.endswith("/param_importances"):
+            # Optuna raises for a study of one trial, and the page asks again every few seconds.
+            environ["wsgi.errors"] = io.StringIO()
+        asked = _STUDY.fullmatch(path)
+        if asked is None or environ["REQUEST_METHOD"] != "GET":
+            return app(environ, start_response)
+        # The page asks for the trials that it does not know yet, but best trials may be any.
+        after = int(parse_qs(environ["QUERY_STRING"]).get("after", ["0"])[0])
+        answer: list[Any] = []
+        body = b"".join(app({**environ, "QUERY_STRING": ""}, lambda *started: answer.extend(started) or _unused))
+        status, headers = answer[:2]
+        if status.startswith("200"):
+            study = json.loads(body)
+            _change(study, int(asked[1]), storage, after)
+            body = json.dumps(study).encode()
+        kept = [(key, value) for key, value in headers if key.lower() != "content-length"]
+        start_response(status, [*kept, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return shown
+
+
+def _change(study: dict[str, Any], study_id: int, storage: "ReportedStorage", after: int) -> None:
+    view = study_view(storage.results(study_id))
+    by_number = {trial["number"]: trial for trial in study["trials"]}
+    study["best_trials"] = [by_number[number] for number in view.front]
+    study["trials"] = study["trials"][after:]
+    written = study["note"]["body"]
+    own = (written.partition(OWN_NOTES)[2] if OWN_NOTES in written else written).strip()
+    summary = study_note(view, f"/dashboard/studies/{study_id}")
+    study["note"]["body"] = f"{summary}\n\n{OWN_NOTES}\n\n{own or 'What you write here stays.'}\n"
+
+
+def study_note(view: StudyView, page: str) -> str:
+    """The study in Markdown. page: its address on the dashboard."""
+    lines = [" ".join([view.headline, *map(str, view.doubts)])]
+    lines.append(" ".join(filter(None, [view.floor_note, view.ties_note, view.pictures_note])))
+    device = view.fingerprint["device_name"]
+    lines.append(f"{len(view.rows)} trials on {device}; {len(view.failures)} failed.")
+    table = ["| | trial | latency | speed | peak memory | cold start | pictures | drift | configuration |"]
+    table.append("| --- " * 9 + "|")
+    for row in (row for row in view.complete if row.label):
+        speed, drift = row.speed, row.figures.get("drift")
+        cells = [
+            row.label,
+            str(row.number),
+            row.figures["latency_ms"].text,
+            speed.text if speed else "",
+            row.figures["peak_vram_gib"].text,
+            row.cold_start_text,
+            f"{row.verdict_text} on {row.picture_count}" if row.evidence else row.verdict_text,
+            f"{drift.text} on {row.drift_pictures}" if drift else "not assessed",
+            row.configuration_text,
+        ]
+        table.append(f"| {' | '.join(cells)} |")
+    lines.append("\n".join(table))
+    lines.append(
+        "Values, feasibility and best trials are those of the report. Later measurements can change the latencies of "
+        "earlier trials; load an open page again to see that."
     )
-    before = optuna_dashboard.get_note(study)
-    own = (before.partition(OWN_NOTES)[2] if OWN_NOTES in before else before).strip()
-    note = f"{study_note(results)}\n\n{links}\n\n{OWN_NOTES}\n\n{own or 'What you write here stays.'}\n"
-    if note != before:
-        optuna_dashboard.save_note(study, note)
+    lines.append(f"Export the best: `paretune export {view.name} -o bundle`")
+    front = f"{page}/trials?numbers={','.join(map(str, dict.fromkeys([view.reference, *view.front])))}"
+    lines.append(
+        f"Pictures: [the reference and the front side by side]({front}), or [all of them]({page}/smartSelection) with "
+        f"*Show Artifacts*. `paretune report {view.name}` writes them into one page in full."
+    )
+    return "\n\n".join(line for line in lines if line)
+
+
+def _refused(start_response: StartResponse, sentence: str) -> Iterable[bytes]:
+    start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+    return [sentence.encode() + b"\n"]
+
+
+def _unused(data: bytes) -> None:
+    """WSGI's old way to send a body, which Bottle does not use."""

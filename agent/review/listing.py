@@ -1,59 +1,39 @@
-"""What `paretune best` prints: trials as lines or as JSON, and how far they can be trusted."""
+"""What `paretune best` prints: trials as lines, and how far they can be trusted."""
 
-from typing import Any
+from collections.abc import Sequence
 
-from ..results.doubts import (
-    confirmation_dict,
-    confirmation_note,
-    confirmation_of,
-    confirmation_words,
-    doubts,
-    ended_early_words,
-    floor_note,
-    is_confirmed,
-    ties_note,
-)
-from ..results.figures import (
-    cold_start_estimate_s,
-    cold_start_measured,
-    cold_start_words,
-    cost,
-    cost_words,
-    energy_j,
-    milliseconds,
-    quality,
-    speed,
-)
-from ..results.results import Results, Trial
+from ..results import Results, Trial, floor_note, pictures_note, study_doubts, ties_note, unconfirmed
+from .rows import Row
 
 
-def trial_lines(results: Results, trials: list[Trial]) -> list[str]:
+def trial_lines(rows: Sequence[Row]) -> list[str]:
     """Two lines per trial under a line of headings: the figures, and what was done, which is too long for a column.
 
     Cost and energy stand there where one of the trials has any.
     """
-    costs = {trial.number: ", ".join(cost_words(results, trial)) for trial in trials if trial.complete}
-    priced = any(costs.values())
+    priced = any(row.cost for row in rows)
     headings = ["trial", "latency", "speed", "peak memory", "cold start"]
     headings += [*(["cost and energy"] if priced else []), "pictures"]
-    rows, done = [], []
-    for trial in trials:
-        if not trial.complete:
-            rows.append([str(trial.number), trial.outcome])
-            done.append(f"{trial.configuration}: {trial.reason}")
+    lines, done = [], []
+    for row in rows:
+        if not row.complete or row.speed is None:
+            lines.append([str(row.number), row.outcome])
+            done.append(f"{row.configuration_text}: {row.reason}")
             continue
-        early = ", ended early" if ended_early_words(trial) else ""
+        early = ", ended early" if row.ended_early_by is not None else ""
+        pictures = row.verdict_text if not row.evidence else f"{row.verdict_text} on {row.picture_count}"
         figures = [
-            milliseconds(trial.figure("latency_ms")),
-            f"{speed(results, trial)}{early}",
-            f"{trial.figure('peak_vram_gib'):.2f} GiB",
-            cold_start_words(trial),
+            row.figures["latency_ms"].text,
+            f"{row.speed.text}{early}",
+            row.figures["peak_vram_gib"].text,
+            row.cold_start_text,
+            *([", ".join(row.cost)] if priced else []),
+            pictures + ("" if row.acceptable else " (breaks a limit)"),
         ]
-        pictures = quality(results, trial) + ("" if results.acceptable(trial) else " (breaks a limit)")
-        rows.append([str(trial.number), *figures, *([costs[trial.number]] if priced else []), pictures])
-        done.append(str(trial.configuration))
-    widths = [max(len(row[i]) for row in [headings, *rows] if i < len(row)) for i in range(len(headings))]
-    lined_up = ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in [headings, *rows]]
+        lines.append([str(row.number), *figures])
+        done.append(row.configuration_text)
+    widths = [max(len(line[i]) for line in [headings, *lines] if i < len(line)) for i in range(len(headings))]
+    lined_up = ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(line)).rstrip() for line in [headings, *lines]]
     indent = " " * (widths[0] + 2)
     pairs = [(figures, indent + what) for figures, what in zip(lined_up[1:], done, strict=True)]
     return [lined_up[0], *(line for pair in pairs for line in pair)]
@@ -62,36 +42,11 @@ def trial_lines(results: Results, trials: list[Trial]) -> list[str]:
 def trust_lines(results: Results, trial: Trial | None, by: str) -> list[str]:
     """What has to be known of a chosen trial, a sentence or two per line: confirmation, ties, noise floor, doubts."""
     if trial is None:
-        return [floor_note(results)]
-    found, unsure = confirmation_of(results, trial), confirmation_note(results, trial)
-    lines = [] if found is None or unsure else [f"Trial {trial.number} is confirmed: {confirmation_words(found)}"]
-    lines += filter(None, [unsure, ties_note(results, trial, by), floor_note(results)])
-    return lines + [doubt for doubt in doubts(results, trial) if doubt != unsure]
-
-
-def as_dict(results: Results, trial: Trial, by: str = "latency_ms") -> dict[str, Any]:
-    """A trial as JSON; figures of a failed one are None. `by` is the figure that ties are of."""
-    figures = {key: trial.measurements.get(key) for key in ("latency_ms", "peak_vram_gib", "drift")}
-    known: dict[str, Any] = {"study": results.name, "trial": trial.number, "outcome": trial.outcome}
-    known |= {"reason": trial.reason, **figures}
-    measured = cold_start_measured(trial)
-    floor = results.floor
-    fast = speed(results, trial) if trial.complete else None
-    return {
-        **known,
-        "cold_start_s": cold_start_estimate_s(trial) if trial.complete else None,
-        "cold_start_measured_s": None if measured is None else measured[0],
-        "energy_j_per_image": energy_j(trial),
-        "cost_per_1000_images": cost(results, trial),
-        "times_as_fast": None if fast is None else fast.times,
-        "tie_with_reference": None if fast is None else fast.tie,
-        "ties_with": [other.number for other in results.ties_of(trial, by)] if trial.complete else [],
-        "confirmed": is_confirmed(results, trial),
-        "confirmation": confirmation_dict(results, trial),
-        "noise_floor": None if floor is None else {"processes": floor.processes, "relative": dict(floor.floors)},
-        "ended_early_by": trial.measurements.get("dominated_by"),
-        "doubts": doubts(results, trial) if trial.complete else [],
-        "pictures": quality(results, trial) if trial.complete else None,
-        "acceptable": results.acceptable(trial),
-        "configuration": trial.configuration.to_dict(),
-    }
+        return [*map(str, study_doubts(results)), *filter(None, [floor_note(results)])]
+    unsure = unconfirmed(trial)
+    lines = []
+    if trial.confirmed and trial.confirmation is not None:
+        lines.append(f"Trial {trial.number} is confirmed: {trial.confirmation.words()}")
+    notes = [ties_note(trial, by), floor_note(results), pictures_note(results)]
+    lines += [note for note in [unsure and str(unsure), *notes] if note]
+    return lines + [str(doubt) for doubt in trial.doubts() if doubt != unsure]

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...objectives.measuring import VARIANT, VARIANT_SEEDS
-from ..results.results import Results, Trial
-from ..results.summary import winner
-from ..trial.folder import PICTURES
+from ..results import Results, Trial
+from ..trial import PICTURES
 from .pictures import InlinedPictures
 
 LEARNED_WORDS = {
@@ -94,7 +93,7 @@ def not_assessed(results: Results) -> list[str]:
     """What the pictures were not judged by: "LPIPS, DreamSim (no weights given)"."""
     by_reason: dict[str, dict[str, None]] = {}
     for trial in results.complete:
-        for name, reason in trial.measurements.get("quality", {}).get("not_assessed", {}).items():
+        for name, reason in trial.quality.get("not_assessed", {}).items():
             by_reason.setdefault(reason, {})[LEARNED_WORDS.get(name, name)] = None
     return [f"{', '.join(names)} ({reason})" for reason, names in by_reason.items()]
 
@@ -124,7 +123,7 @@ def _shown(results: Results, trials: Sequence[Trial]) -> Iterator[_Shown]:
 
 def _worst(trial: Trial) -> str | None:
     """The picture that drifted most, by file; None when none did."""
-    judged = trial.measurements.get("quality", {}).get("pictures", [])
+    judged = trial.quality.get("pictures", [])
     worst = max(judged, key=lambda picture: (bool(picture["broken"]), picture["drift"]), default=None)
     return None if worst is None or not (worst["broken"] or worst["drift"]) else str(worst["file"])
 
@@ -139,11 +138,11 @@ def _details(one: _Shown) -> str:
 def _card(results: Results, trial: Trial, one: _Shown, uri: str) -> Card:
     is_reference = trial is results.reference
     title = "reference" if is_reference else f"trial {trial.number}"
-    if trial is winner(results) and not is_reference:
+    if trial is results.best_or_none and not is_reference:
         title = f"best, {title}"
-    elif not results.acceptable(trial):
+    elif not trial.acceptable:
         title = f"{title}, breaks a limit"
-    pictures = trial.measurements.get("quality", {}).get("pictures", [])
+    pictures = trial.quality.get("pictures", [])
     judged = next((picture for picture in pictures if picture["file"] == one.file), None)
     if judged is None or is_reference:
         lines = ["what the others are compared with" if is_reference else "not judged"]

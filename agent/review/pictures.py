@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,24 +39,19 @@ def inline_pictures(files: Iterable[Path], most_bytes: int = INLINE_BYTES) -> In
     return InlinedPictures({file: _uri("webp", data) for file, data in smaller.items()}, side_px)
 
 
-def side_by_side(reference: Path, candidate: Path, out: Path) -> bool:
-    """Write one PNG: the reference's picture left and the candidate's right.
-
-    One pair, because the dashboard shows it as small as a stamp. Returns False, and writes nothing, when one of the two
-    files is missing.
-    """
-    if not reference.is_file() or not candidate.is_file():
-        return False
+def side_by_side(reference: Path, candidate: Path) -> bytes | None:
+    """One PNG: the reference's picture left and the candidate's right; None when a file is missing or unreadable."""
+    if not (reference.is_file() and candidate.is_file() and _readable(reference) and _readable(candidate)):
+        return None
     left, right = _open(reference), _open(candidate)
     sheet = Image.new("RGB", (left.width + GAP_PX + right.width, LABEL_PX + max(left.height, right.height)), "white")
     draw = ImageDraw.Draw(sheet)
     for x_px, label, picture in ((0, "reference", left), (left.width + GAP_PX, "this trial", right)):
         draw.text((x_px + 4, 3), label, fill="black")
         sheet.paste(picture, (x_px, LABEL_PX))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    sheet.save(temporary, format="PNG")
-    temporary.replace(out)
-    return True
+    data = io.BytesIO()
+    sheet.save(data, format="PNG")
+    return data.getvalue()
 
 
 def _open(file: Path, longest_side_px: int = LONGEST_SIDE_PX) -> Image.Image:

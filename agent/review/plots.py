@@ -1,92 +1,50 @@
-"""The plots of a report, as plotly figures in plain data, and the rows that plots and tables are made of."""
+"""The plots of a report, as plotly figures in plain data."""
 
 import html
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...objectives.figures import FIGURE
 from ...objectives.verdict import Verdict
-from ...search_space import Loss, technique
-from ..results.doubts import ended_early_words
-from ..results.figures import Speed, cold_start_words, milliseconds
-from ..results.results import Results, Trial
+from .rows import Row
+from .view import StudyView
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measured configuration as the tables show it."""
-
-    trial: Trial
-    label: str
-    """What it is known as: "reference", "torch.compile", "best", several of them, or nothing."""
-    verdict: str
-    chip: str
-    """The verdict as a CSS class."""
-    drift: float | None
-    speed: Speed
-    """Against the reference."""
-    calls: list[str]
-    """How far the timed calls lie apart and why no more were made, a line per shape of request."""
-    on_front: bool
-    broken_limits: list[str]
-    remarks: list[str]
-    """What else has to be known of it: ties with the best one, ended early, measured elsewhere."""
-    evidence: str = ""
-    """How many pictures the verdict rests on, in words."""
-    within_benign: bool | None = None
-    """Whether its pictures drift no further than those of the same arithmetic in another order; None if unknown."""
-
-    @property
-    def ended_early(self) -> bool:
-        """Whether measuring was cut short, because another one was clearly better."""
-        return ended_early_words(self.trial) is not None
-
-
-def steps_of(trial: Trial) -> list[tuple[str, str, Loss]]:
-    """(technique, every parameter, what it may lose) in the order of application."""
-    return [
-        (
-            step.technique,
-            ", ".join(f"{name}={value}" for name, value in step.values().items()),
-            technique(step.technique).loss,
-        )
-        for step in trial.configuration.steps
-    ]
-
-
-def drift_text(value: float) -> str:
-    """Two decimals; what is not 0 never looks like it, because 0 is bit-exact."""
-    return "< 0.01" if 0 < value < 0.005 else f"{value:.2f}"
-
-
-def plots(results: Results, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def plots(view: StudyView) -> list[dict[str, Any]]:
+    """Latency against drift, where pictures were judged, and against memory; none of a single configuration."""
+    rows, limits = view.complete, view.study["limits"]
+    if len(rows) < 2:
+        return []
     plots = []
-    limits = results.study.limits
-    if any(row.drift is not None for row in rows):
-        plot = _plot(rows, "drift", lambda row: float(row.drift or 0), "drift of the pictures")
-        _add_bands(plot, max(row.drift or 0 for row in rows))
-        if limits.verdict is not None:
-            _add_limit(plot, "y", Verdict(limits.verdict).drift_limit)
+    if view.quality_assessed:
+        plot = _plot(rows, "drift", "drift of the pictures")
+        _add_bands(plot, max(_value(row, "drift") for row in rows))
+        if limits["verdict"] is not None:
+            _add_limit(plot, "y", Verdict(limits["verdict"]).drift_limit)
         plots.append({"id": "plot-drift", "title": "Latency and pictures", **plot})
-    plot = _plot(rows, "peak memory", lambda row: row.trial.figure("peak_vram_gib"), "peak memory, GiB")
-    if limits.peak_vram_gib is not None:
-        _add_limit(plot, "y", limits.peak_vram_gib)
+    plot = _plot(rows, "peak_vram_gib", "peak memory, GiB")
+    if limits["peak_vram_gib"] is not None:
+        _add_limit(plot, "y", limits["peak_vram_gib"])
     plots.append({"id": "plot-memory", "title": "Latency and memory", **plot})
     for plot in plots:
-        if limits.latency_ms is not None:
-            _add_limit(plot, "x", limits.latency_ms / _latency_unit(rows)[1])
+        if limits["latency_ms"] is not None:
+            _add_limit(plot, "x", limits["latency_ms"] / _latency_unit(rows)[1])
     return plots
+
+
+def _value(row: Row, figure: str) -> float:
+    return row.figures[figure].value
 
 
 def _latency_unit(rows: Sequence[Row]) -> tuple[str, float]:
     """The axis's unit, and how many ms it has."""
-    slowest = max(row.trial.figure("latency_ms") for row in rows)
+    slowest = max(_value(row, "latency_ms") for row in rows)
     return ("s", 1000.0) if slowest >= 2000 else ("ms", 1.0)
 
 
-def _plot(rows: Sequence[Row], what: str, y: Callable[[Row], float], y_title: str) -> dict[str, Any]:
+def _plot(rows: Sequence[Row], figure: str, y_title: str) -> dict[str, Any]:
     named = [row for row in rows if row.label]
-    early = [row for row in rows if not row.label and row.ended_early and not row.on_front]
+    early = [row for row in rows if not row.label and row.ended_early_by is not None and not row.on_front]
     others = [row for row in rows if not row.label and row not in early]
     groups = (
         ("ended early", early, {"symbol": "triangle-right-open", "color": "--muted"}),
@@ -99,11 +57,13 @@ def _plot(rows: Sequence[Row], what: str, y: Callable[[Row], float], y_title: st
         ("Pareto front", [r for r in others if r.on_front], {"symbol": "circle", "color": "--accent"}),
     )
     unit, unit_ms = _latency_unit(rows)
-    traces = [_trace(name, members, y, {"size": 9, **marker}, unit_ms) for name, members, marker in groups if members]
+    traces = [
+        _trace(name, members, figure, {"size": 9, **marker}, unit_ms) for name, members, marker in groups if members
+    ]
     for row in named:
         colour = "--best" if "best" in row.label else "--ink"
         symbol = "diamond" if row.on_front else "diamond-open"
-        trace = _trace(row.label, [row], y, {"size": 13, "symbol": symbol, "color": colour}, unit_ms)
+        trace = _trace(row.label, [row], figure, {"size": 13, "symbol": symbol, "color": colour}, unit_ms)
         traces.append({**trace, "mode": "markers+text", "text": [f"<b>{row.label}</b>"]})
     _keep_labels_inside(traces)
     layout: dict[str, Any] = {
@@ -113,32 +73,31 @@ def _plot(rows: Sequence[Row], what: str, y: Callable[[Row], float], y_title: st
         "shapes": [],
         "annotations": [],
     }
+    what = FIGURE[figure].label
     words = f"Scatter plot of {len(rows)} configurations: latency against {what}. The table below has every figure."
     return {"data": traces, "layout": layout, "alt": words}
 
 
-def _trace(
-    name: str, rows: Sequence[Row], y: Callable[[Row], float], marker: Mapping[str, Any], unit_ms: float
-) -> dict[str, Any]:
+def _trace(name: str, rows: Sequence[Row], figure: str, marker: Mapping[str, Any], unit_ms: float) -> dict[str, Any]:
+    latencies = [_value(row, "latency_ms") / unit_ms for row in rows]
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
         "name": name,
-        "x": [row.trial.figure("latency_ms") / unit_ms for row in rows],
-        "y": [y(row) for row in rows],
+        "x": latencies,
+        "y": [_value(row, figure) for row in rows],
         "marker": {**marker, "line": {"width": 2 if "open" in str(marker["symbol"]) else 0, "color": marker["color"]}},
         "customdata": [_hover(row) for row in rows],
         "hovertemplate": "%{customdata}<extra></extra>",
         "cliponaxis": False,
     }
-    shapes = [row.trial.measurements["latency"] for row in rows]
-    if all(len(shape) == 1 for shape in shapes):
-        middle = [shape[0]["median_ms"] for shape in shapes]
+    ranges = [row.call_range for row in rows if row.call_range is not None]
+    if len(ranges) == len(rows):
         trace["error_x"] = {
             "type": "data",
             "symmetric": False,
-            "array": [(shape[0]["max_ms"] - m) / unit_ms for shape, m in zip(shapes, middle, strict=True)],
-            "arrayminus": [(m - shape[0]["min_ms"]) / unit_ms for shape, m in zip(shapes, middle, strict=True)],
+            "array": [latency * (high - 1) for latency, (_, high) in zip(latencies, ranges, strict=True)],
+            "arrayminus": [latency * (1 - low) for latency, (low, _) in zip(latencies, ranges, strict=True)],
             "thickness": 1,
             "width": 0,
             "color": marker["color"],
@@ -157,18 +116,20 @@ def _keep_labels_inside(traces: list[dict[str, Any]]) -> None:
 
 def _hover(row: Row) -> str:
     """Plotly reads a little HTML in hover texts, so names are escaped."""
-    trial = row.trial
-    lines = [f"<b>trial {trial.number}</b>" + (f" ({row.label})" if row.label else "")]
-    lines += [
-        html.escape(f"{name}({parameters})" if parameters else name) for name, parameters, _ in steps_of(trial)
-    ] or ["nothing changed"]
-    fast = "a tie with the reference" if row.speed.tie else f"{row.speed.times:.2f} times the reference's speed"
-    lines.append(f"{milliseconds(trial.figure('latency_ms'))}, {fast}")
-    lines.append(f"{trial.figure('peak_vram_gib'):.2f} GiB, cold start {cold_start_words(trial)}")
-    lines.append(f"pictures: {row.verdict}" + ("" if row.drift is None else f", drift {drift_text(row.drift)}"))
+    lines = [f"<b>trial {row.number}</b>" + (f" ({row.label})" if row.label else "")]
+    done = [step.technique + (f"({step.parameters_text})" if step.parameters else "") for step in row.steps]
+    lines += [html.escape(words) for words in done] or ["nothing changed"]
+    lines.append(f"{row.figures['latency_ms'].text}, speed {row.speed.text if row.speed else ''}")
+    lines.append(f"{row.figures['peak_vram_gib'].text}, cold start {row.cold_start_text}")
+    drift = f", drift {row.figures['drift'].text} on {_pictures(row)}" if "drift" in row.figures else ""
+    lines.append(f"pictures: {row.verdict_text}{drift}")
     lines += [f"breaks a limit: {html.escape(words)}" for words in row.broken_limits]
     lines += [html.escape(words) for words in row.remarks]
     return "<br>".join(lines)
+
+
+def _pictures(row: Row) -> str:
+    return "1 picture" if row.drift_pictures == 1 else f"{row.drift_pictures} pictures"
 
 
 def _add_bands(plot: dict[str, Any], largest: float) -> None:

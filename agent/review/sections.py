@@ -1,25 +1,17 @@
-"""What a report says about how far its figures can be trusted: confirmation, stages, noise floor, machine."""
+"""What stands behind a study's figures: stages, noise floor, canaries, the machine, what failed beside the trials."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...objectives.measuring.intervals import Comparison
+from ...objectives.figures import FIGURE, FIGURES, milliseconds
 from ...objectives.measuring.machine_state import notes
 from ...objectives.measuring.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
-from ...studies import Outcome, RunRecord
-from ..measuring.finalists import COLD_START, REFERENCE, TORCH_COMPILE, confirmations
-from ..measuring.more_pictures import KIND as MORE_PICTURES
-from ..measuring.noise_floor import CANARY, FLOOR
-from ..measuring.remeasure import AGAIN
-from ..measuring.reordering_floor import KIND as BENIGN
-from ..results.confirmation import BLOCK
-from ..results.doubts import inside_floor
-from ..results.figures import cold_start_measured, milliseconds
-from ..results.results import Results, Trial
-from ..results.summary import winner
-from ..trial.cold_start import PHASES as COLD_PHASES
+from ...studies import LinkedRun, Outcome, RunKind, RunRecord
+from ..results import Results, Trial
+from ..trial import COLD_PHASES
+from .rows import Shown, named_trials
 
 STAGES = {
     TEXT_ENCODING: "text encoding",
@@ -30,43 +22,62 @@ STAGES = {
 }
 COLD_WORDS = dict(zip(COLD_PHASES, ("interpreter", "imports", "weights", "apply", "first picture"), strict=True))
 _PROCESSES = {
-    FLOOR: "noise floor",
-    CANARY: "canaries",
-    AGAIN: "trials measured again",
-    BENIGN: "benign floor",
-    MORE_PICTURES: "more pictures",
-    BLOCK: "confirming blocks",
-    COLD_START: "cold starts",
+    RunKind.FLOOR: "noise floor",
+    RunKind.CANARY: "canaries",
+    RunKind.REORDERING: "reordering floor",
+    RunKind.PICTURES: "more pictures",
+    RunKind.BLOCK: "confirming blocks",
+    RunKind.COLD_START: "cold starts",
 }
 
 
 @dataclass(frozen=True)
-class Finalist:
-    """One configuration that was measured in the confirming blocks."""
+class StageBar:
+    """One call of one trial, split into its stages. All of it together is the latency that is shown of the trial."""
 
-    trial: Trial
-    label: str
-    confirmed: bool
-    against: list[Comparison | None]
-    """The reference, then torch.compile; None for itself and for what was not in the blocks."""
-
-    @property
-    def blocks(self) -> int:
-        """How many both had a part in."""
-        return max(comparison.blocks for comparison in self.against if comparison is not None)
+    trial: int
+    total: Shown
+    stages: dict[str, Shown]
+    """In ms, by the names of STAGES."""
+    denoising: str
+    """ "30 steps, median 33.1 ms"; empty where the pipeline has no steps."""
 
 
 @dataclass(frozen=True)
-class ColdStart:
-    """The median of real cold processes, in s."""
+class Shape:
+    """The stages of requests that cost the same, for the named configurations."""
 
-    trial: Trial
-    label: str
-    n: int
-    phases_s: list[float]
-    """As in COLD_WORDS."""
-    total_s: float
-    """Without loading the weights."""
+    requests: str
+    bars: list[StageBar]
+
+    @property
+    def longest_ms(self) -> float:
+        """What fills a whole bar."""
+        return max(bar.total.value for bar in self.bars)
+
+
+@dataclass(frozen=True)
+class FloorShown:
+    """What each process measured of the unchanged reference, and how far apart that is."""
+
+    processes: int
+    unsteady: bool
+    """Whether latencies scatter so much that single trials cannot be compared."""
+    figures: dict[str, Shown]
+    """Relative: a difference of 0.02 is 2 %."""
+    values: dict[str, list[Shown]]
+
+
+@dataclass(frozen=True)
+class CanaryShown:
+    """The reference, measured again."""
+
+    after_trials: int
+    at: str
+    latency: Shown
+    change: str
+    """Relative to the median of the noise floor's processes; empty on a machine too unsteady to tell."""
+    inside: bool
 
 
 @dataclass(frozen=True)
@@ -82,178 +93,101 @@ class FailedProcesses:
     """Of the same kind and trial, those that went well included."""
 
 
-@dataclass(frozen=True)
-class StageBar:
-    """One call of one configuration, split into its stages."""
-
-    trial: Trial
-    label: str
-    total_ms: float
-    milliseconds: dict[str, float]
-    """By the names of STAGES."""
-    denoising: str
-    """ "30 steps, median 33.1 ms"; empty where the pipeline has no steps."""
+def stages(results: Results) -> list[Shape]:
+    """Where the time of a request goes, shape by shape of request; empty when stages were not measured."""
+    by_requests: dict[str, dict[int, StageBar]] = {}
+    for trial in named_trials(results).values():
+        for measured in trial.measurements.get("stages", ()) if trial is not None and trial.complete else ():
+            bars = by_requests.setdefault(", ".join(measured["requests"]), {})
+            bars[trial.number] = _stage_bar(trial, measured)
+    return [Shape(requests, list(bars.values())) for requests, bars in by_requests.items()]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The stages of requests that cost the same, for the named configurations."""
-
-    requests: str
-    bars: list[StageBar]
-
-    @property
-    def longest_ms(self) -> float:
-        """What fills a whole bar."""
-        return max(bar.total_ms for bar in self.bars)
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Memory in GiB and the GPU's share of the time, for a named configuration; None for what is not known."""
-
-    trial: Trial
-    label: str
-    setup_gib: float | None
-    serving_gib: float
-    gpu_busy_percent: float | None
+def _stage_bar(trial: Trial, measured: Mapping[str, Any]) -> StageBar:
+    """The call that was split was timed in a pass of its own, so that its stages are taken as shares."""
+    found = measured["stages"]
+    # On a GPU, wall-clock time of a stage is only the time it took to queue the work.
+    spent_ms = {name: one["wall_ms"] if one.get("gpu_ms") is None else one["gpu_ms"] for name, one in found.items()}
+    total_ms = _shape_latency_ms(trial, measured["requests"])
+    scale = total_ms / measured["total_ms"]
+    shown = {name: _ms(ms * scale) for name, ms in {**spent_ms, "other": measured["other_ms"]}.items()}
+    words = ""
+    if denoising := found.get(DENOISING):
+        step_ms = denoising["median_step_ms"] * scale
+        words = f"{denoising['steps']} steps, median {f'{step_ms:.1f} ms' if step_ms < 100 else milliseconds(step_ms)}"
+    return StageBar(trial.number, _ms(total_ms), shown, words)
 
 
-@dataclass(frozen=True)
-class Canary:
-    """The reference, measured again."""
-
-    after_trials: int
-    at: str
-    latency_ms: float
-    change: float
-    """Relative to the median of the noise floor's processes."""
-    inside: bool
+def _shape_latency_ms(trial: Trial, requests: Sequence[str]) -> float:
+    """The latency of one shape of request, on the scale of the trial's latency."""
+    alone_ms = float(trial.measurements["latency_ms"])
+    of_shape = [shape["median_ms"] for shape in trial.measurements["latency"] if shape["requests"] == requests]
+    return float(of_shape[0] if of_shape else alone_ms) * trial.figure("latency_ms") / alone_ms
 
 
-def named(results: Results) -> list[tuple[str, Trial]]:
-    """Reference, torch.compile and best, as far as there are such; one that is two of them once."""
-    labels: dict[int, tuple[list[str], Trial]] = {}
-    for label, trial in (
-        (REFERENCE, results.reference),
-        (TORCH_COMPILE, results.torch_compile),
-        ("best", winner(results)),
-    ):
-        if trial is not None and trial.complete:
-            labels.setdefault(trial.number, ([], trial))[0].append(label)
-    return [(", ".join(words), trial) for words, trial in labels.values()]
+def _ms(value: float) -> Shown:
+    return Shown(value, milliseconds(value))
 
 
-def finalists(results: Results) -> list[Finalist]:
-    """Everything that was measured in the newest confirming blocks, the fastest first."""
-    labels = {trial.number: label for label, trial in named(results)}
-    known = {trial.number: trial for trial in results.trials}
-    found = [
-        Finalist(
-            known[number],
-            labels.get(number, ""),
-            one.confirmed,
-            [one.against.get(REFERENCE), one.against.get(TORCH_COMPILE)],
+def floor_shown(results: Results) -> FloorShown | None:
+    """The noise floor; None when it was not measured."""
+    floor = results.floor
+    if floor is None:
+        return None
+    names = [figure.name for figure in FIGURES if figure.has_floor]
+    return FloorShown(
+        processes=floor.processes,
+        unsteady=floor.unsteady,
+        figures={name: Shown(floor.of_figure(name), floor.text(name)) for name in names},
+        values={name: [Shown(value, FIGURE[name].text(value)) for value in floor.values[name]] for name in names},
+    )
+
+
+def canaries(results: Results) -> list[CanaryShown]:
+    """Every time the reference was measured again to see that the machine had not changed."""
+    return [
+        CanaryShown(
+            _trials_before(results, one.link),
+            one.at,
+            _ms(one.latency_ms),
+            "" if results.unsteady else f"{one.change:+.1%}" if one.change <= 1 else f"{1 + one.change:.1f} times",
+            one.inside,
         )
-        for number, one in confirmations(results).items()
-        if number in known and one.against
+        for one in results.canaries
     ]
-    return sorted(found, key=lambda one: one.against[0].ratio if one.against[0] else 1.0)
 
 
-def cold_starts(results: Results, confirmed: Sequence[Finalist]) -> list[ColdStart]:
-    """The reference's and the finalists' cold starts, as far as they were measured."""
-    rows = [(REFERENCE, results.reference), *((one.label, one.trial) for one in confirmed)]
-    found = []
-    for label, trial in rows:
-        if (measured := cold_start_measured(trial)) is not None:
-            total_s, n = measured
-            phases = trial.measurements["cold_start"]
-            phases_s = [float(phases.get(f"{phase}_s", 0.0)) for phase in COLD_WORDS]
-            found.append(ColdStart(trial, label, n, phases_s, total_s))
-    return found
+def _trials_before(results: Results, link: int) -> int:
+    return len({one.trial for one in results.linked_runs(RunKind.TRIAL) if one.link < link})
 
 
 def failed_processes(results: Results) -> list[FailedProcesses]:
     """The processes beside the trials that came to no end, together where the reason is the same.
 
-    Variants of the benign floor have a table of their own.
+    Variants of the reordering floor have a table of their own.
     """
-    together: dict[tuple[str, int, str, str], list[RunRecord]] = {}
-    for kind in (one for one in _PROCESSES if one != BENIGN):
-        for run in results.runs(kind):
-            if run.outcome != Outcome.COMPLETE:
-                together.setdefault((kind, run.trial, run.outcome, run.reason), []).append(run)
-    return [
-        FailedProcesses(
-            _PROCESSES[kind],
-            trial,
-            outcome,
-            reason,
-            len(runs),
-            sum(run.trial == trial for run in results.runs(kind)),
-        )
-        for (kind, trial, outcome, reason), runs in together.items()
-    ]
-
-
-def shapes(results: Results) -> list[Shape]:
-    """Where the time of a request goes, shape by shape of request; empty when stages were not measured."""
-    by_requests: dict[str, list[StageBar]] = {}
-    for label, trial in named(results):
-        for measured in trial.measurements.get("stages") or ():
-            bar = _stage_bar(label, trial, measured)
-            by_requests.setdefault(", ".join(measured["requests"]), []).append(bar)
-    return [Shape(requests, bars) for requests, bars in by_requests.items()]
-
-
-def _stage_bar(label: str, trial: Trial, measured: Mapping[str, Any]) -> StageBar:
-    stages = measured["stages"]
-    # On a GPU, wall-clock time of a stage is only the time it took to queue the work.
-    spent_ms = {
-        name: stage["wall_ms"] if stage.get("gpu_ms") is None else stage["gpu_ms"] for name, stage in stages.items()
-    }
-    denoising = stages.get(DENOISING, {})
-    words = f"{denoising['steps']} steps, median {_short_ms(denoising['median_step_ms'])}" if denoising else ""
-    return StageBar(trial, label, measured["total_ms"], {**spent_ms, "other": measured["other_ms"]}, words)
-
-
-def _short_ms(value: float) -> str:
-    return f"{value:.1f} ms" if value < 100 else milliseconds(value)
-
-
-def footprints(results: Results) -> list[Footprint]:
-    """Memory while a configuration is set up and while it serves, and how busy the GPU is."""
-    return [
-        Footprint(
-            trial,
-            label,
-            trial.measurements.get("setup_peak_vram_gib"),
-            trial.figure("peak_vram_gib"),
-            trial.measurements.get("machine", {}).get("gpu_utilization_percent"),
-        )
-        for label, trial in named(results)
-    ]
-
-
-def canaries(results: Results) -> list[Canary]:
-    """Every time the reference was measured again to see that the machine had not changed."""
-    floor = results.floor
-    before_ms = floor.middle("latency_ms") if floor else results.reference.figure("latency_ms")
+    complete = {trial.number for trial in results.complete}
+    beside = {kind: results.linked_runs(kind) for kind in _PROCESSES if kind is not RunKind.REORDERING}
+    again = [one for one in results.linked_runs(RunKind.TRIAL) if one.trial in complete]
     found = []
-    for run in results.runs(CANARY):
-        if run.outcome == Outcome.COMPLETE:
-            now_ms = float(run.measurements["latency_ms"])
-            change = now_ms / before_ms - 1
-            found.append(Canary(run.session, run.finished_at, now_ms, change, inside_floor(results, run)))
+    for what, runs in [*((_PROCESSES[kind], runs) for kind, runs in beside.items()), ("measured again", again)]:
+        together: dict[tuple[int, str, str], int] = {}
+        for one in runs:
+            if one.run.outcome != Outcome.COMPLETE:
+                key = (one.trial, one.run.outcome, one.run.reason)
+                together[key] = together.get(key, 0) + 1
+        for (trial, outcome, reason), failed in together.items():
+            tried = sum(one.trial == trial for one in runs)
+            found.append(FailedProcesses(what, trial, outcome, reason, failed, tried))
     return found
 
 
 def machine_notes(results: Results) -> dict[str, list[str]]:
     """What the machine did that a person should know of: {sentence: [where]}, shares as the range of all places."""
     measured = [(f"trial {trial.number}", trial.measurements) for trial in results.complete]
-    for kind in (FLOOR, CANARY, BLOCK):
-        measured += [(_where(run), run.measurements) for run in results.runs(kind) if run.outcome == Outcome.COMPLETE]
+    for kind in (RunKind.FLOOR, RunKind.CANARY, RunKind.BLOCK):
+        linked = [one for one in results.linked_runs(kind) if one.run.outcome == Outcome.COMPLETE]
+        measured += [(_where(results, one), one.run.measurements) for one in linked]
     # The same but for its percentage is the same: on a busy machine every place has another one.
     shares: dict[str, list[int]] = {}
     places: dict[str, list[str]] = {}
@@ -283,51 +217,29 @@ def _notes(figures: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _where(run: RunRecord) -> str:
-    if run.kind == BLOCK:
-        return f"block {run.position + 1} of trial {run.trial}"
-    if run.kind == CANARY:
-        return f"canary after {run.session} trials"
-    return f"noise floor, process {run.position + 2}"  # the reference's own trial is the first
+def _where(results: Results, one: LinkedRun) -> str:
+    if one.run.kind == RunKind.BLOCK:
+        return f"block {one.run.position + 1} of trial {one.trial}"
+    if one.run.kind == RunKind.CANARY:
+        return f"canary after {_trials_before(results, one.link)} trials"
+    return f"noise floor, process {one.run.position + 2}"  # the reference's own trial is the first
 
 
-def other_processes(results: Results) -> tuple[float, list[str]]:
-    """The processes beside the trials: their seconds in all, and how many of each kind in words."""
-    seconds, words = 0.0, []
+def trial_seconds(results: Results) -> float:
+    """What the study's own trials took; one that was measured again counts as often."""
+    return sum(_seconds_of(run) for run in results.runs(RunKind.TRIAL) if run.study == results.name)
+
+
+def other_seconds(results: Results) -> dict[str, float]:
+    """What the study's processes beside the trials took: {"noise floor, 4": seconds, ...}."""
+    found = {}
     for kind, name in _PROCESSES.items():
-        runs = results.runs(kind)
-        if runs:
-            seconds += sum(_seconds_of(run) for run in runs)
-            words.append(f"{name} {len(runs)}")
-    return seconds, words
+        if own := [run for run in results.runs(kind) if run.study == results.name]:
+            found[f"{name} {len(own)}"] = sum(_seconds_of(run) for run in own)
+    return found
 
 
 def _seconds_of(run: RunRecord) -> float:
-    if run.kind == COLD_START:  # a plain process, whose phases are its measurements
+    if run.kind == RunKind.COLD_START:  # a plain process, whose phases are its measurements
         return sum(float(run.measurements.get(f"{phase}_s", 0.0)) for phase in COLD_PHASES)
     return float(sum(run.phases_s.values()))
-
-
-def call_words(trial: Trial) -> list[str]:
-    """How far the timed calls lie apart and why no more were made; for several shapes of request a line each."""
-    shapes = trial.measurements["latency"]
-    lines = []
-    for shape in shapes:
-        calls = f"n={shape['n']}, {milliseconds(shape['min_ms'])} to {milliseconds(shape['max_ms'])}"
-        interval = f"interval {shape['interval']:.1%}" if "interval" in shape else ""
-        why = ", ".join(filter(None, [interval, _STOPS.get(shape.get("stop"), "")]))
-        if len(shapes) == 1:
-            return [line for line in (calls, why) if line]
-        names = shape["requests"]
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        words = ", ".join(filter(None, [calls, why]))
-        lines.append(f"{names[0]}{more}: {milliseconds(shape['median_ms'])} ({words})")
-    return lines
-
-
-_STOPS = {
-    "interval": "narrow enough",
-    "time": "time spent",
-    "calls": "calls spent",
-    "dominated": "ended early",
-}

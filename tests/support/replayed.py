@@ -1,19 +1,19 @@
-"""A study that is replayed into a database, in our tables and in Optuna's, with pictures: nothing is run or timed."""
+"""A study that is replayed into a database, with pictures: nothing is run or timed."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy
-from paretune.agent.results.results import TORCH_COMPILE, Results
-from paretune.agent.search.sampler import Teller, optuna_study
+import optuna
+from paretune.agent.results import TORCH_COMPILE, Results
 from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import PACKAGES
-from paretune.objectives.noise_floor import NoiseFloor
 from paretune.objectives.verdict import Verdict
-from paretune.search_space import Configuration
-from paretune.studies import MeasurementRecord, Outcome, Records, RunRecord, StudyRecord, parse_study
+from paretune.search_space import Configuration, SearchSpace
+from paretune.studies import SCHEMA_VERSION, Outcome, Records, RunKind, RunRecord, StudyRecord, parse_study
 from PIL import Image
+from sqlalchemy.orm import Session
 
 NAME = "replayed"
 HOSTILE = "a cat</script><script>alert(1)</script> & \"quoted\" <img src=http://example.com/x onerror='alert(2)'>"
@@ -23,16 +23,36 @@ SLICED = Configuration.of({"vae_slicing": {}})
 FUSED = Configuration.of({"fused_qkv": {}})
 BEATEN = Configuration.of({"deepcache": {"interval": 2, "branch": 1}})
 TIED = Configuration.of({"channels_last": {}, "vae_slicing": {}, "deepcache": {"interval": 3, "branch": 0}})
+TECHNIQUES: dict[str, Any] = {"channels_last": {}, "deepcache": {}, "fused_qkv": {}, "vae_slicing": {}}
+
 PICTURES = ("cat-0.png", "dog-0.png", "cat~1-0.png", "dog~1-0.png")
-FLOOR = [(1000.0, 2.0), (1004.0, 2.0), (992.0, 2.01), (1007.0, 2.0), (997.0, 2.005)]
-"""Latency in ms and memory in GiB of each process of the unchanged reference."""
-BLOCKS = {  # trial: latency in ms, block by block
-    0: (1001.0, 996.0, 1008.0, 1003.0, 999.0, 1005.0),
-    1: (803.0, 799.0, 806.0, 798.0, 802.0, 801.0),
-    2: (401.0, 404.0, 398.0, 403.0, 400.0, 399.0),
+MORE_PICTURES = (*PICTURES, "cat~2-0.png", "dog~2-0.png")
+"""Of the finalists of an unsteady study."""
+WORST_DRIFT_OF_MORE = 1.85
+
+Kind = Literal["steady", "unsteady", "contradicted"]
+FLOORS = {
+    "steady": [(1000.0, 2.0), (1004.0, 2.0), (992.0, 2.01), (1007.0, 2.0), (997.0, 2.005)],
+    "unsteady": [(1000.0, 2.0), (2350.0, 2.0), (760.0, 2.01), (1480.0, 2.0), (905.0, 2.005)],
 }
+"""Latency in ms and memory in GiB of each process of the unchanged reference."""
+BLOCKS = {
+    "steady": {
+        0: (1001.0, 996.0, 1008.0, 1003.0, 999.0, 1005.0),
+        1: (803.0, 799.0, 806.0, 798.0, 802.0, 801.0),
+        2: (401.0, 404.0, 398.0, 403.0, 400.0, 399.0),
+    },
+    # The machine was calmer by then: all of it is faster than the trials were, and not by the same factor.
+    "unsteady": {
+        0: (641.0, 702.0, 625.0, 668.0, 655.0, 690.0),
+        1: (548.0, 611.0, 530.0, 572.0, 566.0, 583.0),
+        2: (372.0, 425.0, 365.0, 391.0, 384.0, 402.0),
+    },
+}
+"""{trial: latency in ms, block by block}."""
 FIRST_IMAGE_S = {0: 1.4, 1: 38.0, 2: 1.1}
 """By trial; the rest of a cold start is the same for all."""
+CANARIES_MS = {"steady": (1004.0, 989.0), "contradicted": (1490.0, 1515.0)}
 THREE_HOURS_AGO = (datetime.now(UTC) - timedelta(hours=3, minutes=5)).isoformat(timespec="seconds")
 
 
@@ -57,10 +77,12 @@ def fingerprint(device: str) -> dict[str, Any]:
     }
 
 
-def quality(verdict: str, drift: float, psnr_db: float | None) -> dict[str, Any]:
-    """Four judged pictures; of what is near-lossless, another seed of the cat drifts most."""
+def quality(
+    verdict: str, drift: float, psnr_db: float | None, files: tuple[str, ...] = PICTURES, worst: str | None = None
+) -> dict[str, Any]:
+    """Judged pictures; of what is near-lossless, another seed of the cat drifts most, unless `worst` says otherwise."""
     equal = psnr_db is None
-    worst = "cat~1-0.png" if verdict == "near-lossless" else "dog-0.png"
+    worst = worst or ("cat~1-0.png" if verdict == "near-lossless" else "dog-0.png")
     metrics = {
         "max_abs_difference_lsb": 0.0 if equal else 9.0,
         "psnr_db": psnr_db,
@@ -80,10 +102,10 @@ def quality(verdict: str, drift: float, psnr_db: float | None) -> dict[str, Any]
             "flags": [],
             "broken": None,
         }
-        for file in PICTURES
+        for file in files
     ]
     missing = {"lpips": "no weights given", "dreamsim": "no weights given"}
-    prompts = [file.partition("-")[0].partition("~")[0] for file in PICTURES]
+    prompts = [file.partition("-")[0].partition("~")[0] for file in files]
     evidence = evidence_words([Verdict(verdict)] * len(pictures), Verdict(verdict), prompts)
     known = {"n": len(pictures), "verdict": verdict, "drift": drift, "evidence": evidence, "first_broken": None}
     return {**known, "pictures": pictures, "quality": {}, "not_assessed": missing}
@@ -145,7 +167,8 @@ def measured(
         "latency": [shape],
         "energy_j": 0.41 * latency_ms if device == "cuda" else None,
         "machine": machine(device),
-        "stages": stages(latency_ms, device),
+        # A call of the pass that splits it took longer than the timed ones.
+        "stages": stages(1.1 * latency_ms, device),
         "setup_peak_vram_gib": memory_gib + 1.5,
         "peak_vram_gib": memory_gib,
         "memory": {"source": "nvml-process" if device == "cuda" else "resident-set"},
@@ -157,81 +180,247 @@ def measured(
 
 
 def replay(
-    folder: Path, *, assessed: bool = True, side_px: int = 32, device: str = "cpu", trusted: bool = True
+    folder: Path,
+    *,
+    kind: Kind = "steady",
+    assessed: bool = True,
+    side_px: int = 32,
+    device: str = "cpu",
+    trusted: bool = True,
+    only: tuple[int, ...] | None = None,
 ) -> Results:
     """A study with a reference, a torch.compile, a winner, one that breaks the limit, one beaten, one failure, one that
     was ended early, and one that another study measured and that ties with the winner.
 
-    trusted: with noise floor, benign floor, canaries, confirming blocks, cold starts and ratings.
+    kind: "steady" is a good machine. "unsteady" has a noise floor far above 30 %, busy processors, no canaries, blocks
+    whose milliseconds are not those of the trials, and more pictures of the finalists than of the others. In a
+    "contradicted" one, canaries never find the reference where it was, and nothing is confirmed.
+    trusted: with noise floor, reordering floor, canaries, confirming blocks, cold starts and ratings.
+    only: the trials there are, by number; all by default.
     """
     files = folder / "files" / NAME
     records = Records(url_of(folder))
-    study = parse_study(_content(folder, assessed, side_px), "study.yaml", folder)
+    study = parse_study(_content(folder, assessed, side_px, canaries=kind != "unsteady"), "study.yaml", folder)
+    space = SearchSpace.of(TECHNIQUES)
 
-    def complete(number: int, configuration: Configuration, *figures: Any, **also: Any) -> MeasurementRecord:
+    def complete(number: int, configuration: Configuration, *figures: Any, **also: Any) -> RunRecord:
         if not assessed:
             figures = (*figures[:2], "not-assessed", None, None)
-        write_pictures(files / f"trial-{number:04d}" / "pictures", number, side_px)
+        names = MORE_PICTURES if kind == "unsteady" and number in (0, 2) else PICTURES
+        write_pictures(files / f"trial-{number:04d}" / "pictures", number, side_px, names)
         measurements = measured(*figures, device=device)
-        if trusted and number in BLOCKS:
-            cold = cold_start(number)
-            measurements |= {"cold_start": {"n": 3, **cold}, "cold_start_measured_s": cold["cold_start_s"]}
-        return _record(number, configuration, Outcome.COMPLETE, device, measurements=measurements, **also)
+        if kind == "unsteady":
+            measurements["machine"]["cpu"]["foreign_share"] = 0.4 + 0.05 * number
+        return trial_run(folder, number, configuration, device, measurements=measurements, **also)
 
-    records.add_study(
-        StudyRecord(
-            name=NAME,
-            import_s=5.0,
-            schema_version=2,
-            created_at="2026-05-04T13:07:00+00:00",
-            study=study.model_dump(by_alias=True, mode="json"),
-            workload_key="w",
-            fingerprint=fingerprint(device),
-            files=str(files),
-            space={},
-            left_out={"sdpa_kernel.unet=cudnn": "cudnn attention needs a CUDA device <here>"},
-            pipelines={},
-        ),
-        complete(0, Configuration(), 1000.0, 2.0, "bit-exact", 0.0, None),
-    )
     early = complete(6, BEATEN, 900.0, 2.3, "near-lossless", 1.9, 35.5)
     early.measurements["dominated_by"] = 2
     early.measurements["latency"][0] |= {"n": 3, "interval": 0.07, "stop": "dominated"}
     del early.measurements["stages"]
     sliced = complete(4, SLICED, 1200.0, 2.2, "bit-exact", 0.0, None)
-    sliced.measurements["machine"]["cpu"]["foreign_share"] = 0.07
     sliced.measurements["latency"][0]["stop"] = "time"
+    if kind == "steady":
+        sliced.measurements["machine"]["cpu"]["foreign_share"] = 0.07
     log = "Traceback <most recent call last>\nRuntimeError: it broke"
-    elsewhere = {"study": "earlier", "trial": 4, "finished_at": THREE_HOURS_AGO}
-    for record in (
-        complete(1, TORCH_COMPILE, 800.0, 2.5, "imperceptible", 0.4, 47.0),
-        complete(2, CACHED, 400.0, 2.1, "near-lossless", 1.62, 36.2),
-        complete(3, FASTER, 300.0, 2.1, "visible", 2.4, 21.0),
-        sliced,
-        _record(5, FUSED, Outcome.APPLY_ERROR, device, reason="apply: it <broke>", log_tail=log),
-        early,
-        complete(7, TIED, 396.0, 2.2, "near-lossless", 1.62, 36.2, reused_from=elsewhere),
-    ):
-        records.add_measurement(record)
+    broke = {"outcome": Outcome.APPLY_ERROR, "reason": "apply: it <broke>", "log_tail": log}
+    elsewhere = complete(7, TIED, 396.0, 2.2, "near-lossless", 1.62, 36.2, study="earlier", finished_at=THREE_HOURS_AGO)
+    elsewhere.trial = 4
+    trials = {
+        0: complete(0, Configuration(), 1000.0, 2.0, "bit-exact", 0.0, None),
+        1: complete(1, TORCH_COMPILE, 800.0, 2.5, "imperceptible", 0.4, 47.0),
+        2: complete(2, CACHED, 400.0, 2.1, "near-lossless", 1.62, 36.2),
+        3: complete(3, FASTER, 300.0, 2.1, "visible", 2.4, 21.0),
+        4: sliced,
+        5: trial_run(folder, 5, FUSED, device, **broke),
+        6: early,
+        7: elsewhere,
+    }
+    record = StudyRecord(
+        name=NAME,
+        import_s=5.0,
+        schema_version=SCHEMA_VERSION,
+        created_at="2026-05-04T13:07:00+00:00",
+        study=study.model_dump(by_alias=True, mode="json"),
+        workload_key="w",
+        fingerprint=fingerprint(device),
+        files=str(files),
+        space={name: {p: list(v) for p, v in choices.items()} for name, choices in space.techniques.items()},
+        left_out={"sdpa_kernel.unet=cudnn": "cudnn attention needs a CUDA device <here>"},
+        pipelines={},
+    )
+    records.add_study(record, [trials.pop(0)])
     if trusted:
-        _make_trusted(records, assessed, device)
+        for run_ in _floor_runs(kind, device) + _reordering_runs(device, assessed):
+            records.add_run(run_)
+    canaries_ms = CANARIES_MS.get(kind, ()) if trusted else ()
+    for number, trial in trials.items():
+        if only is not None and number not in only:
+            continue
+        if trial.study == NAME:
+            records.add_run(trial)
+        else:
+            _use(records, trial, number)
+        if number in (3, 6) and canaries_ms:
+            for run_ in _canary_runs(kind, number, canaries_ms[0 if number == 3 else 1], device):
+                records.add_run(run_)
+    if trusted and kind != "contradicted":
+        for run_ in _confirming_runs(kind, device, assessed):
+            records.add_run(run_)
+    if trusted and assessed:
+        records.rate(NAME, 2, "cat-0.png", "same", "Ann <A.>")
     return Results(records, NAME)
 
 
-def tell_optuna(folder: Path) -> None:
-    """Tell Optuna of a replayed study, as a launch does."""
-    records = Records(url_of(folder))
-    study = Results(records, NAME).study
-    told = optuna_study(study, records.url, 0)
-    teller = Teller(study, told, folder / "files" / NAME)
-    for record in records.measurements(NAME):
-        trial = told.ask()
-        for name in ("channels_last", "deepcache"):
-            trial.suggest_categorical(name, ["off", "on"])
-        teller.tell(trial, record)
+def ask_optuna(folder: Path) -> int:
+    """Make Optuna's side of a replayed study, as a launch does; returns its id."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    names = Results(Records(url_of(folder)), NAME).study.optimised
+    study = optuna.create_study(study_name=NAME, storage=url_of(folder), directions=["minimize"] * len(names))
+    study.set_metric_names(names)
+    return int(study._study_id)
 
 
-def _content(folder: Path, assessed: bool, side_px: int) -> dict[str, Any]:
+def trial_run(folder: Path, number: int, configuration: Configuration, device: str, **known: Any) -> RunRecord:
+    """A trial's own process; complete unless `outcome` says otherwise."""
+    phases_s = {"start": 0.1, "load": 1.25, **({"measure": 7.5} if "measurements" in known else {})}
+    return _record(
+        kind=RunKind.TRIAL,
+        trial=number,
+        configuration=configuration.to_dict(),
+        configuration_key=configuration.key,
+        phases_s=phases_s,
+        folder=str(folder / "files" / NAME / f"trial-{number:04d}"),
+        **known,
+    )
+
+
+def run(kind: RunKind, trial: int, position: int, device: str, *, session: int = 0, **figures: Any) -> RunRecord:
+    """A process beside the trials."""
+    timed = {"latency": [], "machine": machine(device)} if "latency_ms" in figures else {}
+    return _record(
+        kind=kind,
+        trial=trial,
+        session=session,
+        position=position,
+        measurements={**timed, **figures},
+        phases_s={} if kind is RunKind.COLD_START else {"start": 0.1, "load": 1.25, "measure": 3.0},
+        finished_at=f"2026-05-04T13:{10 + session:02d}:00+00:00",
+    )
+
+
+def add(results: Results, *runs: RunRecord) -> Results:
+    """Write more runs of the study; the same results, with them taken up."""
+    for one in runs:
+        results.records.add_run(one)
+    return results.refresh()
+
+
+def timed_again(results: Results, number: int, **figures: Any) -> Results:
+    """Write that a trial was measured once more, with these figures instead of what it had."""
+    trial = results.trial(number)
+    known = trial.timing
+    again = _record(
+        kind=RunKind.TRIAL,
+        trial=number,
+        configuration=known.configuration,
+        configuration_key=known.configuration_key,
+        measurements={**trial.measurements, **figures},
+        phases_s=dict(known.phases_s),
+        folder=known.folder,
+    )
+    return add(results, again)
+
+
+def write_pictures(folder: Path, number: int, side_px: int, names: tuple[str, ...] = PICTURES) -> None:
+    """Noise that is another one for each trial."""
+    folder.mkdir(parents=True)
+    noise = numpy.random.default_rng(0).integers(0, 200, (side_px, side_px, 3), dtype=numpy.uint8)
+    for name in names:
+        Image.fromarray(noise + number).save(folder / name)
+
+
+def _record(**known: Any) -> RunRecord:
+    usual: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "workload_key": "w",
+        "configuration": Configuration().to_dict(),
+        "configuration_key": Configuration().key,
+        "fingerprint_key": "f",
+        "worker": "local",
+        "study": NAME,
+        "session": 0,
+        "position": 0,
+        "outcome": Outcome.COMPLETE,
+        "reason": "",
+        "log_tail": "",
+        "measurements": {},
+        "apply_py": "",
+        "folder": "",
+        "finished_at": "2026-05-04T13:09:00+00:00",
+    }
+    return RunRecord(**{**usual, **known})
+
+
+def _use(records: Records, run_: RunRecord, number: int) -> None:
+    """Let the study use a run of a study that is not replayed."""
+    with Session(records.engine, expire_on_commit=False) as session, session.begin():
+        session.add(run_)
+    records.use_runs(NAME, number, [run_])
+
+
+def _floor_runs(kind: Kind, device: str) -> list[RunRecord]:
+    beside = FLOORS.get(kind, FLOORS["steady"])[1:]
+    return [
+        run(RunKind.FLOOR, 0, position, device, latency_ms=ms, peak_vram_gib=gib, cold_start_s=5.5 + 0.01 * position)
+        for position, (ms, gib) in enumerate(beside)
+    ]
+
+
+def _reordering_runs(device: str, assessed: bool) -> list[RunRecord]:
+    if not assessed:
+        return []
+    judged: dict[str, dict[str, Any]] = {
+        "another attention kernel": {"n": 4, "verdict": "imperceptible", "drift": 0.62, "worst_metrics": {}},
+        "guidance in two calls": {"n": 4, "verdict": "bit-exact", "drift": 0.0, "worst_metrics": {}},
+    }
+    runs = [
+        run(RunKind.REORDERING, 0, position, device, variant=words, quality=said)
+        for position, (words, said) in enumerate(judged.items())
+    ]
+    failed = run(RunKind.REORDERING, 0, 2, device, variant="twice the batch")
+    failed.outcome, failed.reason = Outcome.OOM, "out of memory <here>"
+    return [*runs, failed]
+
+
+def _canary_runs(kind: Kind, after: int, latency_ms: float, device: str) -> list[RunRecord]:
+    attempts = 3 if kind == "contradicted" else 1
+    return [
+        run(RunKind.CANARY, 0, position, device, session=after, latency_ms=latency_ms + position)
+        for position in range(attempts)
+    ]
+
+
+def _confirming_runs(kind: Kind, device: str, assessed: bool) -> list[RunRecord]:
+    """More pictures on an unsteady machine, then the blocks, then cold starts."""
+    runs = []
+    if kind == "unsteady" and assessed:
+        for trial, judged in (
+            (0, quality("bit-exact", 0.0, None, MORE_PICTURES)),
+            (2, quality("near-lossless", WORST_DRIFT_OF_MORE, 35.9, MORE_PICTURES, worst="dog~2-0.png")),
+        ):
+            runs.append(run(RunKind.PICTURES, trial, 0, device, session=6, quality=judged))
+    blocks = BLOCKS[kind]
+    for position in range(6):
+        for trial, latencies_ms in blocks.items():
+            runs.append(run(RunKind.BLOCK, trial, position, device, session=1, latency_ms=latencies_ms[position]))
+    return runs + [
+        run(RunKind.COLD_START, trial, position, device, **cold_start(trial))
+        for trial in blocks
+        for position in range(3)
+    ]
+
+
+def _content(folder: Path, assessed: bool, side_px: int, canaries: bool) -> dict[str, Any]:
     pipeline = {"class": "StableDiffusionXLPipeline", "model": "someone/model"}
     if not assessed:
         (folder / "config").mkdir()
@@ -244,80 +433,8 @@ def _content(folder: Path, assessed: bool, side_px: int) -> dict[str, Any]:
         "name": NAME,
         "description": "Cats & <dogs>",
         "workload": {"pipelines": {"main": pipeline}, "requests": requests},
+        "space": {"techniques": TECHNIQUES},
         "limits": {"verdict": "near-lossless"},
+        "measurement": {"canary_every": 3 if canaries else 0},
         "price_per_gpu_hour": 2.5,
     }
-
-
-def _record(
-    number: int, configuration: Configuration, outcome: Outcome, device: str, **known: Any
-) -> MeasurementRecord:
-    return MeasurementRecord(
-        schema_version=2,
-        apply_py="",
-        study=NAME,
-        trial=number,
-        workload_key="w",
-        configuration_key=configuration.key,
-        configuration=configuration.to_dict(),
-        fingerprint_key="f",
-        fingerprint=fingerprint(device),
-        outcome=outcome,
-        reason=known.get("reason", ""),
-        log_tail=known.get("log_tail", ""),
-        measurements=known.get("measurements", {}),
-        phases_s={"start": 0.1, "load": 1.25, **({"measure": 7.5} if "measurements" in known else {})},
-        finished_at="2026-05-04T13:09:00+00:00",
-        reused_from=known.get("reused_from"),
-    )
-
-
-def _make_trusted(records: Records, assessed: bool, device: str) -> None:
-    floor = NoiseFloor.of([{"latency_ms": ms, "peak_vram_gib": gib} for ms, gib in FLOOR])
-    variants: dict[str, Any] = {
-        "another attention kernel": {"n": 4, "verdict": "imperceptible", "drift": 0.62, "worst_metrics": {}},
-        "guidance in two calls": {"n": 4, "verdict": "bit-exact", "drift": 0.0, "worst_metrics": {}},
-        "twice the batch": {"outcome": "oom", "reason": "out of memory <here>"},
-    }
-    benign = {"schema_version": 1, "variants": variants, "drift": 0.62} if assessed else None
-    records.update_study(NAME, noise_floor=floor.to_dict(), benign_floor=benign)
-    for position, (latency_ms, memory_gib) in enumerate(FLOOR[1:]):
-        records.add_run(run("floor", 0, position, device, latency_ms=latency_ms, peak_vram_gib=memory_gib))
-    records.add_run(run("canary", 0, 0, device, session=3, latency_ms=1004.0))
-    records.add_run(run("canary", 0, 0, device, session=6, latency_ms=989.0))
-    for position in range(6):
-        for trial, latencies_ms in BLOCKS.items():
-            records.add_run(run("block", trial, position, device, session=1, latency_ms=latencies_ms[position]))
-    for trial in BLOCKS:
-        for position in range(3):
-            records.add_run(run("cold-start", trial, position, device, **cold_start(trial)))
-    if assessed:
-        records.rate(NAME, 2, "cat-0.png", "same", "Ann <A.>")
-
-
-def run(kind: str, trial: int, position: int, device: str, *, session: int = 0, **figures: float) -> RunRecord:
-    """A process beside the trials."""
-    timed = {"latency": [], "machine": machine(device)} if "latency_ms" in figures else {}
-    return RunRecord(
-        schema_version=2,
-        study=NAME,
-        kind=kind,
-        session=session,
-        position=position,
-        trial=trial,
-        configuration_key="c",
-        fingerprint_key="f",
-        outcome=Outcome.COMPLETE,
-        reason="",
-        measurements={**timed, **figures},
-        phases_s={} if kind == "cold-start" else {"start": 0.1, "load": 1.25, "measure": 3.0},
-        finished_at=f"2026-05-04T13:{10 + session:02d}:00+00:00",
-    )
-
-
-def write_pictures(folder: Path, number: int, side_px: int, names: tuple[str, ...] = PICTURES) -> None:
-    """Noise that is another one for each trial."""
-    folder.mkdir(parents=True)
-    noise = numpy.random.default_rng(0).integers(0, 200, (side_px, side_px, 3), dtype=numpy.uint8)
-    for name in names:
-        Image.fromarray(noise + number).save(folder / name)

@@ -1,0 +1,162 @@
+"""A study in one object that can be written as JSON: what report, dashboard, notebook and `--json` show."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...search_space import known_techniques
+from ..results import (
+    TIE_RULE,
+    Doubt,
+    Results,
+    floor_note,
+    headline,
+    limit_words,
+    pictures_note,
+    study_doubts,
+    ties_note,
+)
+from . import sections
+from .rows import Row, row_of
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyView:
+    """Every number and sentence that is shown of a study. Trials are named by their numbers."""
+
+    schema: int = SCHEMA_VERSION
+    name: str
+    description: str
+    created_at: str
+    files: str
+    """Folder with the trials' logs and pictures."""
+    study: dict[str, Any]
+    """The study file, resolved."""
+    fingerprint: dict[str, Any]
+    quality_assessed: bool
+    """Whether pictures mean anything: not with random weights."""
+
+    headline: str
+    doubts: list[Doubt]
+    floor_note: str | None
+    ties_note: str | None
+    pictures_note: str | None
+    tie_rule: str
+    limits: list[str]
+    """In words."""
+
+    reference: int
+    torch_compile: int | None
+    best: int | None
+    """The reference's number where nothing better was found; None where no configuration keeps the study's limits."""
+    optimised: list[str]
+    """The names of the objectives."""
+    front: list[int]
+    """The fastest first."""
+    finalists: list[int]
+    """What confirming blocks compared with the reference or torch.compile, the fastest first."""
+    cold_starts: list[int]
+    """The reference and the finalists, as far as real cold processes were timed."""
+    rows: list[Row]
+    """Every trial, failures included."""
+
+    techniques: dict[str, str]
+    """What each technique that was used does, in a sentence."""
+    floor: sections.FloorShown | None
+    canaries: list[sections.CanaryShown]
+    reordering_floor: dict[str, Any] | None
+    """How far pictures drift when only the order of arithmetic changes."""
+    stages: list[sections.Shape]
+    failed_processes: list[sections.FailedProcesses]
+    machine_notes: dict[str, list[str]]
+    """{what the machine did: [where]}."""
+    left_out: dict[str, str]
+    """Techniques and values that cannot work on this machine, with reasons."""
+    memory_sources: list[str]
+    """How memory was read; see objectives/memory.py."""
+    unrepeatable: list[int]
+    """Trials in which the same request gave another picture."""
+    trial_seconds: float
+    """What the study's own trials took in all."""
+    other_seconds: dict[str, float]
+    """The same of processes beside the trials, by kind and count."""
+
+    @property
+    def failures(self) -> list[Row]:
+        """The trials that were not measured to their end."""
+        return [row for row in self.rows if not row.complete]
+
+    @property
+    def complete(self) -> list[Row]:
+        """The others."""
+        return [row for row in self.rows if row.complete]
+
+    @property
+    def gained(self) -> bool:
+        """Whether there is a best configuration other than the reference."""
+        return self.best is not None and self.best != self.reference
+
+    def row(self, number: int) -> Row:
+        """The trial of that number. Raises StopIteration without it."""
+        return next(row for row in self.rows if row.number == number)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-able."""
+        return asdict(self)
+
+
+def study_view(results: Results) -> StudyView:
+    """Built once. Raises UserError when the study has no measured reference yet."""
+    record, study = results.record, results.study
+    reference, best, compiled = results.reference, results.best_or_none, results.torch_compile
+    rows = [row_of(trial) for trial in results.trials]
+    finalists = _finalists(rows)
+    timed_cold = [row.number for row in rows if row.cold_start_measured]
+    used = {step.technique for row in rows for step in row.steps}
+    sources = {str(trial.measurements.get("memory", {}).get("source", "")) for trial in results.complete}
+    return StudyView(
+        name=results.name,
+        description=study.description,
+        created_at=record.created_at,
+        files=record.files,
+        study=dict(record.study),
+        fingerprint=dict(record.fingerprint),
+        quality_assessed=results.quality_assessed,
+        headline=headline(results),
+        doubts=study_doubts(results),
+        floor_note=floor_note(results),
+        ties_note=None if best is None else ties_note(best),
+        pictures_note=pictures_note(results),
+        tie_rule=TIE_RULE,
+        limits=limit_words(study),
+        reference=reference.number,
+        torch_compile=None if compiled is None else compiled.number,
+        best=None if best is None else best.number,
+        optimised=list(study.optimised),
+        front=[trial.number for trial in results.front],
+        finalists=finalists,
+        cold_starts=[number for number in [reference.number, *finalists] if number in timed_cold],
+        rows=rows,
+        techniques={known.name: known.summary for known in known_techniques() if known.name in used},
+        floor=sections.floor_shown(results),
+        canaries=sections.canaries(results),
+        reordering_floor=results.reordering_floor if results.quality_assessed else None,
+        stages=sections.stages(results),
+        failed_processes=sections.failed_processes(results),
+        machine_notes=sections.machine_notes(results),
+        left_out=dict(record.left_out),
+        memory_sources=sorted(sources),
+        unrepeatable=[t.number for t in results.complete if t.measurements.get("repeat_max_difference", 0) > 0],
+        trial_seconds=sections.trial_seconds(results),
+        other_seconds=sections.other_seconds(results),
+    )
+
+
+def _finalists(rows: list[Row]) -> list[int]:
+    def times(row: Row) -> float:
+        against = (row.confirmation or {}).get("reference")
+        return 1.0 if against is None else against.times
+
+    confirmed = [row for row in rows if row.confirmation]
+    return [row.number for row in sorted(confirmed, key=times, reverse=True)]
