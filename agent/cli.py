@@ -94,7 +94,7 @@ def launch(
 @app.command("list")
 def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """List the studies in the database: when each was launched, on what, how many trials it has, how many failed."""
-    from .review.study_list import listed_studies, study_lines
+    from .review import listed_studies, study_lines
 
     studies = listed_studies(Records(storage, must_exist=True))
     if as_json:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import psutil
 
+from ..objectives.versions import Dependency, dependencies, judge_python
 from ..search_space import Technique, known_techniques
 from .trial import detect_device, installed, target_of
-from .versions import Dependency, dependencies, judge_python
 
 EXTRAS = ("torchao", "dashboard", "postgresql")
 """What a user may want besides; the other extras are for working on paretune itself."""

@@ -3,6 +3,7 @@
 from ._apply_source import apply_source
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
 from ._space import OFF, ON, SearchSpace
 from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
@@ -40,6 +41,7 @@ __all__ = [
     "known_techniques",
     "load_techniques",
     "other_modules",
+    "reordering_sources",
     "technique",
     "text_encoders",
     "torch_modules",

@@ -1,14 +1,12 @@
 """The reordering floor: how far pictures drift when only the order of arithmetic changes, measured per workload."""
 
-import inspect
 import shutil
 from collections.abc import Callable
 
-from ...search_space import Configuration
+from ...search_space import Configuration, reordering_sources
 from ...studies import RunKind
 from ..trial import run_folder
 from .picture_choice import picture_names
-from .reordering_variants import HELPERS, VARIANTS
 from .study_runs import StudyRuns
 
 PICTURES = 4
@@ -27,19 +25,17 @@ def ensure_reordering_floor(runs: StudyRuns, say: Callable[[str], None]) -> None
     known = (runs.results.reordering_floor or {"variants": {}})["variants"]
     names = picture_names(study, min(PICTURES, study.quality.pictures.screen))
     plan = runs.plan(measure=False, memory=False, stages=False, warm_up_calls=1, pictures=names)
-    for position, (words, function) in enumerate(VARIANTS.items()):
+    for position, (words, apply_py) in enumerate(reordering_sources().items()):
         if words in known:
             continue
         say(f"reordering floor: {words}")
-        functions = "\n\n".join(inspect.getsource(each) for each in (*HELPERS, function))
-        source = f"from typing import Any\n\n\n{functions}\n\napply = {function.__name__}\n"
         runs.run_process(
             RunKind.REORDERING,
             Configuration(),
             plan,
             position=position,
             judge=True,
-            apply_py=source,
+            apply_py=apply_py,
             also={"variant": words},
         )
         shutil.rmtree(run_folder(runs.folder, RunKind.REORDERING, 0, position), ignore_errors=True)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...studies import Records, UserError
-from ..results.results import Results
+from ..results import Results
 
 
 @dataclass(frozen=True)

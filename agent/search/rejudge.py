@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...objectives.judging import Judge
 from ...objectives.measuring import variant
 from ...studies import (
     SCHEMA_VERSION,
@@ -22,7 +23,7 @@ from ...studies import (
     workload_key,
 )
 from ..results import Results, Trial
-from ..trial import LATENTS, PICTURES, Judge, latents_of
+from ..trial import LATENTS, PICTURES, latents_of
 from .lock import only_launcher
 from .refusals import changed_settings
 

@@ -18,7 +18,7 @@ from .folder import (
     write_scripts,
     write_trial_folder,
 )
-from .judge import Judge, latents_of
+from .judge import latents_of
 from .process import Job
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "PICTURES",
     "Executor",
     "Job",
-    "Judge",
     "TrialResult",
     "artifacts_folder",
     "cold_import_s",

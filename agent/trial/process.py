@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...objectives.judging import Judge
 from ...objectives.measuring import Phases, variant
 from ...objectives.measuring.memory import release_unused
 from ...objectives.measuring.stopping import dominated_by
@@ -20,7 +21,7 @@ from ...studies import Outcome
 from .failures import classify, sentence, tail
 from .files import write_json
 from .folder import LATENTS, PHASES, PICTURES, RESULT, load_measuring
-from .judge import Judge, judge_made, save_latents, save_unjudged
+from .judge import judge_made, save_latents, save_unjudged
 
 SCHEMA_VERSION = 2
 PICTURES_WHILE_TIMING = 2

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from paretune.agent import doctor, versions
-from paretune.agent.versions import Dependency
+from paretune.objectives.versions import Dependency
 from support.launched import Cli
 
 ROOT = Path(__file__).parents[2]

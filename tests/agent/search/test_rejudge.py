@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from paretune.agent.results import Results
 from paretune.agent.search import only_launcher
-from paretune.agent.trial import Judge
 from paretune.objectives import drift
+from paretune.objectives.judging import Judge
 from paretune.studies import Records, Study, UserError, parse_study
 from PIL import Image
 from support.launched import Cli

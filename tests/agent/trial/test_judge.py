@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from paretune.agent.trial.judge import Judge, judge_made, save_latents
+from paretune.agent.trial.judge import judge_made, save_latents
 from paretune.objectives import learned
+from paretune.objectives.judging import Judge
 from paretune.objectives.latents import COSINE, RELATIVE_L2
 from paretune.objectives.learned import LearnedMetric
 from torch import Tensor

@@ -1,12 +1,14 @@
-"""Changes that are no changes: the same mathematics in another order. How far they move pictures is the benign floor.
+"""Changes that are no changes: the same mathematics in another order. How far they move pictures is the
+reordering floor.
 
 Each is a plain function with public libraries and HELPERS only, as a technique's is: its source, with theirs, becomes
 the apply.py of a process.
 """
 
+import inspect
 from typing import Any
 
-from ...search_space import denoisers, torch_modules
+from ._modules import denoisers, torch_modules
 
 
 def other_attention(pipelines: dict[str, Any]) -> None:
@@ -82,3 +84,13 @@ VARIANTS = {
     "guidance in two calls": guidance_split,
     "twice the batch": doubled_batch,
 }
+
+
+def reordering_sources() -> dict[str, str]:
+    """{what is changed: the text of an apply.py that does it}."""
+    return {words: _source(function) for words, function in VARIANTS.items()}
+
+
+def _source(function: Any) -> str:
+    functions = "\n\n".join(inspect.getsource(each) for each in (*HELPERS, function))
+    return f"from typing import Any\n\n\n{functions}\n\napply = {function.__name__}\n"
