@@ -46,10 +46,7 @@ def launch(
     study: Annotated[str, typer.Argument(help="A study file, or quickstart, or sdxl.")],
     trials: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Measured trials in all, instead of the file's budget.",
-        ),
+        typer.Option(min=1, help="Measured trials in all, instead of the file's budget."),
     ] = None,
     max_time: Annotated[
         str | None,
@@ -60,10 +57,7 @@ def launch(
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override any key: limits.peak_vram_gib=16."),
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override any key: limits.peak_vram_gib=16.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure also what other studies here have measured of this workload.")
     ] = False,
@@ -87,8 +81,11 @@ def launch(
     for sentence in (headline(results), *map(str, study_doubts(results))):
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
-    following = f"paretune report {results.name}{there}; paretune export {results.name} -o bundle{there}"
-    console.print(f"Next: {following}", soft_wrap=True, markup=False, highlight=False)
+    following = [f"paretune report {results.name}{there}"]
+    best = results.best_or_none
+    if best is not None and (best.confirmed or not results.reference_contradicted):
+        following.append(f"paretune export {results.name} -o bundle{there}")
+    console.print(f"Next: {'; '.join(following)}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command("list")

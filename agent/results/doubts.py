@@ -74,7 +74,7 @@ def _reference_contradicted(results: Results) -> Doubt | None:
     if not results.reference_contradicted:
         return None
     times = len(results.canaries)
-    often = "once" if times == 1 else f"{times} times"
+    often = {1: "once", 2: "twice"}.get(times, f"{times} times")
     return Doubt(
         DoubtKind.REFERENCE_CONTRADICTED,
         f"The reference was measured again {often} during the search and was never where it had been at the start, so "

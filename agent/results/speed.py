@@ -13,6 +13,10 @@ class Speed:
     interval: tuple[float, float] | None = None
     """The 95 % interval in confirming blocks, whose ratio `times` is then; None when the trial was measured once."""
     blocks: int = 0
+    comparable: bool = True
+    """Whether a trial that was measured once can be compared with the reference: not on an unsteady machine, and not
+    when the reference was never again where it had been.
+    """
     reference: bool = False
     """Whether this is the reference itself."""
 
@@ -22,6 +26,8 @@ class Speed:
         return self.interval is None and not self.reference
 
     def __str__(self) -> str:
+        if self.unconfirmed and not self.comparable:
+            return "unconfirmed"
         words = f"{self.times:.2f}x"
         if self.interval is not None:
             words += f" ({self.interval[0]:.2f} to {self.interval[1]:.2f} in {self.blocks} blocks)"

@@ -107,9 +107,11 @@ def floor_note(results: Results) -> str | None:
 
 
 def ties_note(trial: Trial, by: str = "latency_ms") -> str | None:
-    """The acceptable trials that cannot be told apart from this one in a figure; None when there is none."""
+    """The acceptable trials that cannot be told apart from this one in a figure; None when there is none, and where
+    the machine was too unsteady to tell any apart.
+    """
     tied = trial.ties(by)
-    if not tied:
+    if not tied or (by == "latency_ms" and trial.results.unsteady):
         return None
     others = [other for other in tied if not other.is_reference]
     names = ["the reference"] if len(others) < len(tied) else []
@@ -161,8 +163,8 @@ def call_words(trial: Trial) -> list[str]:
     """
     text = FIGURE["latency_ms"].text
     shapes = trial.measurements["latency"]
-    alone_ms = float(trial.measurements["latency_ms"])
-    lines = [] if alone_ms == trial.figure("latency_ms") else [f"as a trial: {text(alone_ms)}"]
+    alone = text(trial.measurements["latency_ms"])
+    lines = [] if alone == trial.text("latency_ms") else [f"as a trial: {alone}"]
     for shape in shapes:
         calls = f"n={shape['n']}, {text(shape['min_ms'])} to {text(shape['max_ms'])}"
         interval = f"interval {shape['interval']:.1%}" if "interval" in shape else ""

@@ -222,7 +222,8 @@ class Trial:
         found = None if self.confirmation is None else self.confirmation.reference
         if found is None:
             times = reference.figure("latency_ms") / self.figure("latency_ms")
-            return Speed(times, self.ties_with("latency_ms", reference))
+            comparable = not (self.results.unsteady or self.results.reference_contradicted)
+            return Speed(times, self.ties_with("latency_ms", reference), comparable=comparable)
         return Speed(found.times, found.decision == "tie", found.interval, found.blocks)
 
     def ties_with(self, name: str, other: "Trial") -> bool:

@@ -162,7 +162,7 @@ def study_note(view: StudyView, page: str) -> str:
         "Values, feasibility and best trials are those of the report. Later measurements can change the latencies of "
         "earlier trials; load an open page again to see that."
     )
-    lines.append(f"Export the best: `paretune export {view.name} -o bundle`")
+    lines.append(f"Export the best: `paretune export {view.name} -o bundle`" if view.exportable else "")
     front = f"{page}/trials?numbers={','.join(map(str, dict.fromkeys([view.reference, *view.front])))}"
     lines.append(
         f"Pictures: [the reference and the front side by side]({front}), or [all of them]({page}/smartSelection) with "

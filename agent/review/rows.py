@@ -9,6 +9,7 @@ from ...objectives.verdict import Verdict
 from ...search_space import technique
 from ..results import (
     Results,
+    Speed,
     Trial,
     age_words,
     call_words,
@@ -73,7 +74,8 @@ class Compared:
 class SpeedShown:
     """How many times as fast as the reference a trial is."""
 
-    times: float
+    times: float | None
+    """None where a trial that was measured once cannot be compared with the reference."""
     text: str
     tie: bool
     """Nothing was shown: the difference is within the noise."""
@@ -177,12 +179,12 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
         return Row(**common)
     known = {figure: trial.known_figure(figure.name) for figure in FIGURES}
     figures = {figure.name: Shown(value, figure.text(value)) for figure, value in known.items() if value is not None}
-    speed, confirmation, measured = trial.speed, trial.confirmation, trial.cold_start_measured
+    confirmation, measured = trial.confirmation, trial.cold_start_measured
     setup_gib = trial.measurements.get("setup_peak_vram_gib")
     return Row(
         **common,
         figures=figures,
-        speed=SpeedShown(speed.times, str(speed), speed.tie, speed.unconfirmed, speed.interval, speed.blocks),
+        speed=_speed(trial.speed),
         cold_start_measured=None if measured is None else dict(measured),
         cold_start_text=cold_start_words(trial),
         calls=call_words(trial),
@@ -217,6 +219,12 @@ def named_trials(results: Results) -> dict[str, Trial | None]:
     return {REFERENCE: results.reference, TORCH_COMPILE: results.torch_compile, BEST: best}
 
 
+def _speed(speed: Speed) -> SpeedShown:
+    shown = speed.comparable or not speed.unconfirmed
+    times, tie = (speed.times, speed.tie) if shown else (None, False)
+    return SpeedShown(times, str(speed), tie, speed.unconfirmed, speed.interval, speed.blocks)
+
+
 def _compared(reference: Comparison | None, torch_compile: Comparison | None) -> dict[str, Compared]:
     both = {"reference": reference, "torch_compile": torch_compile}
     return {name: Compared.of(found) for name, found in both.items() if found is not None}
@@ -231,8 +239,11 @@ def _call_range(trial: Trial) -> tuple[float, float] | None:
 
 
 def _remarks(trial: Trial) -> list[str]:
-    best = trial.results.best_or_none
-    words = ["ties with the best one"] if best is not None and trial in best.ties() else []
+    results = trial.results
+    best = results.best_or_none
+    # On an unsteady machine everything that was measured once ties with everything.
+    tied = best is not None and not results.unsteady and trial in best.ties()
+    words = ["ties with the best one"] if tied else []
     if trial.in_doubt:
         words.append("in doubt: the reference was not where it had been")
     if (early := ended_early_words(trial)) is not None:

@@ -7,6 +7,7 @@ from ...search_space import known_techniques
 from ..results import (
     TIE_RULE,
     Doubt,
+    DoubtKind,
     Results,
     floor_note,
     headline,
@@ -96,6 +97,12 @@ class StudyView:
     def gained(self) -> bool:
         """Whether there is a best configuration other than the reference."""
         return self.best is not None and self.best != self.reference
+
+    @property
+    def exportable(self) -> bool:
+        """Whether there is a best configuration that `export` writes without being told to by `--unconfirmed`."""
+        contradicted = any(doubt.kind is DoubtKind.REFERENCE_CONTRADICTED for doubt in self.doubts)
+        return self.gained and (self.row(self.best or 0).confirmed or not contradicted)
 
     def row(self, number: int) -> Row:
         """The trial of that number. Raises StopIteration without it."""

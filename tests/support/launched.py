@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paretune.agent.results import Results, Trial
 from paretune.agent.search import Event, launch
 from paretune.search_space import Configuration
 from paretune.studies import Records, read_study
+
+if TYPE_CHECKING:
+    from paretune.agent.search import Event
 
 
 @dataclass
@@ -17,9 +20,10 @@ class Launched:
 
     file: Path
     storage: str
-    events: list[Event] = field(default_factory=list)
+    events: "list[Event]" = field(default_factory=list)
 
     def launch(self, trials: int) -> Results:
+
         return launch(read_study(str(self.file)), storage=self.storage, trials=trials, on_event=self.events.append)
 
     def results(self) -> Results:

@@ -1,5 +1,6 @@
 """A study that is replayed into a database, with pictures: nothing is run or timed."""
 
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,16 @@ from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import PACKAGES
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration, SearchSpace
-from paretune.studies import SCHEMA_VERSION, Outcome, Records, RunKind, RunRecord, StudyRecord, parse_study
+from paretune.studies import (
+    SCHEMA_VERSION,
+    Outcome,
+    Records,
+    RunKind,
+    RunRecord,
+    StudyRecord,
+    parse_study,
+    workload_key,
+)
 from PIL import Image
 from sqlalchemy.orm import Session
 
@@ -241,7 +251,7 @@ def replay(
         schema_version=SCHEMA_VERSION,
         created_at="2026-05-04T13:07:00+00:00",
         study=study.model_dump(by_alias=True, mode="json"),
-        workload_key="w",
+        workload_key=workload_key(study),
         fingerprint=fingerprint(device),
         files=str(files),
         space={name: {p: list(v) for p, v in choices.items()} for name, choices in space.techniques.items()},
@@ -251,6 +261,7 @@ def replay(
     records.add_study(record, [trials.pop(0)])
     if trusted:
         for run_ in _floor_runs(kind, device) + _reordering_runs(device, assessed):
+            run_.workload_key = record.workload_key
             records.add_run(run_)
     canaries_ms = CANARIES_MS.get(kind, ()) if trusted else ()
     for number, trial in trials.items():
@@ -274,6 +285,7 @@ def replay(
 def ask_optuna(folder: Path) -> int:
     """Make Optuna's side of a replayed study, as a launch does; returns its id."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     names = Results(Records(url_of(folder)), NAME).study.optimised
     study = optuna.create_study(study_name=NAME, storage=url_of(folder), directions=["minimize"] * len(names))
     study.set_metric_names(names)

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paretune.agent.results import Results
 from paretune.agent.review.dashboard import OWN_NOTES
-from paretune.studies import Records
+from paretune.studies import Outcome, Records
 from support.browser import CHROMIUM, Browser
-from support.replayed import replay, tell_optuna, url_of
+from support.replayed import SLICED, add, ask_optuna, replay, timed_again, trial_run, url_of
 
 pytest.importorskip("optuna_dashboard", reason="the dashboard extra is not installed")
+optuna = pytest.importorskip("optuna")
+from paretune.agent.review.optuna_storage import ReportedStorage  # noqa: E402
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -36,7 +39,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("study")
     replay(folder)
-    tell_optuna(folder)
+    ask_optuna(folder)
     return url_of(folder)
 
 
@@ -72,15 +75,61 @@ def test_metric_names_and_the_note_are_served(address: str) -> None:
     study = json.loads(body)
     assert study["objective_names"] == ["latency_ms", "peak_vram_gib", "drift"]
     note = study["note"]["body"]
-    assert note.startswith("2.50 times as fast as the reference (2.48 to 2.52 in 6 confirming blocks; as trials 400 ms")
-    assert "/trials?numbers=0,2,1)" in note
+    assert note.startswith("2.50 times as fast as the reference (401 ms against 1.00 s; 95 % interval 2.48 to 2.52")
+    assert "/trials?numbers=0,7,2,1)" in note
 
 
 def test_the_note_says_what_can_be_trusted(address: str) -> None:
     note = json.loads(fetch(api(address))[1])["note"]["body"]
     assert "Noise floor: 2.3% in latency and 0.9% in memory, from 5 processes" in note
-    assert "Trial 2 ties with trial 7; of the front's that are surely faster than the reference" in note
-    assert "was not confirmed" not in note
+    assert "Trial 2 ties with trial 7 in latency. Of configurations that tie in latency, the best is one that" in note
+    assert "unconfirmed" not in note
+
+
+def test_values_feasibility_and_best_trials_are_the_reports(address: str, storage: str) -> None:
+    """Optuna's own list of best trials knows nothing of limits: it would have trial 3, and not all of the front."""
+    study = json.loads(fetch(api(address))[1])
+    results = Results(Records(storage), "replayed")
+    trials = {trial["number"]: trial for trial in study["trials"]}
+    assert (
+        [trial["number"] for trial in study["best_trials"]] == [trial.number for trial in results.front] == [7, 2, 1, 0]
+    )
+    for trial in results.complete:
+        assert trials[trial.number]["values"] == [trial.figure(name) for name in results.study.optimised]
+        assert all(value <= 0 for value in trials[trial.number]["constraints"]) == trial.acceptable
+    assert (trials[5]["state"], trials[5]["constraints"]) == ("Pruned", [1.0])
+    assert {"name": "deepcache.interval", "value": "3"} in [
+        {"name": parameter["name"], "value": parameter["param_external_value"]} for parameter in trials[2]["params"]
+    ]
+    later = json.loads(fetch(f"{api(address)}?after=6")[1])
+    assert [trial["number"] for trial in later["trials"]] == [6, 7]
+    assert later["best_trials"] == study["best_trials"]
+
+
+def test_what_is_measured_meanwhile_is_shown(tmp_path: Path) -> None:
+    results = replay(tmp_path, only=(1, 2))
+    study_id = ask_optuna(tmp_path)
+    storage = ReportedStorage(Records(url_of(tmp_path)), optuna.storages.RDBStorage(url_of(tmp_path)))
+    before = [trial.values for trial in storage.get_all_trials(study_id)]
+    timed_again(results, 2, peak_vram_gib=1.5)
+    add(results, trial_run(tmp_path, 4, SLICED, "cpu", outcome=Outcome.OOM, reason="out of memory"))
+    storage._refreshed_at = -1e9  # as if two seconds had gone by
+    storage.refresh()
+    trials = storage.get_all_trials(study_id)
+    assert [trial.values for trial in trials[:2]] == before[:2]
+    assert trials[2].values[1] == 1.5
+    assert [trial.state.name for trial in trials[3:]] == ["FAIL", "PRUNED"]
+    assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
+    assert storage.get_trial(trials[4]._trial_id).user_attrs["reason"] == "out of memory"
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", ""), ("POST", "/rename"), ("PUT", "/preference_feedback")])
+def test_nothing_but_notes_can_be_changed(address: str, method: str, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        fetch(api(address) + path, method)
+    assert refusal.value.code == 403
+    assert b"only notes" in refusal.value.read()
+    assert len(json.loads(fetch(api(address))[1])["trials"]) == 8
 
 
 def test_pictures_are_served_from_where_the_study_left_them(address: str, storage: str) -> None:
@@ -90,6 +139,19 @@ def test_pictures_are_served_from_where_the_study_left_them(address: str, storag
     artifact = trial["artifacts"][0]["artifact_id"]
     _, picture = fetch(f"{root}/artifacts/{study_id}/{trial['trial_id']}/{artifact}")
     assert picture.startswith(b"\x89PNG")
+
+
+def put_note(address: str, note: dict[str, Any]) -> None:
+    """As the dashboard's own page does."""
+    root = address.partition("/dashboard/")[0]
+    request = urllib.request.Request(
+        f"{api(address)}/note",
+        data=json.dumps(note).encode(),
+        method="PUT",
+        headers={"Content-Type": "application/json", "Origin": root},
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert answer.status in (200, 204)
 
 
 @pytest.mark.parametrize(
@@ -110,18 +172,11 @@ def test_other_web_pages_are_refused(address: str, method: str, headers: dict[st
 
 
 def test_its_own_page_may_write_and_what_people_wrote_stays(address: str, storage: str) -> None:
-    root = address.partition("/dashboard/")[0]
     _, body = fetch(api(address))
     note = json.loads(body)["note"]
-    written = {"version": note["version"] + 1, "body": f"old summary\n\n{OWN_NOTES}\n\nshipped **it**"}
-    request = urllib.request.Request(
-        f"{api(address)}/note",
-        data=json.dumps(written).encode(),
-        method="PUT",
-        headers={"Content-Type": "application/json", "Origin": root},
-    )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        assert answer.status in (200, 204)
+    put_note(address, {"version": note["version"] + 1, "body": f"{'long ' * 1000}\n\n{OWN_NOTES}\n\nnot yet"})
+    written = {"version": note["version"] + 2, "body": f"old summary\n\n{OWN_NOTES}\n\nshipped **it**"}
+    put_note(address, written)
     again = start("replayed", "--storage", storage, "--port", "0")
     assert again.stdout is not None
     again.stdout.readline()
@@ -132,6 +187,10 @@ def test_its_own_page_may_write_and_what_people_wrote_stays(address: str, storag
     assert note.startswith("2.50 times as fast")
     assert "old summary" not in note
     assert note.rstrip().endswith("shipped **it**")
+    again = {"version": written["version"], "body": "of an older page"}
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        put_note(address, again)
+    assert refusal.value.code == 409
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -139,8 +198,11 @@ def test_in_a_browser(address: str) -> None:
     with Browser(1400, 1000) as browser:
         browser.open(address)
         browser.wait_for("document.querySelectorAll('.scatterlayer path.point').length >= 3")
-        assert {"Pareto Front", "Best Trials"} <= set(browser.text().splitlines())
+        lines = browser.text().splitlines()
+        assert {"Pareto Front", "Best Trials"} <= set(lines)
         assert "latency_ms" in browser.text()
+        best = [line for line in lines[lines.index("Best Trials") :] if re.fullmatch(r"Trial \d+", line)]
+        assert best == ["Trial 7", "Trial 2", "Trial 1", "Trial 0"], "the report's front, and nothing else"
 
         browser.open(f"{address}/note")
         browser.wait_for("document.body.innerText.includes('2.50 times as fast as the reference')")
@@ -149,7 +211,7 @@ def test_in_a_browser(address: str) -> None:
         browser.open(link)
         # Each is the reference's picture and the trial's side by side, with a gap.
         loaded = "[...document.images].filter(i => i.src.includes('/artifacts/') && i.naturalWidth === 68).length"
-        browser.wait_for(f"{loaded} === 3")
+        browser.wait_for(f"{loaded} === 4")
         assert browser.console == []
         assert [url for url in browser.requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
 
