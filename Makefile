@@ -3,20 +3,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-gpu lint clean
+.PHONY: install quickstart docs test test-gpu lint clean
 
 install: $(STAMP)
 
 # The stamp is the last thing written: an interrupted install is done again.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,dashboard,torchao,notebooks]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,torchao,notebooks]'
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/paretune
 	touch $@
 
 quickstart: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m paretune.agent.quickstart
+
+# The tables of docs/study-file.md, after a key of study files or its docstring has changed.
+docs: install
+	$(BIN)/python benchmarks/study_file_reference.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -12,10 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .agent.bundle import export, verify
+    from .agent.bundle.export import export
+    from .agent.bundle.verify import verify
     from .agent.results import Limit, Results, Trial
     from .agent.review import StudyView, study_view, write_report
-    from .agent.search import launch
+    from .agent.search.launch import launch
     from .objectives.verdict import Verdict
     from .search_space import Axis, Configuration, Loss, Parameters, Technique
     from .studies import Outcome, Records, Request, Study, UserError, read_study

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,43 +13,32 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..studies import DEFAULT_STORAGE, Records, UserError, read_study
+from .cli_options import AsJson, ByOption, LimitOption, LossOption, Storage, StudyName, VerdictOption, study_names
 
 app = typer.Typer(
     name="paretune",
     help="Finds the fastest configuration of a diffusers pipeline that still makes the same pictures, and ships it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console()
 
-Storage = Annotated[
-    str, typer.Option(help="Database: sqlite:///FILE or postgresql://USER@HOST/DATABASE.", envvar="PARETUNE_STORAGE")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-LimitOption = Annotated[
-    list[str] | None,
-    typer.Option("--limit", help="Such as 'peak_vram_gib<=20'; also latency_ms, drift, cold_start_s; may be repeated."),
-]
-VerdictOption = Annotated[
-    str | None,
-    typer.Option(
-        "--verdict",
-        help="The worst verdict on the pictures that is accepted: bit-exact, imperceptible, near-lossless, visible, "
-        "different.",
-    ),
-]
-LossOption = Annotated[
-    str | None,
-    typer.Option("--loss", help="The most that techniques may lose by design: bit-identical, reordered, approximate."),
-]
-ByOption = Annotated[
-    str | None,
-    typer.Option(
-        "--by", help="What is to be least: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
-    ),
-]
 FASTEST = "latency_ms"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.print(f"paretune {metadata.version('paretune')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What `paretune` itself takes, before a command."""
 
 
 @app.command()
@@ -98,9 +88,22 @@ def launch(
     console.print(f"Next: {'; '.join(following)}", soft_wrap=True, markup=False, highlight=False)
 
 
+@app.command("list")
+def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+    """List the studies in the database: when each was launched, on what, how many trials it has, how many failed."""
+    from .review import listed_studies, study_lines
+
+    studies = listed_studies(Records(storage, must_exist=True))
+    if as_json:
+        _print_json([study.to_dict() for study in studies])
+        return
+    for line in study_lines(studies):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    name: StudyName,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; by default NAME-report.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON, and write nothing.")] = False,
@@ -119,7 +122,7 @@ def report(
 
 @app.command()
 def best(
-    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    name: StudyName,
     limit: LimitOption = None,
     verdict: VerdictOption = None,
     by: ByOption = None,
@@ -150,7 +153,7 @@ def best(
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    name: StudyName,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")],
     trial: Annotated[
         int | None, typer.Option(help="Export this trial; by default the best one under the other options.")
@@ -228,7 +231,7 @@ def compare(
 
 @app.command()
 def judge(
-    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    name: StudyName,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another way to judge: quality.weights.lpips=/models/lpips, quality.files=[my.py]."),
@@ -256,7 +259,7 @@ def judge(
 
 @app.command()
 def rate(
-    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    name: StudyName,
     trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
     picture: Annotated[str, typer.Argument(help="The picture's file, such as portrait-0.png.")],
     rating: Annotated[str, typer.Argument(help="better, same or worse than the reference's picture.")],
@@ -277,7 +280,7 @@ def rate(
 
 @app.command()
 def dashboard(
-    name: Annotated[str | None, typer.Argument(help="Open at this study.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Open at this study.", autocompletion=study_names)] = None,
     storage: Storage = DEFAULT_STORAGE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
 ) -> None:
@@ -324,14 +327,14 @@ def techniques(as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Show the machine, the versions, and what is missing. Exit code 1 when something needed is missing."""
+    """Show the machine, the versions, and what is missing. Exit code 1 when something needed is missing or too old."""
     from .doctor import examine
 
     findings = examine()
     if as_json:
         _print_json([{"name": f.name, "ok": f.ok, "text": f.text} for f in findings])
     else:
-        marks = {True: "[green]ok[/green]", False: "[red]missing[/red]", None: ""}
+        marks = {True: "[green]ok[/green]", False: "[red]not ok[/red]", None: ""}
         for finding in findings:
             console.print(f"{finding.name:18} {escape(finding.text)} {marks[finding.ok]}", soft_wrap=True)
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)

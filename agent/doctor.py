@@ -1,16 +1,17 @@
 """What this machine is and what is missing on it."""
 
+import platform
 import shutil
-import sys
 from dataclasses import dataclass
 
 import psutil
 
+from ..objectives.versions import Dependency, dependencies, judge_python
 from ..search_space import Technique, known_techniques
 from .trial import detect_device, installed, target_of
 
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "optuna", "sqlalchemy", "triton")
-EXTRAS = {"torchao": "torchao", "optuna-dashboard": "dashboard", "psycopg": "postgresql"}
+EXTRAS = ("torchao", "dashboard", "postgresql")
+"""What a user may want besides; the other extras are for working on paretune itself."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the machine. Imports torch, so it takes a few seconds."""
-    findings = [Finding("python", sys.version_info[:2] in ((3, 11), (3, 12)), sys.version.split()[0])]
-    findings += [_package(name) for name in PACKAGES if name != "triton"]
-    for name, extra in EXTRAS.items():
-        version = installed(name)
-        text = version or f"not installed; pip install 'paretune[{extra}]'"
-        findings.append(Finding(name, None if version is None else True, text))
+    findings = [Finding("python", True, judge_python(platform.python_version()))]
+    findings += [_package(dependency) for extra in (None, *EXTRAS) for dependency in dependencies(extra)]
     memory = psutil.virtual_memory()
     findings.append(
         Finding("main memory", None, f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} free")
@@ -38,9 +35,13 @@ def examine() -> list[Finding]:
     return findings + _device()
 
 
-def _package(name: str) -> Finding:
-    version = installed(name)
-    return Finding(name, version is not None, version or "not installed: make install")
+def _package(dependency: Dependency) -> Finding:
+    version = installed(dependency.name)
+    if version is not None:
+        return Finding(dependency.name, *dependency.judge(version))
+    if dependency.extra is None:
+        return Finding(dependency.name, False, "not installed, and paretune needs it")
+    return Finding(dependency.name, None, f"not installed; pip install 'paretune[{dependency.extra}]'")
 
 
 def _device() -> list[Finding]:
@@ -80,13 +81,22 @@ class Availability:
 def availability() -> list[Availability]:
     """Every technique, judged by the machine alone: what depends on the pipelines is found out by a study."""
     from ..objectives.fingerprint import Fingerprint
-    from ..search_space import ModuleFacts, PipelineFacts
+    from ..search_space import ModuleFacts, PipelineFacts, Role
 
     target = target_of(Fingerprint.current(detect_device()))
     # A pipeline that every technique finds something to change in.
     modules = {
-        "unet": ModuleFacts(class_name="UNet2DConditionModel", dtype="float16", parameters_m=2567.0),
-        "vae": ModuleFacts(class_name="AutoencoderKL", dtype="float16", parameters_m=84.0, tile_side_px=512),
+        "unet": ModuleFacts(
+            class_name="UNet2DConditionModel",
+            role=Role.DENOISER,
+            dtype="float16",
+            parameters_m=2567.0,
+            fuses_qkv=True,
+            has_repeated_blocks=True,
+        ),
+        "vae": ModuleFacts(
+            class_name="AutoencoderKL", role=Role.VAE, dtype="float16", parameters_m=84.0, tile_side_px=512
+        ),
     }
     pipelines = {
         "main": PipelineFacts(

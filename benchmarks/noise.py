@@ -23,8 +23,8 @@ from paretune.agent.trial.executor import Executor
 from paretune.agent.trial.files import write_text
 from paretune.agent.trial.folder import write_scripts
 from paretune.agent.trial.process import Job
-from paretune.agent.trial.script import Plan
-from paretune.objectives.intervals import compare_paired
+from paretune.objectives.measuring import Plan
+from paretune.objectives.measuring.intervals import compare_paired
 from paretune.objectives.noise_floor import floor_of, relative_difference
 from paretune.search_space import Configuration, apply_source
 from paretune.studies import Outcome, read_study

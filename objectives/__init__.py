@@ -6,8 +6,8 @@ imported by its path: `paretune.objectives.pictures`, `paretune.objectives.drift
 """
 
 from .fingerprint import Fingerprint
-from .latency import LatencySummary, mix_latency_ms, summarize
-from .memory import MemorySummary, PeakMemory
+from .measuring.latency import LatencySummary, mix_mean, summarize
+from .measuring.memory import MemorySummary, PeakMemory
 from .verdict import MAX_DRIFT, THRESHOLDS, Thresholds, Verdict, judge, verdict_of_drift
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "Thresholds",
     "Verdict",
     "judge",
-    "mix_latency_ms",
+    "mix_mean",
     "summarize",
     "verdict_of_drift",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 def milliseconds(value: float) -> str:
     """ "412 ms", "1.92 s"."""
-    return f"{value:.0f} ms" if value < 1000 else f"{value / 1000:.2f} s"
+    return f"{value:.0f} ms" if round(value) < 1000 else f"{value / 1000:.2f} s"
 
 
 def gibibytes(value: float) -> str:
@@ -41,6 +41,8 @@ class Figure:
     label: str
     """For people: "latency", as in "a tie in latency"."""
     unit: str
+    meaning: str
+    """What it is, as the end of a sentence."""
     text: Callable[[float], str]
     """How a value is written."""
     measured_in: str
@@ -58,6 +60,7 @@ FIGURES: tuple[Figure, ...] = (
         name="latency_ms",
         label="latency",
         unit="ms",
+        meaning="what a request takes, on average over the mix",
         text=milliseconds,
         measured_in="the timed calls",
         has_floor=True,
@@ -68,6 +71,7 @@ FIGURES: tuple[Figure, ...] = (
         name="peak_vram_gib",
         label="peak memory",
         unit="GiB",
+        meaning="GPU memory while requests are served; on a CPU, the process's main memory",
         text=gibibytes,
         measured_in="a call of its own",
         has_floor=True,
@@ -78,6 +82,7 @@ FIGURES: tuple[Figure, ...] = (
         name="drift",
         label="drift",
         unit="1",
+        meaning="how far the pictures are from the reference's, from 0 (bit-exact) up",
         text=drift_text,
         measured_in="judging the pictures",
         can_be_optimised=True,
@@ -86,13 +91,21 @@ FIGURES: tuple[Figure, ...] = (
         name="cold_start_s",
         label="cold start",
         unit="s",
+        meaning="from a fresh process to its first picture, loading the weights not counted",
         text=seconds,
         measured_in="applying and the first call",
         has_floor=True,
         can_be_limited=True,
         can_be_optimised=True,
     ),
-    Figure(name="energy_j", label="energy per image", unit="J", text=joules, measured_in="the timed calls"),
+    Figure(
+        name="energy_j",
+        label="energy per image",
+        unit="J",
+        meaning="what the GPU takes for one picture",
+        text=joules,
+        measured_in="the timed calls",
+    ),
 )
 
 FIGURE = {figure.name: figure for figure in FIGURES}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from .memory import BYTES_PER_GIB, device_index, nvml_handle
+from .measuring.memory import BYTES_PER_GIB, device_index, nvml_handle
 
 SCHEMA_VERSION = 1
 

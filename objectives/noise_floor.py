@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .figures import FIGURES
-from .intervals import quantile, student_quantile
+from .measuring.intervals import quantile, student_quantile
 
 SCHEMA_VERSION = 1
 PERCENTILE = 0.95

@@ -2,11 +2,13 @@
 
 from ._apply_source import apply_source
 from ._configuration import Configuration, Step
-from ._rules import RULES, Rule, impossible
+from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._reorderings import reordering_sources
+from ._rules import RULES, Case, Rule, impossible
 from ._space import OFF, ON, SearchSpace
-from ._target import ModuleFacts, PipelineFacts, Target, describe_pipelines
-from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Technique, Value
-from ._techniques import TECHNIQUES, known_techniques, load_techniques, technique
+from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
+from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
+from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
 
 __all__ = [
     "LOSSES",
@@ -15,22 +17,33 @@ __all__ = [
     "RULES",
     "TECHNIQUES",
     "Axis",
+    "Case",
     "Configuration",
     "Loss",
     "ModuleFacts",
     "NoParameters",
     "Parameters",
     "PipelineFacts",
+    "Role",
     "Rule",
     "SearchSpace",
+    "Stage",
     "Step",
     "Target",
     "Technique",
+    "Trait",
     "Value",
     "apply_source",
+    "denoisers",
     "describe_pipelines",
+    "forget_techniques",
     "impossible",
     "known_techniques",
     "load_techniques",
+    "other_modules",
+    "reordering_sources",
     "technique",
+    "text_encoders",
+    "torch_modules",
+    "vaes",
 ]

@@ -1,7 +1,8 @@
 """Which techniques cannot be combined, and why: the one place that says so.
 
-Each rule names its techniques and, where only some parameters clash, a predicate over those parameters. A rule stands
-for something that was seen to fail, or that a library's code refuses; combinations nobody has tried are tried.
+Each rule names techniques, or traits that any technique may have, and, where not every such combination clashes, says
+which do. A rule stands for something that was seen to fail, or that a library's code refuses; combinations nobody has
+tried are tried.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,99 +11,135 @@ from typing import Any
 
 from ._configuration import Configuration
 from ._target import PipelineFacts, Target
+from ._technique import Trait
 from ._techniques import technique
 
-Chosen = Mapping[str, Mapping[str, Any]]
-"""{technique: {parameter: value}} of one configuration."""
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One configuration on one device: what a rule looks at."""
+
+    chosen: Mapping[str, Mapping[str, Any]]
+    """{technique: {parameter: value}}, in the order of application."""
+    traits: Mapping[str, frozenset[Trait]]
+    """Of each technique, with its parameters."""
+    target: Target
+    pipelines: Mapping[str, PipelineFacts]
+
+    @classmethod
+    def of(cls, configuration: Configuration, target: Target, pipelines: Mapping[str, PipelineFacts]) -> "Case":
+        """With the traits looked up."""
+        chosen = {step.technique: step.values() for step in configuration.steps}
+        traits = {
+            step.technique: technique(step.technique).traits_with(step.parameters) for step in configuration.steps
+        }
+        return cls(chosen=chosen, traits=traits, target=target, pipelines=pipelines)
+
+    def has(self, trait: Trait) -> bool:
+        """Whether any technique has the trait."""
+        return any(trait in traits for traits in self.traits.values())
+
+    @property
+    def adapters(self) -> bool:
+        """Whether any request loads or unloads adapters."""
+        return any(pipeline.adapters for pipeline in self.pipelines.values())
+
+    @property
+    def denoiser_dtype(self) -> str:
+        """The denoiser's dtype once everything is applied, "unknown" when nothing says it."""
+        if "dtype" in self.chosen:
+            return str(self.chosen["dtype"]["dtype"])
+        return next((denoiser.dtype for p in self.pipelines.values() for denoiser in p.denoisers), "unknown")
+
+    @property
+    def graphs_the_decoder(self) -> bool:
+        """Whether torch.compile records the VAE's decoder in CUDA graphs."""
+        compiled = self.chosen.get("torch_compile", {"mode": None, "vae_decoder": False})
+        return compiled["mode"] == "reduce-overhead" and bool(compiled["vae_decoder"])
 
 
-def _always(chosen: Chosen, target: Target, pipelines: Mapping[str, PipelineFacts]) -> bool:
+def _always(case: Case) -> bool:
     return True
 
 
 @dataclass(frozen=True)
 class Rule:
-    """These techniques together do not work (when `clash` says so), because of `reason`."""
+    """These together do not work (where `clash` says so), because of `reason`.
 
-    techniques: tuple[str, ...]
+    together: techniques by name, or traits; a trait stands for every technique of the configuration that has it, and
+    one technique may have several of them.
+    """
+
+    together: tuple[str | Trait, ...]
     reason: str
-    clash: Callable[[Chosen, Target, Mapping[str, PipelineFacts]], bool] = _always
+    clash: Callable[[Case], bool] = _always
 
-
-def unet_dtype(chosen: Chosen, pipelines: Mapping[str, PipelineFacts]) -> str:
-    """The U-Net's dtype once `chosen` is applied, "unknown" when nothing says it."""
-    if "dtype" in chosen:
-        return str(chosen["dtype"]["dtype"])
-    return next((p.modules["unet"].dtype for p in pipelines.values() if "unet" in p.modules), "unknown")
-
-
-def _graphs_the_decoder(chosen: Chosen) -> bool:
-    return chosen["torch_compile"]["mode"] == "reduce-overhead" and bool(chosen["torch_compile"]["vae_decoder"])
+    def refuses(self, case: Case) -> str | None:
+        """The reason with the techniques it is about before it, or None."""
+        found: list[str] = []
+        for part in self.together:
+            by_trait = isinstance(part, Trait)
+            matching = [name for name, traits in case.traits.items() if (part in traits if by_trait else part == name)]
+            if not matching:
+                return None
+            found += matching
+        return f"{' with '.join(dict.fromkeys(found))}: {self.reason}" if self.clash(case) else None
 
 
 RULES: tuple[Rule, ...] = (
     Rule(("model_offload", "group_offload"), "diffusers refuses two kinds of offload on one pipeline"),
     Rule(
-        ("torchao_quantization", "torch_compile", "model_offload"),
+        (Trait.QUANTIZES, Trait.COMPILES, Trait.MOVES_WEIGHTS),
         "torch cannot move a compiled module whose weights are quantized tensors",
     ),
     Rule(
-        ("torchao_quantization", "torch_compile", "group_offload"),
-        "torch cannot move a compiled module whose weights are quantized tensors",
+        (Trait.QUANTIZES, Trait.COMPILES),
+        "loading an adapter moves the denoiser, and torch cannot move a compiled module whose weights are quantized",
+        lambda case: case.adapters,
     ),
     Rule(
-        ("torchao_quantization", "torch_compile"),
-        "loading an adapter moves the U-Net, and torch cannot move a compiled module whose weights are quantized",
-        lambda chosen, target, pipelines: any(pipeline.adapters for pipeline in pipelines.values()),
-    ),
-    Rule(
-        ("fused_qkv",),
-        "an adapter that is loaded later is ignored by fused projections, or breaks them",
-        lambda chosen, target, pipelines: any(pipeline.adapters for pipeline in pipelines.values()),
+        (Trait.REPLACES_PROCESSORS,),
+        "an adapter that is loaded later brings attention processors of its own: it is ignored, or it undoes these",
+        lambda case: case.adapters,
     ),
     Rule(
         ("torch_compile", "vae_slicing"),
         "diffusers keeps the decoder's slices at once, and CUDA graphs write each over the one before",
-        lambda chosen, target, pipelines: _graphs_the_decoder(chosen),
+        lambda case: case.graphs_the_decoder,
     ),
     Rule(
         ("torch_compile", "vae_tiling"),
         "diffusers keeps the decoder's tiles at once, and CUDA graphs write each over the one before",
-        lambda chosen, target, pipelines: _graphs_the_decoder(chosen),
+        lambda case: case.graphs_the_decoder,
     ),
     Rule(
-        ("torch_compile", "model_offload"),
-        "CUDA graphs need weights at fixed addresses, and offload moves them",
-        lambda chosen, target, pipelines: chosen["torch_compile"]["mode"] == "reduce-overhead",
-    ),
-    Rule(
-        ("torch_compile", "group_offload"),
+        (Trait.COMPILES, "group_offload"),
         "group offload hooks sit inside the graph: only regional compilation with block-level groups works",
-        lambda chosen, target, pipelines: (
-            chosen["torch_compile"]["region"] == "whole"
-            or chosen["torch_compile"]["mode"] == "reduce-overhead"
-            or chosen["group_offload"]["level"] == "leaf_level"
-        ),
+        lambda case: case.has(Trait.COMPILES_WHOLE) or case.chosen["group_offload"]["level"] == "leaf_level",
     ),
     Rule(
-        ("deepcache", "group_offload"),
-        "a shallow step calls single layers of a block, which the block's offload hook does not bring to the device",
+        (Trait.CUDA_GRAPHS, Trait.MOVES_WEIGHTS),
+        "CUDA graphs need weights at fixed addresses, and offload moves them",
+    ),
+    Rule(
+        (Trait.CALLS_INNER_LAYERS, "group_offload"),
+        "single layers of a block are called, which the block's offload hook does not bring to the device",
     ),
     Rule(
         ("torchao_quantization",),
         "row-wise float8 needs bfloat16 weights",
-        lambda chosen, target, pipelines: (
-            chosen["torchao_quantization"]["scheme"] == "float8_dynamic_row"
-            and unet_dtype(chosen, pipelines) not in ("bfloat16", "unknown")
+        lambda case: (
+            case.chosen["torchao_quantization"]["scheme"] == "float8_dynamic_row"
+            and case.denoiser_dtype not in ("bfloat16", "unknown")
         ),
     ),
     Rule(
         ("sdpa_kernel",),
         "flash and cuDNN attention need 16-bit numbers on a GPU",
-        lambda chosen, target, pipelines: (
-            target.device == "cuda"
-            and chosen["sdpa_kernel"]["unet"] in ("flash", "cudnn")
-            and unet_dtype(chosen, pipelines) == "float32"
+        lambda case: (
+            case.target.device == "cuda"
+            and case.chosen["sdpa_kernel"]["unet"] in ("flash", "cudnn")
+            and case.denoiser_dtype == "float32"
         ),
     ),
 )
@@ -110,12 +147,9 @@ RULES: tuple[Rule, ...] = (
 
 def impossible(configuration: Configuration, target: Target, pipelines: Mapping[str, PipelineFacts]) -> str | None:
     """Why this configuration is known not to work there, in one sentence; None when it may be tried."""
-    chosen = {step.technique: step.values() for step in configuration.steps}
     for step in configuration.steps:
         reason = technique(step.technique).why_not(target, pipelines, step.parameters)
         if reason is not None:
             return f"{step.technique}: {reason}"
-    for rule in RULES:
-        if all(name in chosen for name in rule.techniques) and rule.clash(chosen, target, pipelines):
-            return f"{' with '.join(rule.techniques)}: {rule.reason}"
-    return None
+    case = Case.of(configuration, target, pipelines)
+    return next((reason for rule in RULES if (reason := rule.refuses(case)) is not None), None)

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
+
+from ._modules import denoisers, text_encoders, torch_modules, vaes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +26,22 @@ class Target:
         return self.compute_capability[0] * 10 + self.compute_capability[1] if self.compute_capability else 0
 
 
+class Role(StrEnum):
+    """What a module is for."""
+
+    DENOISER = "denoiser"
+    """A U-Net or a transformer."""
+    VAE = "vae"
+    TEXT_ENCODER = "text_encoder"
+    OTHER = "other"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModuleFacts:
     """One module of a pipeline."""
 
     class_name: str
+    role: Role
     dtype: str
     """As torch names it without the prefix: "float16"."""
     parameters_m: float
@@ -36,20 +50,48 @@ class ModuleFacts:
     """For a VAE: pictures up to this side are decoded in one tile."""
     layers_per_block: int | None = None
     """For a U-Net: residual layers in its first block."""
+    fuses_qkv: bool = False
+    """Whether diffusers can fuse its attention projections."""
+    has_repeated_blocks: bool = False
+    """Whether diffusers knows which of its blocks repeat, and can compile them one by one."""
+
+    @property
+    def is_unet(self) -> bool:
+        """For a denoiser: a U-Net of any kind, not a transformer."""
+        return "UNet" in self.class_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineFacts:
-    """One pipeline of a workload and the largest request it serves."""
+    """One pipeline of a workload, or a module that stands beside the pipelines, and the largest request it serves."""
 
     class_name: str
     modules: Mapping[str, ModuleFacts] = field(default_factory=dict)
+    """By the pipeline's own names for them; a module that is no part of a pipeline has none ("")."""
     largest_batch: int = 1
     largest_side_px: int = 0
     guided: bool = True
     """Whether any request uses classifier-free guidance."""
     adapters: bool = False
     """Whether adapters are loaded and unloaded between requests."""
+
+    @property
+    def denoisers(self) -> list[ModuleFacts]:
+        """Its U-Nets and transformers."""
+        return self._with_role(Role.DENOISER)
+
+    @property
+    def vaes(self) -> list[ModuleFacts]:
+        """Its VAEs."""
+        return self._with_role(Role.VAE)
+
+    @property
+    def text_encoders(self) -> list[ModuleFacts]:
+        """Its text encoders."""
+        return self._with_role(Role.TEXT_ENCODER)
+
+    def _with_role(self, role: Role) -> list[ModuleFacts]:
+        return [module for module in self.modules.values() if module.role is role]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -58,41 +100,49 @@ class PipelineFacts:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PipelineFacts":
         """The inverse of to_dict."""
-        modules = {name: ModuleFacts(**facts) for name, facts in data["modules"].items()}
+        modules = {
+            name: ModuleFacts(**{**facts, "role": Role(facts["role"])}) for name, facts in data["modules"].items()
+        }
         return cls(**{**data, "modules": modules})
 
 
 def describe_pipelines(pipelines: Mapping[str, Any], requests: Iterable[Any]) -> dict[str, PipelineFacts]:
-    """Describe loaded diffusers pipelines and what is asked of them.
+    """Describe what a workload loaded (diffusers pipelines, modules, anything) and what is asked of it.
 
     requests: objects with pipeline, batch, width_px, height_px, guidance and adapters.
     """
     requests = list(requests)
+    roles: dict[int, Role] = {}
+    for role, find in ((Role.DENOISER, denoisers), (Role.VAE, vaes), (Role.TEXT_ENCODER, text_encoders)):
+        roles |= {id(module): role for module in find(dict(pipelines))}
     return {
-        name: _describe(pipeline, [r for r in requests if r.pipeline == name]) for name, pipeline in pipelines.items()
+        name: _describe(pipeline, roles, [r for r in requests if r.pipeline == name])
+        for name, pipeline in pipelines.items()
     }
 
 
-def _describe(pipeline: Any, requests: list[Any]) -> PipelineFacts:
-    import torch
-
-    modules = {}
-    for name, module in getattr(pipeline, "components", {}).items():
-        if isinstance(module, torch.nn.Module):
-            parameters = list(module.parameters())
-            blocks: Any = getattr(module, "down_blocks", None)
-            modules[name] = ModuleFacts(
-                class_name=type(module).__name__,
-                dtype=str(parameters[0].dtype).removeprefix("torch.") if parameters else "none",
-                parameters_m=round(sum(p.numel() for p in parameters) / 1e6, 3),
-                tile_side_px=getattr(module, "tile_sample_min_size", None),
-                layers_per_block=len(blocks[0].resnets) if blocks else None,
-            )
+def _describe(pipeline: Any, roles: Mapping[int, Role], requests: list[Any]) -> PipelineFacts:
+    modules = torch_modules(pipeline).items()
     return PipelineFacts(
         class_name=type(pipeline).__name__,
-        modules=modules,
+        modules={name: _describe_module(module, roles.get(id(module), Role.OTHER)) for name, module in modules},
         largest_batch=max((r.batch for r in requests), default=1),
         largest_side_px=max((max(r.width_px, r.height_px) for r in requests), default=0),
         guided=any(r.guidance > 1 for r in requests),
         adapters=any(r.adapters for r in requests),
+    )
+
+
+def _describe_module(module: Any, role: Role) -> ModuleFacts:
+    parameters = list(module.parameters())
+    first_block: Any = next(iter(getattr(module, "down_blocks", None) or ()), None)
+    return ModuleFacts(
+        class_name=type(module).__name__,
+        role=role,
+        dtype=str(parameters[0].dtype).removeprefix("torch.") if parameters else "none",
+        parameters_m=round(sum(p.numel() for p in parameters) / 1e6, 3),
+        tile_side_px=getattr(module, "tile_sample_min_size", None),
+        layers_per_block=len(first_block.resnets) if hasattr(first_block, "resnets") else None,
+        fuses_qkv=hasattr(module, "fuse_qkv_projections"),
+        has_repeated_blocks=bool(getattr(module, "_repeated_blocks", None)),
     )

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -44,6 +44,46 @@ class Loss(StrEnum):
 
 LOSSES = (Loss.BIT_IDENTICAL, Loss.REORDERED, Loss.APPROXIMATE)
 """From the least to the most that can be lost."""
+
+
+class Stage(IntEnum):
+    """When a technique is applied, from the first to the last."""
+
+    WEIGHTS = 1
+    """What the weights are: their number format, adapters that are merged into them."""
+    LAYERS = 2
+    """Which layers and processors there are, and how their weights lie: quantized weights can no longer be joined."""
+    QUANTIZATION = 3
+    """Weights become tensors of another class. Before compilation, which would keep the old ones."""
+    STRUCTURE = 4
+    """What forward() computes, and the parts in which a compiler finds it."""
+    COMPILATION = 5
+    """Graphs of what the stages before have left."""
+    WRAPPERS = 6
+    """What stays outside of compiled graphs: wrappers of forward(), switches of the VAE."""
+    PLACEMENT = 7
+    """Where weights wait: the hook that moves a module to the device has to run before everything else."""
+    LAST = 8
+    """After everything: for a technique of a user's own that says nothing else."""
+
+
+class Trait(StrEnum):
+    """What a technique does that matters to others: rules ask for traits, so that they hold for a user's own too."""
+
+    COMPILES = "compiles"
+    """Modules run as graphs of a compiler."""
+    COMPILES_WHOLE = "compiles whole"
+    """The denoiser is one graph, and hooks on the modules inside it are part of it."""
+    CUDA_GRAPHS = "records CUDA graphs"
+    """Kernels are replayed with the memory addresses that they were recorded with."""
+    QUANTIZES = "quantizes"
+    """Weights are tensors of another class than torch.Tensor."""
+    REPLACES_PROCESSORS = "replaces attention processors"
+    """Attention layers get other processors or projections."""
+    CALLS_INNER_LAYERS = "calls inner layers"
+    """Layers inside a block are called one by one, past the block's forward() and the hooks on it."""
+    MOVES_WEIGHTS = "moves weights"
+    """Weights travel between main memory and the device while pictures are made."""
 
 
 class Parameters(BaseModel):
@@ -97,6 +137,11 @@ class Technique:
 
     refuses(target, pipelines, parameters) returns in one sentence why this cannot work there, or None. It sees
     descriptions, not the pipelines: it is asked before anything is started.
+
+    stage says when it is applied; within a stage, in the order of TECHNIQUES, and a user's own after those.
+
+    traits say what may clash with other techniques (search_space/_rules.py): a set, or, where that depends on the
+    parameters, a function that takes them and returns a set.
     """
 
     name: str
@@ -110,6 +155,8 @@ class Technique:
     apply: Callable[..., None]
     took_effect: Callable[..., str | None]
     refuses: Callable[[Target, Mapping[str, PipelineFacts], Any], str | None] = never_refuses
+    stage: Stage = Stage.LAST
+    traits: frozenset[Trait] | Callable[[Any], frozenset[Trait]] = frozenset()
     helpers: tuple[Callable[..., Any], ...] = ()
     packages: tuple[str, ...] = ()
     """Python packages (as pip names them) that it needs beyond torch and diffusers."""
@@ -120,6 +167,10 @@ class Technique:
                 raise TypeError(f"technique {self.name}: {function} must be a plain function, its source is exported")
         if self.apply.__name__ != self.name:
             raise TypeError(f"technique {self.name}: its function must have the same name")
+
+    def traits_with(self, parameters: Parameters) -> frozenset[Trait]:
+        """Its traits with these parameters."""
+        return self.traits(parameters) if callable(self.traits) else self.traits
 
     def why_not(self, target: Target, pipelines: Mapping[str, PipelineFacts], parameters: Parameters) -> str | None:
         """Why it cannot be applied with these parameters there, or None."""

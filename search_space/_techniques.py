@@ -1,9 +1,11 @@
-"""Every technique there is, in the order of application: those that come with paretune, then a user's own."""
+"""Every technique there is, in the order of application: those that come with paretune and a user's own."""
 
 import difflib
-import importlib.util
+import hashlib
 import inspect
 import sys
+import types
+from dataclasses import dataclass
 from pathlib import Path
 
 from ._technique import Technique
@@ -34,40 +36,78 @@ TECHNIQUES: tuple[Technique, ...] = (
     MODEL_OFFLOAD,  # last: the hook that moves a module to the device has to run before everything else
     GROUP_OFFLOAD,
 )
-"""In the order of application."""
+"""In the order of application: by stage, and within a stage as they stand here."""
 
+
+@dataclass(frozen=True)
+class _File:
+    """A user's technique file as it was executed."""
+
+    content_hash: str
+    techniques: dict[str, Technique]
+
+
+_files: dict[Path, _File] = {}
 _own: dict[str, Technique] = {}
 
 
 def known_techniques() -> tuple[Technique, ...]:
-    """Those that come with paretune and those that were loaded, in the order of application."""
-    return (*TECHNIQUES, *_own.values())
+    """Those that come with paretune and those that were loaded, in the order of application.
 
-
-def load_techniques(file: Path) -> None:
-    """Import a Python file that defines TECHNIQUES, a tuple of a user's own techniques; they are applied last.
-
-    Loading the same file again replaces them. Raises ValueError, in one sentence, when the file cannot be used.
+    By stage; within a stage, those that come with paretune before a user's own.
     """
-    name = f"paretune_own_{file.stem}"
-    try:
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise ImportError("it is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # inspect.getsource, which writes apply.py, looks the module up here
-        spec.loader.exec_module(module)
-        own = {own.name: own for own in module.TECHNIQUES}
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"the technique file {file} cannot be used: {text}") from error
+    return tuple(sorted((*TECHNIQUES, *_own.values()), key=lambda known: known.stage))
+
+
+def load_techniques(file: Path) -> tuple[Technique, ...]:
+    """Import a Python file that defines TECHNIQUES, a tuple of a user's own techniques, and return them.
+
+    A process executes a file once, and again when its content has changed: its techniques then take the place of those
+    it had before. Of two files with a technique of one name, the one that was loaded last counts. Raises ValueError, in
+    one sentence, when the file cannot be used.
+    """
+    file = file.resolve()
+    before = _files.get(file)
+    loaded = _executed(file, before)
+    own = loaded.techniques
+    if loaded is before and all(_own.get(name) is known for name, known in own.items()):
+        return tuple(own.values())
     for known in TECHNIQUES:
         if known.name in own:
             raise ValueError(f"{file}: there is a technique {known.name!r} already")
-    _refuse_equal_names(
-        [*TECHNIQUES, *(known for known in _own.values() if known.name not in own), *own.values()], file
-    )
+    replaced = {} if before is None else before.techniques
+    others = {name: known for name, known in _own.items() if name not in own and replaced.get(name) is not known}
+    _refuse_equal_names([*TECHNIQUES, *others.values(), *own.values()], file)
+    _files[file] = loaded
+    for name in _own.keys() - others.keys() - own.keys():
+        del _own[name]
     _own.update(own)
+    return tuple(own.values())
+
+
+def forget_techniques() -> None:
+    """Forget every technique that was loaded, as if this process had just begun."""
+    _files.clear()
+    _own.clear()
+
+
+def _executed(file: Path, before: _File | None) -> _File:
+    """What the file defines; `before` where its content is still the same."""
+    try:
+        source = file.read_bytes()
+        content_hash = hashlib.sha256(source).hexdigest()
+        if before is not None and before.content_hash == content_hash:
+            return before
+        # The path is part of the name: files of one name in two folders are two modules.
+        module = types.ModuleType(f"paretune_own_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}")
+        module.__file__ = str(file)
+        sys.modules[module.__name__] = module  # inspect.getsource, which writes apply.py, looks the module up here
+        # Not by an import: Python's cache of compiled files overlooks changes within a second.
+        exec(compile(source, str(file), "exec"), module.__dict__)
+        return _File(content_hash, {own.name: own for own in module.TECHNIQUES})
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"the technique file {file} cannot be used: {text}") from error
 
 
 def _refuse_equal_names(techniques: list[Technique], file: Path) -> None:

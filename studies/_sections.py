@@ -17,42 +17,65 @@ LearnedName = Literal["lpips", "dreamsim", "clip_i", "clip_score", "pick_score",
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    """A part of a study file. The docstring under a key is what docs/study-file.md says of it (`make docs`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class PipelineSpec(Section):
     """A diffusers pipeline: its class, its weights, and the modules it shares with a pipeline written above it."""
 
     class_name: str = Field(alias="class")
+    """The pipeline's class in diffusers, such as `StableDiffusionXLPipeline`."""
     model: str
-    """A folder (relative to the study file) or a model id of the hub."""
+    """A folder (relative to the study file) or a model id of the hub. With random weights it is only a name."""
     weights: Literal["pretrained", "random"] = "pretrained"
-    """"random" builds the full-size model from `config`: real latency and memory, no quality."""
+    """`pretrained` loads the weights of `model`; `random` builds the full-size model from `config` without them:
+    latency and memory are real, pictures are not judged."""
     config: str | None = None
-    """Folder with the published configuration, for random weights."""
+    """Folder with the model's published configuration (relative to the study file): needed for random weights, not
+    used with pretrained ones."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """The number format that the weights are loaded in, and that the reference runs in."""
     variant: str | None = None
+    """Which weight files of the model to load, as diffusers names them: `fp16` for `*.fp16.safetensors`."""
     revision: str | None = None
+    """Branch, tag or commit of the model on the hub."""
     share: dict[str, str] = {}
-    """{component: pipeline}: take this component from that pipeline instead of loading it again."""
+    """`{component: pipeline}`: take this component from that pipeline instead of loading it again."""
 
 
 class RequestSpec(Section):
     """One call as production makes it."""
 
     name: Name | None = None
+    """What its pictures are called. Requests without a name are `request-1`, `request-2` and so on, by their place."""
     pipeline: str = "main"
+    """The pipeline that serves it. With a workload in Python, a key of what `load()` returns: techniques learn the
+    largest size and batch of a pipeline, its guidance and its adapters from the requests that name it."""
     prompt: str
+    """What the picture is to show."""
     negative_prompt: str | None = None
+    """What it is not to show. To some models, SDXL among them, none at all is something else than an empty text."""
     width_px: int = Field(gt=0, multiple_of=8)
+    """Width of the picture."""
     height_px: int = Field(gt=0, multiple_of=8)
+    """Height of the picture."""
     batch: int = Field(default=1, ge=1)
+    """Pictures made in one call, with the seeds `seed`, `seed + 1` and so on."""
     steps: int = Field(ge=1)
+    """Denoising steps."""
     guidance: float = Field(default=5.0, ge=0)
+    """Scale of classifier-free guidance; 1 or less is without it."""
     seed: int = 0
+    """Seed of the first picture. The reference and every trial use the same seeds."""
     weight: float = Field(default=1.0, gt=0)
+    """How often production sends this request, relative to the others: latency is the mean weighted by it."""
     adapters: list[str] = []
+    """Names of the adapters that it uses. Needs a workload in Python, whose `run()` loads them (see Adapters)."""
     arguments: dict[str, Any] = {}
+    """More arguments of the pipeline's call, passed on as they are; a workload in Python finds them in
+    `request.arguments`."""
 
     @field_validator("arguments")
     @classmethod
@@ -68,9 +91,11 @@ class WorkloadSpec(Section):
     """What is optimised: diffusers pipelines described here, or a Python file that makes them, and the requests."""
 
     pipelines: dict[Name, PipelineSpec] | None = None
+    """Diffusers pipelines by name, loaded in this order. Give either these or `python`."""
     python: str | None = None
-    """A Python file (relative to the study file) with load(device) and run(pipelines, request)."""
+    """A Python file (relative to the study file) with `load(device)` and `run(pipelines, request)`."""
     requests: list[RequestSpec] = Field(min_length=1)
+    """What production sends."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "WorkloadSpec":
@@ -106,11 +131,15 @@ class WorkloadSpec(Section):
 
 
 class Space(Section):
-    """Which techniques may be used; by default all, with all their choices."""
+    """Which techniques may be used, what is tried first, and techniques of your own."""
 
     techniques: dict[str, dict[str, Any] | None] | None = None
+    """`{technique: {parameter: value or list of values}}`: only these techniques, with only these choices. A parameter
+    that is left out has all of its choices, and so has a technique with `{}`. Not set, every technique.
+    `paretune techniques` lists them all."""
     presets: list[list[dict[str, dict[str, Any] | None]]] = []
-    """Configurations to measure first, each a list of techniques."""
+    """Configurations to measure first, each a list of techniques: `- [deepcache: {interval: 2}, fused_qkv: {}]`. A
+    parameter that is left out has its default. What is not in the space is left out, and said to be."""
     files: list[str] = []
     """Python files (relative to the study file) with techniques of your own."""
 
@@ -136,7 +165,11 @@ else:  # what can be limited is said by the table of figures
         **{
             figure.name: (
                 float | None,
-                Field(default=None, gt=0, description=f"The most {figure.label} that is acceptable, in {figure.unit}."),
+                Field(
+                    default=None,
+                    gt=0,
+                    description=f"At most so much {figure.label}, in {figure.unit}: {figure.meaning}.",
+                ),
             )
             for figure in FIGURES
             if figure.can_be_limited
@@ -148,7 +181,10 @@ class Budget(Section):
     """When to stop: after so many measured trials, or so many minutes, whichever comes first."""
 
     trials: int = Field(default=40, ge=1)
+    """Trials in all: the reference, failures, and those of earlier launches count."""
     minutes: float | None = Field(default=None, gt=0)
+    """Start no trial after searching this long. The reference and the noise floor come before the search, confirming
+    the finalists after it."""
 
 
 class Measurement(Section):
@@ -156,12 +192,15 @@ class Measurement(Section):
 
     calls: int = Field(default=5, ge=5)
     """Timed calls per shape of request, at least. More follow until the median's 95 % interval is half as wide as the
-    noise floor, or most_calls or most_seconds are reached."""
+    noise floor, or `most_calls` or `most_seconds` are reached."""
     most_calls: int = Field(default=100, ge=5)
+    """Timed calls per shape of request, at most."""
     most_seconds: float = Field(default=20, gt=0)
     """Timed seconds per shape of request, at most (at least `calls` calls are made)."""
     warm_up_calls: int = Field(default=2, ge=1)
     """Calls per shape before timing; the first is the cold one."""
+    end_early: bool = True
+    """Stop timing a configuration after a few calls when a measured one is clearly better in everything."""
     floor_processes: int = Field(default=5, ge=2)
     """Fresh processes that the unchanged reference is measured in, to know the noise floor."""
     canary_every: int = Field(default=20, ge=0)
@@ -189,16 +228,20 @@ class Pictures(Section):
     requests with other seeds."""
 
     screen: int = Field(default=8, ge=1)
+    """Of every trial, at least."""
     front: int = Field(default=16, ge=1)
+    """Of a trial that comes onto the Pareto front."""
     finalists: int = Field(default=64, ge=1)
+    """Of a finalist, before it is confirmed."""
 
 
 class Quality(Section):
     """How pictures are judged."""
 
     pictures: Pictures = Pictures()
+    """How many pictures are judged, at each stage of the search."""
     weights: Mapping[LearnedName, str] = {}
-    """{metric: path of its weights}, relative to the study file. One without weights is reported as not assessed."""
+    """`{metric: path of its weights}`, relative to the study file. One without weights is reported as not assessed."""
     files: list[str] = []
     """Python files (relative to the study file) with metrics of your own."""
     reordering_floor: bool = True
@@ -206,23 +249,35 @@ class Quality(Section):
 
 
 class Deadlines(Section):
-    """Seconds that each phase of a trial may take before it is killed: warm_up, measure, memory and stages per shape of
-    request, pictures and judge per 16 pictures."""
+    """Seconds that each phase of a trial may take before it is killed: `warm_up`, `measure`, `memory` and `stages` per
+    shape of request, `pictures` and `judge` per 16 pictures."""
 
     start: float = Field(default=120, gt=0)
+    """Until the trial's process begins to load."""
     load: float = Field(default=600, gt=0)
+    """Loading the pipelines."""
     apply: float = Field(default=300, gt=0)
+    """Applying the techniques."""
     first_call: float = Field(default=900, gt=0)
+    """The first call, in which a compiler compiles."""
     warm_up: float = Field(default=300, gt=0)
+    """The calls before timing."""
     measure: float = Field(default=300, gt=0)
+    """The timed calls."""
     memory: float = Field(default=120, gt=0)
+    """The calls that peak memory is taken from."""
     pictures: float = Field(default=900, gt=0)
+    """Making the pictures to be judged that the timed calls have not made."""
     stages: float = Field(default=120, gt=0)
+    """The calls that the time per stage is taken from."""
     judge: float = Field(default=600, gt=0)
+    """Comparing the pictures with the reference's."""
 
 
 class Sampler(Section):
     """Optuna's TPE sampler, multivariate and grouped."""
 
     seed: int = 0
+    """Seed of the sampler. Two searches with the same seed still part ways, because measured times differ."""
     startup_trials: int = Field(default=8, ge=1)
+    """So many trials, presets among them, are known before proposals follow from them; until then they are random."""

@@ -38,26 +38,41 @@ class Study(Section):
     """A whole study file."""
 
     schema_version: Literal[1] = Field(alias="schema")
+    """Version of this format."""
     name: Name
+    """What the study is called in the database, in commands and in reports."""
     description: str = ""
+    """A sentence for whoever reads the report."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where to run; `auto` takes the GPU where there is one."""
     workload: WorkloadSpec
+    """What is optimised: pipelines and the requests they serve."""
     space: Space = Space()
+    """Which techniques may be used."""
     torch_compile_baseline: bool = True
-    """Measure torch.compile as people use it today, also where the space leaves it out: reports compare with it. First,
-    unless the presets give it a place."""
+    """Measure torch.compile as people use it today, also where the space leaves it out: reports compare with it. It is
+    the first trial after the reference, unless the presets give it another place."""
     objectives: list[Objective] = Field(default=["latency_ms", "peak_vram_gib", "drift"], min_length=1)
+    """What is to be least; the Pareto front is of these. `drift` is left out where pictures are not judged."""
     limits: Limits = Limits()
+    """What a configuration has to keep to be acceptable."""
     budget: Budget = Budget()
+    """When to stop searching."""
     measurement: Measurement = Measurement()
+    """How each trial is measured."""
     finalists: Finalists = Finalists()
+    """How the best are confirmed."""
     quality: Quality = Quality()
+    """How pictures are judged."""
     price_per_gpu_hour: float | None = Field(default=None, gt=0)
     """Turns latency into cost per 1,000 images, in whatever currency the price is."""
     deadlines_s: Deadlines = Deadlines()
+    """After how many seconds a trial that hangs is killed, phase by phase."""
     sampler: Sampler = Sampler()
+    """How configurations are proposed."""
     host_memory_gib: float | None = Field(default=None, gt=0)
-    """A trial that uses more main memory than this is an `oom`; by default 90 % of what is free at its start."""
+    """A trial that uses more GiB of main memory is killed and fails as `oom`; not set, 90 % of what is free when it
+    starts."""
 
     @property
     def optimised(self) -> list[str]:

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny pipeline, as `save_pretrained` writes it."""
-    from support.tiny_sdxl import tiny_sdxl
+    from paretune.testing import tiny_sdxl
 
     folder = tmp_path_factory.mktemp("model") / "tiny-sdxl"
     tiny_sdxl().save_pretrained(folder)
@@ -33,11 +32,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_techniques_of_this_module_only() -> Iterator[None]:
     """Own techniques and metrics stay known to the process that loaded them; the next module starts without them."""
     from paretune.objectives import drift
-    from paretune.search_space import _techniques
+    from paretune.search_space import forget_techniques
 
-    registries: list[dict[str, Any]] = [_techniques._own, drift._own]
-    before = [dict(registry) for registry in registries]
     yield
-    for registry, known in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(known)
+    forget_techniques()
+    drift._own.clear()

@@ -1,29 +1,36 @@
 """The rules of the folders: which may import which, how long a file may be, and what exported code may touch."""
 
 import ast
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from paretune.agent.trial.script import FLAT_FILES
 from paretune.search_space import TECHNIQUES
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("search_space", "objectives", "studies", "agent")
+FOLDERS = ("search_space", "objectives", "testing", "studies", "agent")
 MAY_IMPORT: dict[str, set[str]] = {
     "search_space": set(),
     "objectives": set(),
+    "testing": {"search_space", "objectives"},
     "studies": {"search_space", "objectives"},
     "agent": {"studies", "search_space", "objectives"},
 }
+ROOMS: dict[str, set[str]] = {
+    "trial": set(),
+    "results": {"trial"},
+    "bundle": {"trial", "results"},
+    "review": {"trial", "results"},
+    "measuring": {"trial", "results", "bundle"},
+    "search": {"trial", "results", "measuring"},
+}
+"""The rooms of agent/ in the order in which data flows, and which others each may import."""
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 MOST_LINES = 400
-COPIED_BESIDE_APPLY = (
-    "agent/trial/script.py",
-    "studies/workload.py",
-    *(f"objectives/{name}.py" for name in FLAT_FILES),
-)
+MEASURING = sorted((ROOT / "objectives" / "measuring").glob("*.py"))
+COPIED_BESIDE_APPLY = (ROOT / "agent" / "trial" / "script.py", ROOT / "studies" / "workload.py", *MEASURING)
 PUBLIC = {"torch", "diffusers", "torchao", "transformers", "accelerate", "numpy", "psutil", "pynvml"}
 
 
@@ -31,8 +38,8 @@ def name_of(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
 
-def imported_folders(file: Path) -> Iterator[str]:
-    """The folders of ours that a file imports from, relatively or as paretune.FOLDER."""
+def imported(file: Path) -> Iterator[str]:
+    """Everything of ours that a file imports, in full: "paretune.agent.trial.Job"."""
     package = ["paretune", *file.relative_to(ROOT).parent.parts]
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -43,26 +50,61 @@ def imported_folders(file: Path) -> Iterator[str]:
             targets = [f"{module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for target in targets:
-            parts = target.split(".")
-            if parts[0] == "paretune" and len(parts) > 1:
-                yield parts[1]
+        yield from (target for target in targets if target.startswith("paretune."))
+
+
+def imported_folders(file: Path) -> set[str]:
+    """The folders of ours that a file imports from."""
+    return {target.split(".")[1] for target in imported(file)}
+
+
+def room_of(parts: Sequence[str]) -> str | None:
+    """The room of agent/ that a path or a dotted name is in; None for what is in none."""
+    return parts[1] if len(parts) > 1 and parts[0] == "agent" and parts[1] in ROOMS else None
+
+
+def package_of(parts: Sequence[str]) -> str:
+    """The package that a path or a dotted name belongs to: a folder, or a room of agent/."""
+    room = room_of(parts)
+    return parts[0] if room is None else f"agent.{room}"
 
 
 def test_the_files_are_found() -> None:
     assert len(FILES) > 40
-    assert set(imported_folders(ROOT / "agent" / "search" / "launch.py")) == {
-        "agent",
-        "studies",
-        "search_space",
-        "objectives",
-    }
+    assert len(MEASURING) > 8
+    launch = ROOT / "agent" / "search" / "launch.py"
+    assert imported_folders(launch) == {"agent", "studies", "search_space"}
+    assert "paretune.agent.measuring.StudyRuns" in imported(launch)
+    assert {file.parent.name for file in (ROOT / "agent").glob("*/__init__.py")} == set(ROOMS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_imports_go_one_way(file: Path) -> None:
     folder = file.relative_to(ROOT).parts[0]
-    assert set(imported_folders(file)) & set(FOLDERS) <= MAY_IMPORT[folder] | {folder}
+    assert imported_folders(file) & set(FOLDERS) <= MAY_IMPORT[folder] | {folder}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room_of(file.relative_to(ROOT).parts)], ids=name_of)
+def test_the_arrows_between_the_rooms_of_agent_go_one_way(file: Path) -> None:
+    room = str(room_of(file.relative_to(ROOT).parts))
+    for target in imported(file):
+        parts = target.split(".")[1:]
+        if parts[0] == "agent":
+            assert room_of(parts) in ROOMS[room] | {room}, f"{name_of(file)} imports {target}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_other_packages_are_used_by_what_they_export(file: Path) -> None:
+    """A room of agent/ by its __init__, everything else by public names."""
+    own = package_of(file.relative_to(ROOT).parts)
+    for target in imported(file):
+        parts = target.split(".")[1:]
+        if package_of(parts) == own:
+            continue
+        assert not [part for part in parts if part.startswith("_") and not part.startswith("__")], target
+        if (room := room_of(parts)) is not None:
+            exported = importlib.import_module(f"paretune.agent.{room}").__all__
+            assert (len(parts), parts[-1] in exported) == (3, True), f"{name_of(file)} imports {target}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
@@ -70,9 +112,27 @@ def test_a_file_can_be_read_in_one_sitting(file: Path) -> None:
     assert len(file.read_text().splitlines()) < MOST_LINES
 
 
-@pytest.mark.parametrize("name", COPIED_BESIDE_APPLY)
-def test_what_is_copied_into_a_bundle_imports_nothing_of_ours(name: str) -> None:
-    assert not set(imported_folders(ROOT / name))
+@pytest.mark.parametrize("file", COPIED_BESIDE_APPLY, ids=name_of)
+def test_what_is_copied_into_a_bundle_imports_nothing_of_ours(file: Path) -> None:
+    """Within measuring/, neighbours: `from .latency import ...`. run.py finds that package beside it."""
+    allowed = {*sys.stdlib_module_names, *PUBLIC, *({"measuring"} if file.name == "script.py" else ())}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            assert {alias.name.partition(".")[0] for alias in node.names} <= allowed
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert str(node.module).partition(".")[0] in allowed
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.level, file in MEASURING) == (1, True)
+
+
+@pytest.mark.parametrize("file", COPIED_BESIDE_APPLY, ids=name_of)
+def test_what_is_copied_into_a_bundle_imports_libraries_only_where_it_needs_them(file: Path) -> None:
+    """A cold start is timed from before torch is imported, and a launch imports these files without torch."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            assert not {alias.name.partition(".")[0] for alias in node.names} & PUBLIC
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert str(node.module).partition(".")[0] not in PUBLIC
 
 
 @pytest.mark.parametrize("known", TECHNIQUES, ids=lambda known: known.name)

@@ -12,13 +12,16 @@ import pytest
 from support.isolated import packages_without_paretune, python
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("agent", "objectives", "search_space", "studies")
-SHIPPED = ("__init__.py", "py.typed")
+FOLDERS = ("agent", "objectives", "search_space", "studies", "testing")
+SHIPPED = ("__init__.py", "constraints.txt", "py.typed")
+NOT_SHIPPED = ("benchmarks", "examples", "tests")
+"""Folders with Python files that lie beside the package, and that a build must leave out."""
 
 
-def tracked() -> list[str]:
-    """Every file under the package folders that git tracks, or would."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *FOLDERS, *SHIPPED]
+def tracked(*places: str) -> list[str]:
+    """Every file in these places that git tracks, or would; by default, everything that is part of the package."""
+    places = places or (*FOLDERS, *SHIPPED)
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *places]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [name for name in listed if (ROOT / name).is_file()]
 
@@ -27,7 +30,7 @@ def tracked() -> list[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # From a copy: a build writes into the folder it builds from, and may find what an older build has left there.
     source = tmp_path_factory.mktemp("source")
-    for name in (*tracked(), "pyproject.toml", "README.md", "LICENSE"):
+    for name in (*tracked(), *tracked(*NOT_SHIPPED), "pyproject.toml", "README.md", "LICENSE"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, source / name)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
@@ -72,6 +75,19 @@ def test_the_studies_that_come_with_it_can_be_read(installed: list[Path], tmp_pa
     file, names = ran.stdout.splitlines()
     assert Path(file).is_relative_to(installed[0])
     assert {"quickstart", "sdxl"} <= set(names.split())
+
+
+def test_the_doctor_knows_the_tested_versions_where_only_the_wheel_is(installed: list[Path], tmp_path: Path) -> None:
+    ran = python("-m", "paretune.agent.cli", "doctor", "--json", paths=installed, cwd=tmp_path)
+    found = {finding["name"]: finding for finding in json.loads(ran.stdout)}
+    assert found["torch"]["ok"] is True, found["torch"]["text"]
+    assert "tested" in found["torch"]["text"]
+
+
+def test_own_files_are_checked_where_only_the_wheel_is(installed: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("TECHNIQUES = ()")
+    ran = python("-m", "paretune.testing", "own.py", paths=installed, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_console_script_is_declared(wheel: Path) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ...objectives.fingerprint import Fingerprint
+from ...objectives.measuring import VARIANT
+from ...objectives.measuring.stopping import interval_target
 from ...objectives.noise_floor import UNSTEADY, NoiseFloor
 from ...objectives.verdict import Verdict
 from ...studies import UserError
-from ..trial import COMPILED, VARIANT, script_command
+from ..trial import COMPILED, script_command
 from .manifest import read_manifest
 
 OTHER_DAY = 0.05
@@ -132,8 +134,7 @@ class _Process:
         for option in ("calls", "most_calls", "most_seconds", "warm_up_calls"):
             arguments += [f"--{option.replace('_', '-')}", str(self.measurement[option])]
         if self.floor is not None:
-            target = max(INTERVAL_SHARE * self.floor.of_figure("latency_ms"), NARROWEST_TARGET)
-            arguments += ["--target", str(target)]
+            arguments += ["--target", str(interval_target(self.floor.of_figure("latency_ms")))]
         # What the first process compiles, a second one, asked only about latency, need not compile again.
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(self.compiled.absolute())}
         timeout_s = TIMEOUT_S + SLOWER_AT_MOST * seconds_each * len(pictures)

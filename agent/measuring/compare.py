@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ...objectives.fingerprint import Fingerprint
-from ...objectives.intervals import Comparison, compare_paired
+from ...objectives.measuring import Plan
+from ...objectives.measuring.intervals import Comparison, compare_paired
 from ...search_space import Configuration
-from ...studies import Outcome, Records, UserError
-from ..bundle.export import MANIFEST
-from ..bundle.verify import read_manifest
-from ..results.results import Results
-from ..trial.device import detect_device
-from ..trial.executor import Executor
-from ..trial.files import write_text
-from ..trial.folder import COMPILED, write_scripts
-from ..trial.process import Job
-from ..trial.script import Plan
+from ...studies import Outcome, Records, RunKind, Study, UserError
+from ..bundle import MANIFEST, read_manifest
+from ..results import Results
+from ..trial import COMPILED, Job, detect_device
+from .runner import LocalRunner, Runner
 
 WARM_UP_CALLS = 2
 
@@ -101,47 +96,46 @@ def compare(
         raise UserError(f"{first.label} and {second.label} are for different workloads: nothing can be compared")
     if blocks < 2:
         raise UserError("a comparison needs at least 2 blocks")
-    from ...studies import Study
-
     deadlines_s = first.deadlines_s or second.deadlines_s or Study.model_fields["deadlines_s"].default.model_dump()
     classes = sorted({spec["class"] for spec in first.workload.get("pipelines", {}).values()})
-    chosen = detect_device(device)
     plan = Plan(calls=calls, most_calls=calls, warm_up_calls=WARM_UP_CALLS, memory=False, stages=False, pictures=())
-    latencies: dict[int, list[float]] = {0: [], 1: []}
+    latencies: tuple[list[float], list[float]] = ([], [])
     with (
         tempfile.TemporaryDirectory(prefix="paretune-compare-") as scratch,
-        Executor(chosen, classes, deadlines_s) as executor,
+        LocalRunner(detect_device(device), classes, deadlines_s) as runner,
     ):
         for block in range(blocks):
             for which in (0, 1) if block % 2 == 0 else (1, 0):
                 one = (first, second)[which]
-                on_step(sum(map(len, latencies.values())), 2 * blocks, f"block {block + 1} of {blocks}: {one.label}")
-                folder = Path(scratch) / f"{which}"
-                shutil.rmtree(folder, ignore_errors=True)
-                write_scripts(folder, one.workload)
-                write_text(folder / "apply.py", one.apply_py)
-                job = Job(
-                    folder=str(folder),
-                    device=chosen,
-                    configuration=Configuration().to_dict(),  # apply.py says it all; nothing is checked against it
-                    plan=dataclasses.asdict(plan),
-                    reference_pictures=None,
-                    quality_assessed=False,
-                    technique_files=[],
-                    import_s=0.0,
-                    judge=False,
-                    # What it compiled the first time: a block times calls, not the compiler.
-                    compiled=str(Path(scratch) / f"{COMPILED}-{which}"),
-                )
-                result = executor.run(job)
-                if result.outcome is not Outcome.COMPLETE:
-                    raise UserError(f"{one.label} could not be measured ({result.outcome}): {result.reason}")
-                latencies[which].append(float(result.measurements["latency_ms"]))
-        fingerprint = executor.fingerprint
+                on_step(sum(map(len, latencies)), 2 * blocks, f"block {block + 1} of {blocks}: {one.label}")
+                latencies[which].append(_latency_ms(one, runner, plan, Path(scratch) / f"{which}"))
+        fingerprint = runner.fingerprint
     return Compared(
         first=first.label,
         second=second.label,
-        comparison=compare_paired(latencies[0], latencies[1]),
-        latencies_ms=tuple(zip(latencies[0], latencies[1], strict=True)),
+        comparison=compare_paired(*latencies),
+        latencies_ms=tuple(zip(*latencies, strict=True)),
         fingerprint=fingerprint,
     )
+
+
+def _latency_ms(one: Contender, runner: Runner, plan: Plan, folder: Path) -> float:
+    job = Job(
+        folder=str(folder),
+        device=runner.device,
+        configuration=Configuration().to_dict(),  # apply.py says it all; nothing is checked against it
+        apply_py=one.apply_py,
+        workload=one.workload,
+        plan=dataclasses.asdict(plan),
+        reference_pictures=None,
+        quality_assessed=False,
+        technique_files=[],
+        import_s=0.0,
+        judge=False,
+        # What it compiled the first time: a block times calls, not the compiler.
+        compiled=str(folder.with_name(f"{COMPILED}-{folder.name}")),
+    )
+    result = runner.submit(RunKind.BLOCK, job).result()
+    if result.outcome is not Outcome.COMPLETE:
+        raise UserError(f"{one.label} could not be measured ({result.outcome}): {result.reason}")
+    return float(result.measurements["latency_ms"])

@@ -1,96 +1,61 @@
-"""Watches over a launch that the machine stays what it was when the reference was measured."""
+"""Canaries: the reference measured again now and then, to see whether the machine is still what it was."""
 
+import time
 from collections.abc import Callable
 
+from ...objectives.noise_floor import NoiseFloor
 from ...search_space import Configuration
-from ...studies import MeasurementRecord, Outcome, UserError
-from ...studies._records import MOVED, STEADY
-from ..search.sampler import Teller
-from .noise_floor import canary, ensure_floor
-from .remeasure import measure_again, superseded
-from .runner import Runner
+from ...studies import RunKind, RunRecord
+from ..results import Results
+from .study_runs import StudyRuns, complete
 
-CLOSING_CHECKS = 2
-"""At the end of a search: one for the last trials, one more for those that the first had measured again."""
+PAUSES_S = (0.0, 5.0, 20.0)
+"""Before each attempt. By its definition one canary in twenty lies outside the floor; three in a row mean something,
+and a disturbance of a few seconds is over by then."""
 
 
-class MachineWatch:
-    """The noise floor, the canaries, and what follows from them."""
+def unchecked_trials(results: Results) -> int:
+    """How many trials the study has taken up since the machine was last looked at."""
+    last = max((one.link for one in results.linked_runs(RunKind.CANARY)), default=0)
+    return sum(trial.link > last for trial in results.trials if not trial.is_reference)
 
-    def __init__(self, runner: Runner, step: Callable[[str], None], note: Callable[[str], None]) -> None:
-        """Measures the noise floor when it is not known. step: told what is measured next; note: what was found."""
-        self._runner = runner
-        self._step = step
-        self._note = note
-        self._since_check = 0
-        self._know_floor()
 
-    def count(self) -> None:
-        """One more trial was measured."""
-        self._since_check += 1
+def check_machine(runs: StudyRuns, say: Callable[[str], None], note: Callable[[str], None]) -> None:
+    """Measure the reference again. What was measured around it is in doubt when the machine has changed.
 
-    def due(self) -> bool:
-        """Whether so many were measured that the machine has to be looked at."""
-        every = self._runner.study.measurement.canary_every
-        return 0 < every <= self._since_check
+    say: told what is measured next; note: what was found, unless all is well.
+    """
+    results = runs.results
+    floor = results.floor
+    assert floor is not None
+    session = 1 + max((one.run.session for one in results.linked_runs(RunKind.CANARY)), default=0)
+    made = measure_canary(runs, floor, session, say)
+    for run in made:
+        runs.records.add_run(run)
+    if not complete(made[-1]):
+        note(f"the reference could not be measured again ({made[-1].outcome}: {made[-1].reason})")
+    elif not runs.results.canaries[-1].inside:
+        note(f"{moved_words(made, floor)}: the trials around this check are in doubt until blocks decide")
 
-    def in_doubt(self) -> bool:
-        """Whether the machine may have been another one when some trial was measured, and that is to be looked at."""
-        looked_at = self._runner.study.measurement.canary_every > 0
-        return looked_at and any(row.machine != STEADY for row in self._rows())
 
-    def close(self, teller: Teller) -> None:
-        """Look at the machine once more for the last trials."""
-        for _ in range(CLOSING_CHECKS):
-            if self.in_doubt():
-                self.check(teller)
+def measure_canary(runs: StudyRuns, floor: NoiseFloor, session: int, say: Callable[[str], None]) -> list[RunRecord]:
+    """Measure the reference, several times while it lies outside the floor; the last attempt decides.
 
-    def check(self, teller: Teller) -> None:
-        """Measure the reference again. Where it was: what came since the last check counts, and what an earlier check
-        threw doubt upon is measured again. Elsewhere: what came since is in doubt until a later check finds it back;
-        measuring it again now would only give other wrong figures.
-        """
-        self._since_check = 0
-        measured = len(self._rows())
-        self._step("the reference again")
-        result = canary(self._runner, self._floor, measured)
-        if result.good is None:
-            self._note(result.words)
-            return
-        reference = self._runner.reference()
-        if not result.good and reference.machine != STEADY and reference.reused_from is not None:
-            self._note(f"{result.words}: it is measured anew, and nothing else is taken over")
-            self._measure_the_reference_anew(reference)
-            return
-        self._runner.records.settle_machine(self._runner.study.name, STEADY if result.good else MOVED)
-        if not result.good:
-            self._note(
-                f"{result.words}: the trials since the last check are in doubt until it is back; if this is how the "
-                "machine is from now on, launch the study under another --name"
-            )
-            return
-        for row in self._rows():
-            if row.machine != MOVED or row.outcome != Outcome.COMPLETE:
-                continue
-            self._step(f"again: {Configuration.from_dict(row.configuration)}")
-            again = measure_again(self._runner, row, session=measured)
-            if again is None:
-                self._note(f"trial {row.trial} failed when it was measured again: its figures stay in doubt")
-            else:
-                teller.tell_again(row, again)
+    The runs are not written down.
+    """
+    made: list[RunRecord] = []
+    for position, pause_s in enumerate(PAUSES_S):
+        say("the reference again")
+        time.sleep(pause_s)
+        plan = runs.timing_plan()
+        made.append(runs.process(RunKind.CANARY, Configuration(), plan, session=session, position=position))
+        if not complete(made[-1]) or floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
+            break
+    return made
 
-    def _measure_the_reference_anew(self, former: MeasurementRecord) -> None:
-        result = self._runner.trial(0, Configuration())
-        if result.outcome is not Outcome.COMPLETE:
-            raise UserError(f"the unchanged pipelines could not be measured: {result.reason}")
-        anew = self._runner.measurement(0, Configuration(), result)
-        self._runner.records.update_study(self._runner.study.name, noise_floor=None)
-        self._runner.records.replace_measurement(anew, superseded(former, 0))
-        self._know_floor()
 
-    def _know_floor(self) -> None:
-        self._floor = ensure_floor(self._runner, self._step, self._note)
-        self._runner.know_floor(self._floor.of_figure("latency_ms"))
-
-    def _rows(self) -> list[MeasurementRecord]:
-        return self._runner.records.measurements(self._runner.study.name)
+def moved_words(made: list[RunRecord], floor: NoiseFloor) -> str:
+    """ "the reference has moved (+30.0%, +29.1%, +30.4%; its noise floor is 2.3%)"."""
+    middle_ms = floor.middle("latency_ms")
+    changes = ", ".join(f"{run.measurements['latency_ms'] / middle_ms - 1:+.1%}" for run in made)
+    return f"the reference has moved ({changes}; its noise floor is {floor.text('latency_ms')})"

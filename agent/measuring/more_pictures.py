@@ -3,67 +3,51 @@
 import shutil
 from pathlib import Path
 
-from ...search_space import Configuration
-from ...studies import MeasurementRecord, Outcome
-from ..trial.folder import COMPILED, LATENTS, PICTURES, run_folder, trial_folder
-from .runner import Runner, picture_names
+from ...studies import RunKind
+from ..results import Trial
+from ..trial import COMPILED, LATENTS, PICTURES, run_folder, trial_folder
+from .picture_choice import picture_names
+from .study_runs import StudyRuns
 
-KIND = "pictures"
 
-
-def judge_more(runner: Runner, trial: int, count: int) -> MeasurementRecord:
+def judge_more(runs: StudyRuns, number: int, count: int) -> None:
     """Make and judge the pictures of a trial that are missing up to `count`, the reference's first.
 
     A configuration that makes a broken picture takes on that outcome. A failure of another kind may be the machine's:
-    what was known stays, with a note of it. Returns what is known then.
+    what was known stays, and the failed run says why.
     """
-    record = _record(runner, trial)
-    missing = _missing(runner, record, count)
-    if not missing or not runner.study.workload.quality_assessed or record.outcome != Outcome.COMPLETE:
-        return record
-    if trial != 0:
-        judge_more(runner, 0, count)
-    run = runner.beside(
-        KIND,
-        trial,
-        Configuration.from_dict(record.configuration),
-        runner.plan(measure=False, memory=False, stages=False, warm_up_calls=1, pictures=missing),
-        session=count,
-        position=trial,
+    trial = _trial(runs, number)
+    judged = {picture["request"] for picture in trial.quality.get("pictures", ())}
+    missing = tuple(name for name in picture_names(runs.study, count) if name not in judged)
+    if not missing or not runs.study.workload.quality_assessed or not trial.complete:
+        return
+    if not trial.is_reference:
+        judge_more(runs, runs.results.reference.number, count)
+        trial = _trial(runs, number)
+    session, position = count, number
+    plan = runs.plan(measure=False, memory=False, stages=False, warm_up_calls=1, pictures=missing)
+    run = runs.process(
+        RunKind.PICTURES,
+        trial.configuration,
+        plan,
+        trial=number,
+        session=session,
+        position=position,
         judge=True,
-        known_pictures=record.measurements["quality"]["pictures"],
-        compiled=trial_folder(runner.folder, trial) / COMPILED,
+        known_pictures=trial.quality["pictures"],
+        compiled=trial_folder(runs.folder, number) / COMPILED,
     )
-    folder = run_folder(runner.folder, KIND, count, trial)
-    quality = run.measurements.get("quality")
-    if quality is None:
-        note = {"wanted": count, "outcome": run.outcome, "reason": run.reason}
-        runner.records.update_measurement(
-            runner.study.name, trial, measurements={**record.measurements, "pictures_missing": note}
-        )
-    else:
+    folder = run_folder(runs.folder, RunKind.PICTURES, session, position)
+    if "quality" in run.measurements:
+        # Before the run is written down: what the database knows of has to be there.
         for kept in (PICTURES, LATENTS):
-            _move_files(folder / kept, trial_folder(runner.folder, trial) / kept)
-        known = {name: value for name, value in record.measurements.items() if name != "pictures_missing"}
-        # The reference stays what everything is compared with, whatever its other seeds look like.
-        ended = {} if trial == 0 else {"outcome": run.outcome, "reason": run.reason}
-        runner.records.update_measurement(
-            runner.study.name,
-            trial,
-            measurements={**known, "quality": quality, "drift": quality["drift"]},
-            **ended,
-        )
+            _move_files(folder / kept, trial.folder / kept)
+    runs.records.add_run(run)
     shutil.rmtree(folder, ignore_errors=True)
-    return _record(runner, trial)
 
 
-def _record(runner: Runner, trial: int) -> MeasurementRecord:
-    return next(m for m in runner.records.measurements(runner.study.name) if m.trial == trial)
-
-
-def _missing(runner: Runner, record: MeasurementRecord, count: int) -> tuple[str, ...]:
-    judged = {picture["request"] for picture in record.measurements.get("quality", {}).get("pictures", [])}
-    return tuple(name for name in picture_names(runner.study, count) if name not in judged)
+def _trial(runs: StudyRuns, number: int) -> Trial:
+    return next(trial for trial in runs.results.trials if trial.number == number)
 
 
 def _move_files(source: Path, target: Path) -> None:

@@ -1,45 +1,41 @@
-"""The benign floor: how far pictures drift when only the order of arithmetic changes, measured per workload."""
+"""The reordering floor: how far pictures drift when only the order of arithmetic changes, measured per workload."""
 
-import inspect
 import shutil
 from collections.abc import Callable
-from typing import Any
 
-from ...search_space import Configuration
-from ...studies import Outcome
-from ..trial.folder import run_folder
-from .reordering_variants import VARIANTS
-from .runner import Runner, picture_names
+from ...search_space import Configuration, reordering_sources
+from ...studies import RunKind
+from ..trial import run_folder
+from .picture_choice import picture_names
+from .study_runs import StudyRuns
 
-SCHEMA_VERSION = 1
-KIND = "benign"
 PICTURES = 4
-"""The worst of a few pictures is a low estimate of the floor: what it calls outside may be benign, not the reverse."""
+"""The worst of a few pictures is a low estimate of the floor: what it calls outside may be rounding all the same, never
+the reverse."""
 
 
-def ensure_benign_floor(runner: Runner, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Run every variant and keep how far its pictures are from the reference's; None where pictures mean nothing.
+def ensure_reordering_floor(runs: StudyRuns, say: Callable[[str], None]) -> None:
+    """Run every variant that was not run as pictures are judged now; none where pictures mean nothing.
 
-    A variant that does not run here is kept with its reason. Answered from the database where that was done.
+    A variant that does not run here is kept with its reason.
     """
-    study = runner.study
-    record = runner.records.study(study.name)
-    if record.benign_floor is not None or not study.workload.quality_assessed or not study.quality.benign_floor:
-        return record.benign_floor
+    study = runs.study
+    if not study.workload.quality_assessed or not study.quality.reordering_floor:
+        return
+    known = (runs.results.reordering_floor or {"variants": {}})["variants"]
     names = picture_names(study, min(PICTURES, study.quality.pictures.screen))
-    plan = runner.plan(measure=False, memory=False, stages=False, warm_up_calls=1, pictures=names)
-    variants: dict[str, Any] = {}
-    for position, (words, function) in enumerate(VARIANTS.items()):
-        say(f"benign floor: {words}")
-        source = f"from typing import Any\n\n\n{inspect.getsource(function)}\n\napply = {function.__name__}\n"
-        run = runner.beside(KIND, 0, Configuration(), plan, position=position, judge=True, apply_py=source)
-        if run.outcome == Outcome.COMPLETE:
-            quality = run.measurements["quality"]
-            variants[words] = {key: quality[key] for key in ("n", "verdict", "drift", "worst_metrics")}
-        else:
-            variants[words] = {"outcome": run.outcome, "reason": run.reason}
-        shutil.rmtree(run_folder(runner.folder, KIND, 0, position), ignore_errors=True)
-    drifts = [variant["drift"] for variant in variants.values() if "drift" in variant]
-    floor = {"schema_version": SCHEMA_VERSION, "variants": variants, "drift": max(drifts, default=None)}
-    runner.records.update_study(study.name, benign_floor=floor)
-    return floor
+    plan = runs.plan(measure=False, memory=False, stages=False, warm_up_calls=1, pictures=names)
+    for position, (words, apply_py) in enumerate(reordering_sources().items()):
+        if words in known:
+            continue
+        say(f"reordering floor: {words}")
+        runs.run_process(
+            RunKind.REORDERING,
+            Configuration(),
+            plan,
+            position=position,
+            judge=True,
+            apply_py=apply_py,
+            also={"variant": words},
+        )
+        shutil.rmtree(run_folder(runs.folder, RunKind.REORDERING, 0, position), ignore_errors=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...objectives.intervals import Comparison, compare_paired
+from ...objectives.measuring.intervals import Comparison, compare_paired
 from ...search_space import Configuration
 from ...studies import LinkedRun, Outcome
 

@@ -1,11 +1,12 @@
 """What a study found: its trials, worked out from its runs, the Pareto front, and the best configuration."""
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from ...objectives.fingerprint import Fingerprint
-from ...objectives.intervals import Comparison
+from ...objectives.measuring.intervals import Comparison
 from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss
@@ -13,7 +14,7 @@ from ...studies import LinkedRun, Outcome, RatingRecord, Records, RunKind, RunRe
 from .confirmation import TORCH_COMPILE, Latencies, compare_trials, mean_latency_ms, newest_blocks
 from .front import best_of, pareto_front
 from .limits import ASKABLE, Limit
-from .machine import Canary, canaries, in_doubt, noise_floor
+from .machine import Canary, canaries, noise_floor
 from .trial import Trial
 
 
@@ -48,8 +49,7 @@ class Results:
         added = self.records.runs(self.name, after=self.newest_link)
         if added:
             self._runs += added
-            for name in [name for name, kept in vars(type(self)).items() if isinstance(kept, cached_property)]:
-                self.__dict__.pop(name, None)
+            self._forget_what_was_derived()
         return self
 
     @cached_property
@@ -61,6 +61,18 @@ class Results:
     def ratings(self) -> list[RatingRecord]:
         """What people said of single pictures."""
         return self.records.ratings(self.name)
+
+    def before_confirming(self) -> "Results":
+        """The same results as if nothing had been confirmed."""
+        plain = copy.copy(self)
+        plain._forget_what_was_derived()
+        plain.__dict__["blocks"] = {}
+        return plain
+
+    def _forget_what_was_derived(self) -> None:
+        for name, kept in vars(type(self)).items():
+            if isinstance(kept, cached_property):
+                self.__dict__.pop(name, None)
 
     def linked_runs(self, kind: RunKind) -> list[LinkedRun]:
         """The runs of one kind that the study uses, in order, with the trials they belong to."""
@@ -145,10 +157,6 @@ class Results:
     def canaries(self) -> list[Canary]:
         """Every time the reference was measured again during the search."""
         return canaries(self.floor, self._runs)
-
-    def in_doubt(self, link: int) -> bool:
-        """Whether a canary next to a run found the machine to be another one than for the reference."""
-        return in_doubt(self.canaries, link)
 
     @property
     def reference_contradicted(self) -> bool:

@@ -6,14 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...objectives.energy import cost_per_1000_images
 from ...objectives.figures import FIGURE
+from ...objectives.measuring.energy import cost_per_1000_images
 from ...objectives.verdict import Verdict, configuration_drift
 from ...search_space import Configuration
 from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError
 from ..trial import COLD_START_FIGURES, PICTURES
 from .confirmation import Confirmation, compare_trials
 from .limits import constraint_values
+from .machine import in_doubt
 from .speed import Speed
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ class Trial:
 
     @cached_property
     def constraint_values(self) -> dict[str, float]:
-        """At most 0 for each limit of the study that a complete trial keeps; the verdict's is on all its pictures."""
+        """At most 0 for each limit that a complete trial keeps; the verdict's is on all of its pictures."""
         drift = self.measurements.get("drift")
         return constraint_values(self.results.study, self.figure, None if drift is None else float(drift))
 
@@ -273,8 +274,11 @@ class Trial:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a canary beside its timing found the machine to be another one than for the reference."""
-        return self.results.in_doubt(self.link)
+        """Whether a canary beside its timing found the machine to be another one than for the reference.
+
+        Never the reference, which the processes of the noise floor vouch for.
+        """
+        return not self.is_reference and in_doubt(self.results.canaries, self.link)
 
     def doubts(self) -> list["Doubt"]:
         """What a reader has to know before trusting it; empty when nothing speaks against it."""

@@ -4,6 +4,18 @@ from .dashboard import dashboard
 from .listing import trial_lines, trust_lines
 from .report import write_report
 from .rows import Row, row_of
+from .study_list import listed_studies, study_lines
 from .view import StudyView, study_view
 
-__all__ = ["Row", "StudyView", "dashboard", "row_of", "study_view", "trial_lines", "trust_lines", "write_report"]
+__all__ = [
+    "Row",
+    "StudyView",
+    "dashboard",
+    "listed_studies",
+    "row_of",
+    "study_lines",
+    "study_view",
+    "trial_lines",
+    "trust_lines",
+    "write_report",
+]

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...objectives.measuring import VARIANT, VARIANT_SEEDS
 from ..results import Results, Trial
-from ..trial import PICTURES, VARIANT, VARIANT_SEEDS
+from ..trial import PICTURES
 from .pictures import InlinedPictures
 
 LEARNED_WORDS = {

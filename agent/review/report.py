@@ -6,8 +6,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from ...objectives import memory
 from ...objectives.figures import FIGURE, drift_text
+from ...objectives.measuring import memory
 from ...objectives.verdict import THRESHOLDS, Verdict
 from ...search_space import Loss
 from ...studies import UserError, utc_now

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...objectives.figures import FIGURE, FIGURES
-from ...objectives.intervals import Comparison
+from ...objectives.measuring.intervals import Comparison
 from ...objectives.verdict import Verdict
 from ...search_space import technique
 from ..results import (

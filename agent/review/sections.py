@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...objectives.figures import FIGURE, FIGURES, milliseconds
-from ...objectives.machine_state import notes
-from ...objectives.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
+from ...objectives.measuring.machine_state import notes
+from ...objectives.measuring.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
 from ...studies import LinkedRun, Outcome, RunKind, RunRecord
 from ..results import Results, Trial
 from ..trial import COLD_PHASES

@@ -1,0 +1,9 @@
+"""Who decides what comes next: launching and continuing studies, the loop, the sampler, reuse, judging again."""
+
+from .events import Event
+from .launch import files_folder, launch
+from .lock import only_launcher
+from .rejudge import Rejudged, rejudge
+from .sampler import Sampler
+
+__all__ = ["Event", "Rejudged", "Sampler", "files_folder", "launch", "only_launcher", "rejudge"]

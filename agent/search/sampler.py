@@ -1,50 +1,65 @@
-"""What Optuna is told of measured trials."""
+"""What Optuna is asked for and told: its side of a study."""
 
 import warnings
-from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.samplers import TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
-from ...studies import MeasurementRecord, Outcome, Study
-from ..results.limits import constraint_values
-from ..review.pictures import side_by_side
-from ..trial.folder import PICTURES, trial_folder
-
-
-def optuna_study(study: Study, storage: str, measured: int) -> optuna.Study:
-    """Optuna's side of a study, made when it is not there; `measured` is how many trials it has."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # `group` and metric names are experimental in Optuna 5; its version is bounded for that reason.
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    names = study.optimised
-    # Another seed per launch: with the same one, a continued study would propose again what it has measured.
-    sampler = TPESampler(
-        multivariate=True,
-        group=True,
-        n_startup_trials=study.sampler.startup_trials,
-        seed=study.sampler.seed + measured,
-    )
-    found = optuna.create_study(
-        study_name=study.name,
-        storage=optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True}),
-        directions=["minimize"] * len(names),
-        sampler=sampler,
-        load_if_exists=True,
-    )
-    found.set_metric_names(names)
-    return found
+from ...search_space import Configuration, SearchSpace
+from ...studies import Outcome, Study
+from ..results import Trial
 
 
-class Teller:
-    """Tells outcomes. Samplers ignore failed trials, so a failure is PRUNED with a violated constraint."""
+class Sampler:
+    """Proposes configurations. Samplers ignore failed trials, so a failure is PRUNED with a violated constraint."""
 
-    def __init__(self, study: Study, told: optuna.Study, folder: Path) -> None:
+    def __init__(self, study: Study, storage: str, space: SearchSpace, measured: int) -> None:
+        """Open Optuna's side of a study, made when it is not there; `measured` is how many trials are known."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        # `group` and metric names are experimental in Optuna 5.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self._study = study
-        self._told = told
-        self._folder = folder
+        self._space = space
+        self._told = optuna.create_study(
+            study_name=study.name,
+            storage=optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True}),
+            directions=["minimize"] * len(study.optimised),
+            # Another seed per launch: with the same one, a continued study would propose again what it has measured.
+            sampler=TPESampler(
+                multivariate=True,
+                group=True,
+                n_startup_trials=study.sampler.startup_trials,
+                seed=study.sampler.seed + measured,
+            ),
+            load_if_exists=True,
+        )
+        self._told.set_metric_names(study.optimised)
+        if not self._told.get_trials(deepcopy=False):
+            self._told.enqueue_trial(space.optuna_parameters(Configuration()))
+
+    def ask(self) -> tuple[optuna.Trial, Configuration]:
+        """The next proposal: what is queued first."""
+        trial = self._told.ask()
+        return trial, self._space.suggest(trial)
+
+    def ask_for(self, configuration: Configuration) -> optuna.Trial:
+        """A trial for a configuration outside the space, of which the sampler can learn nothing."""
+        trial = self._told.ask()
+        trial.set_user_attr("configuration", str(configuration))
+        return trial
+
+    def queued(self) -> bool:
+        """Whether proposals are waiting that somebody asked for."""
+        return bool(self._told.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def enqueue(self, configuration: Configuration) -> None:
+        """Propose a configuration of the space next, once."""
+        waiting = self._told.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        parameters = self._space.optuna_parameters(configuration)
+        if parameters not in [trial.system_attrs.get("fixed_params") for trial in waiting]:
+            self._told.enqueue_trial(parameters)
 
     def refuse(self, trial: optuna.Trial, reason: str) -> None:
         """A configuration that is known not to work here."""
@@ -53,61 +68,40 @@ class Teller:
         trial.set_constraint("runs", 1.0)
         self._told.tell(trial, state=TrialState.PRUNED)
 
-    def tell(self, trial: optuna.Trial, measured: MeasurementRecord) -> None:
-        """An outcome, with the figures and the worst picture of a complete one."""
-        trial.set_user_attr("outcome", measured.outcome)
-        if measured.outcome != Outcome.COMPLETE:
+    def repeat(self, trial: optuna.Trial, known: int) -> None:
+        """A configuration that another trial is."""
+        trial.set_user_attr("reason", f"the same as trial {known}")
+        self._told.tell(trial, state=TrialState.PRUNED)
+
+    def tell(self, trial: optuna.Trial, measured: Trial) -> None:
+        """An outcome, with the figures of a complete one."""
+        trial.set_user_attr("outcome", measured.outcome.value)
+        if not measured.complete:
             trial.set_user_attr("reason", measured.reason[:300])
             trial.set_constraint("runs", 1.0)
             self._told.tell(trial, state=TrialState.PRUNED)
             return
-        figures = measured.measurements
-        trial.set_user_attr("verdict", figures["quality"]["verdict"])
-        trial.set_user_attr("cold_start_s", round(figures["cold_start_s"], 1))
-        if measured.reused_from is not None:
-            trial.set_user_attr("measured in study", measured.reused_from["study"])
-        self._attach_picture(trial, measured)
+        trial.set_user_attr("verdict", str(measured.verdict))
+        if measured.elsewhere is not None:
+            trial.set_user_attr("measured in study", measured.elsewhere.study)
         # Constraints cannot be changed once set, and a retried trial would inherit them: so they come last.
-        for name, value in self._constraints(measured).items():
+        for name, value in {"runs": -1.0, **measured.constraint_values}.items():
             trial.set_constraint(name, value)
-        self._told.tell(trial, self._values(measured))
+        self._told.tell(trial, [measured.figure(name) for name in self._study.optimised])
 
-    def tell_again(self, before: MeasurementRecord, now: MeasurementRecord) -> None:
-        """A configuration that was measured again: what was told stays, so the sampler gets one more trial."""
-        if now.outcome != Outcome.COMPLETE:
-            return
-        (former,) = [t for t in self._told.get_trials(deepcopy=False) if t.number == before.trial]
-        self._told.add_trial(
-            create_trial(
-                params=former.params,
-                distributions=former.distributions,
-                values=self._values(now),
-                user_attrs={"outcome": now.outcome, "reason": f"trial {before.trial}, measured again"},
-                constraints=self._constraints(now),
-            )
-        )
+    def running(self) -> list[int]:
+        """The trials that a killed launch left unfinished."""
+        return [trial.number for trial in self._told.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
-    def _values(self, measured: MeasurementRecord) -> list[float]:
-        return [float(measured.measurements[name]) for name in self._study.optimised]
+    def resume(self, number: int) -> optuna.Trial:
+        """An unfinished trial, to be told."""
+        return optuna.Trial(self._told, self._told.get_trials(deepcopy=False)[number]._trial_id)
 
-    def _constraints(self, measured: MeasurementRecord) -> dict[str, float]:
-        return {"runs": -1.0, **constraint_values(self._study, measured.measurements)}
-
-    def _attach_picture(self, trial: optuna.Trial, measured: MeasurementRecord) -> None:
-        """One picture a trial, because the dashboard shows artifacts in no fixed order: the one that drifted most."""
-        judged = measured.measurements["quality"]["pictures"]
-        if not judged:
-            return  # random weights: there is nothing to look at
-        worst = max(judged, key=lambda picture: float(picture["drift"]))["file"]
-        folder = trial_folder(self._folder, measured.trial)
-        pair = folder / "reference-and-candidate.png"
-        if side_by_side(trial_folder(self._folder, 0) / PICTURES / worst, folder / PICTURES / worst, pair):
-            store = FileSystemArtifactStore(artifacts_folder(self._folder))
-            upload_artifact(artifact_store=store, file_path=str(pair), study_or_trial=trial)
-
-
-def artifacts_folder(study_folder: Path) -> Path:
-    """The artifact store that the studies of one database share."""
-    folder = study_folder.parent / ".artifacts"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    def put_back(self, number: int) -> None:
+        """Take a trial that did not come to an end out, and queue its configuration again."""
+        trial = self._told.get_trials(deepcopy=False)[number]
+        self._told.tell(number, state=TrialState.FAIL)
+        # What it was queued with, too: a launch may be killed before it has read all of a preset.
+        parameters: dict[str, Any] = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if parameters:
+            self._told.enqueue_trial(parameters)

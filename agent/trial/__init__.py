@@ -18,9 +18,8 @@ from .folder import (
     write_scripts,
     write_trial_folder,
 )
-from .judge import Judge, latents_of
+from .judge import latents_of
 from .process import Job
-from .script import VARIANT, VARIANT_SEEDS
 
 __all__ = [
     "COLD_PHASES",
@@ -29,11 +28,8 @@ __all__ = [
     "LATENTS",
     "LOG",
     "PICTURES",
-    "VARIANT",
-    "VARIANT_SEEDS",
     "Executor",
     "Job",
-    "Judge",
     "TrialResult",
     "artifacts_folder",
     "cold_import_s",

@@ -177,7 +177,7 @@ class Executor:
     def _gpu_used_gib(self) -> float:
         if not self.device.startswith("cuda"):
             return 0.0
-        from ...objectives.memory import device_used_gib
+        from ...objectives.measuring.memory import device_used_gib
 
         return float(device_used_gib(self.device) or 0.0)
 

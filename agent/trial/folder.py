@@ -3,14 +3,17 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from ... import objectives, studies
-from ...search_space import Configuration, apply_source
-from .files import write_json, write_text
-from .script import FLAT_FILES
+import yaml
 
-SCRIPT = Path(__file__).with_name("script.py")
+from ... import studies
+from ...objectives import measuring
+from .files import write_json, write_text
+
+MEASURING = "measuring"
+"""The folder, and the module, of the copied package."""
 LOG, RESULT, PHASES = "log.txt", "result.json", "phases.jsonl"
 PICTURES, LATENTS, COMPILED = "pictures", "latents", "compiled"
 
@@ -44,22 +47,25 @@ def forget_all_compiled(files: Path) -> None:
 
 
 def write_scripts(folder: Path, workload: Mapping[str, Any]) -> None:
-    """run.py, workload.py, workload.json and the files that measure: what tries any apply.py."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """run.py, workload.py, workload.json and the package `measuring`: what tries any apply.py."""
+    (folder / MEASURING).mkdir(parents=True, exist_ok=True)
     write_json(folder / "workload.json", workload)
-    package = {
-        name: Path(str(module.__file__)).parent for name, module in (("objectives", objectives), ("studies", studies))
-    }
-    measuring = [(package["objectives"] / f"{name}.py", f"{name}.py") for name in FLAT_FILES]
-    for source, name in ((SCRIPT, "run.py"), (package["studies"] / "workload.py", "workload.py"), *measuring):
-        shutil.copyfile(source, folder / name)
+    shutil.copyfile(Path(__file__).with_name("script.py"), folder / "run.py")
+    shutil.copyfile(Path(str(studies.__file__)).with_name("workload.py"), folder / "workload.py")
+    for source in Path(str(measuring.__file__)).parent.glob("*.py"):
+        shutil.copyfile(source, folder / MEASURING / source.name)
+
+
+def load_measuring(folder: Path) -> ModuleType:
+    """Import a folder's own copy of the package `measuring`: a trial runs what lies beside its apply.py."""
+    return measuring.load_file(folder / MEASURING / "__init__.py", MEASURING)
 
 
 def write_trial_folder(
-    folder: Path, configuration: Configuration, workload: Mapping[str, Any], versions: Mapping[str, str]
+    folder: Path, configuration: Mapping[str, Any], workload: Mapping[str, Any], apply_py: str
 ) -> None:
     """A fresh trial folder: the scripts, configuration.yaml and the apply.py that the trial runs."""
     shutil.rmtree(folder, ignore_errors=True)
     write_scripts(folder, workload)
-    write_text(folder / "configuration.yaml", configuration.to_yaml())
-    write_text(folder / "apply.py", apply_source(configuration, versions))
+    write_text(folder / "configuration.yaml", yaml.safe_dump(dict(configuration), sort_keys=False))
+    write_text(folder / "apply.py", apply_py)

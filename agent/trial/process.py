@@ -1,4 +1,4 @@
-"""One trial, inside its own process: run the trial folder's script, check effects, judge the pictures.
+"""One trial, inside its own process: measure as the trial folder's files do, check effects, judge the pictures.
 
 Everything it learns goes into files of the trial folder; the launching process reads them when this one has ended.
 """
@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...objectives.memory import release_unused
-from ...objectives.stopping import dominated_by
+from ...objectives.judging import Judge
+from ...objectives.measuring import Phases, variant
+from ...objectives.measuring.memory import release_unused
+from ...objectives.measuring.stopping import dominated_by
 from ...search_space import Configuration, describe_pipelines, load_techniques, technique
 from ...studies import Outcome
-from . import script
 from .failures import classify, sentence, tail
 from .files import write_json
-from .folder import LATENTS, PHASES, PICTURES, RESULT
-from .judge import Judge, judge_made, save_latents, save_unjudged
+from .folder import LATENTS, PHASES, PICTURES, RESULT, load_measuring
+from .judge import judge_made, save_latents, save_unjudged
 
 SCHEMA_VERSION = 2
 PICTURES_WHILE_TIMING = 2
@@ -33,8 +34,12 @@ class Job:
     folder: str
     device: str
     configuration: Mapping[str, Any]
+    apply_py: str
+    """The text of the apply.py that it runs."""
+    workload: Mapping[str, Any]
+    """The content of workload.json."""
     plan: Mapping[str, Any]
-    """script.Plan as plain data: what this process measures."""
+    """A Plan as plain data: what this process measures."""
     reference_pictures: str | None
     """Folder with the reference's pictures; None for the reference itself."""
     quality_assessed: bool
@@ -52,7 +57,7 @@ class Job:
     known_pictures: list[dict[str, Any]] = field(default_factory=list)
     """Pictures of this configuration that were judged before: summed up together with the new ones."""
     front: list[dict[str, float]] = field(default_factory=list)
-    """Measured configurations that may make this one pointless (see objectives/stopping.py)."""
+    """Measured configurations that may make this one pointless (see dominated_by)."""
     shapes: int = 1
     """How many shapes of request there are: each is timed for itself, so deadlines grow with them."""
     compiled: str | None = None
@@ -75,7 +80,7 @@ class ChangedNothingError(Exception):
 def run_trial(job: Job) -> None:
     """Run one trial to its end and write result.json. Never raises: failures are values."""
     folder = Path(job.folder)
-    phases = script.Phases(lambda name: _announce(folder, name))
+    phases = Phases(lambda name: _announce(folder, name))
     (folder / PICTURES).mkdir()
     result: dict[str, Any]
     try:
@@ -90,7 +95,7 @@ def run_trial(job: Job) -> None:
     write_json(folder / RESULT, result)
 
 
-def _measure(job: Job, folder: Path, phases: script.Phases) -> dict[str, Any]:
+def _measure(job: Job, folder: Path, phases: Phases) -> dict[str, Any]:
     for file in job.technique_files:
         load_techniques(Path(file))
     configuration = Configuration.from_dict(job.configuration)
@@ -103,12 +108,11 @@ def _measure(job: Job, folder: Path, phases: script.Phases) -> dict[str, Any]:
         requests.extend(loaded)
 
     judge = Judge(job.weights, job.metric_files, job.device)
-    plan = script.Plan.from_dict(job.plan)
-    run = script.load_file(folder / "run.py", "run")
-    measurements, made = run.run(
+    copied = load_measuring(folder)
+    measurements, made = copied.measure_configuration(
         folder,
         job.device,
-        plan=plan,
+        plan=copied.Plan.from_dict(job.plan),
         phases=phases,
         after_load=after_load,
         after_warm_up=lambda pipelines: _check_effects(configuration, pipelines),
@@ -124,7 +128,7 @@ def _measure(job: Job, folder: Path, phases: script.Phases) -> dict[str, Any]:
         _free_the_gpu(job.device)
         if job.quality_assessed:
             reference = None if job.reference_pictures is None else Path(job.reference_pictures)
-            prompts = {name: script.variant(requests, name).prompt for name in made.pictures}
+            prompts = {name: variant(requests, name).prompt for name in made.pictures}
             quality = judge_made(
                 judge, folder / PICTURES, made.pictures, reference, prompts, job.known_pictures, made.latents
             )
@@ -138,7 +142,7 @@ def _measure(job: Job, folder: Path, phases: script.Phases) -> dict[str, Any]:
     return outcome
 
 
-def _cold_start_s(job: Job, phases: script.Phases, measurements: Mapping[str, Any]) -> float:
+def _cold_start_s(job: Job, phases: Phases, measurements: Mapping[str, Any]) -> float:
     return float(job.import_s + phases.seconds["apply"] + measurements["first_call_ms"] / 1000)
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._modules import unique_modules
+from .._modules import denoisers, torch_modules, vaes
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, Parameters, Technique
+from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 
 class SdpaKernelParameters(Parameters):
-    """unet, vae: the kernel for that module alone, because their shapes differ: the VAE's single attention head has 512
-    channels, which flash and cuDNN cannot do. "default" leaves the choice to torch.
+    """unet, vae: the kernel for the denoiser (a U-Net or a transformer) and for the VAE, because their shapes differ:
+    the VAE's single attention head has 512 channels, which flash and cuDNN cannot do. "default" leaves it to torch.
     """
 
     unet: Literal["default", "flash", "efficient", "cudnn", "math"] = "default"
@@ -42,18 +42,18 @@ def sdpa_kernel(pipelines: dict[str, Any], *, unet: str, vae: str) -> None:
         module.forward = forward
 
     if unet != "default":
-        for module in unique_modules(pipelines, "unet"):
+        for module in denoisers(pipelines):
             restrict(module, unet)
     if vae != "default":
-        for module in unique_modules(pipelines, "vae"):
+        for module in vaes(pipelines):
             # Pipelines call vae.decode(), never vae.forward().
             restrict(module.decoder, vae)
 
 
 def took_effect(pipelines: dict[str, Any], *, unet: str, vae: str) -> str | None:
     """Whether the modules ran inside the restriction (torch itself sees to it that no other kernel was used)."""
-    chosen = unique_modules(pipelines, "unet") if unet != "default" else []
-    chosen += [module.decoder for module in unique_modules(pipelines, "vae")] if vae != "default" else []
+    chosen = denoisers(pipelines) if unet != "default" else []
+    chosen += [module.decoder for module in vaes(pipelines)] if vae != "default" else []
     if not chosen or not all(getattr(module, "sdpa_kernel_calls", 0) for module in chosen):
         return "a module did not run with the chosen kernel"
     return None
@@ -63,11 +63,15 @@ def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: 
     """Kernels that the device or the dtypes rule out, and the choice of nothing."""
     if parameters.unet == parameters.vae == "default":
         return "both kernels are torch's default, which changes nothing"
-    for module, kernel in (("unet", parameters.unet), ("vae", parameters.vae)):
+    found = pipelines.values()
+    for name, modules, kernel in (
+        ("denoiser", [pipeline.denoisers for pipeline in found], parameters.unet),
+        ("VAE", [pipeline.vaes for pipeline in found], parameters.vae),
+    ):
         if kernel == "default":
             continue
-        if not any(module in pipeline.modules for pipeline in pipelines.values()):
-            return f"no pipeline has a module {module}"
+        if not any(modules):
+            return f"no pipeline has a {name}"
         if target.device != "cuda" and kernel in ("efficient", "cudnn"):
             return f"{kernel} attention needs a CUDA device"
         if target.device == "cuda" and kernel in ("flash", "cudnn") and target.sm() < 80:
@@ -85,5 +89,6 @@ TECHNIQUE = Technique(
     apply=sdpa_kernel,
     took_effect=took_effect,
     refuses=refuses,
-    helpers=(unique_modules,),
+    stage=Stage.WRAPPERS,
+    helpers=(torch_modules, denoisers, vaes),
 )

@@ -10,9 +10,9 @@ step: a full step keeps it, and the shallow steps that follow compute the layers
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._modules import unique_modules
+from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, Parameters, Technique
+from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
 class DeepCacheParameters(Parameters):
@@ -202,28 +202,30 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
         unet.deepcache_state = state
         unet.forward = forward
 
-    for unet in unique_modules(pipelines, "unet"):
+    for unet in denoisers(pipelines):
         all_full_from = float("inf")
         if full_percent:
-            owner = next(pipeline for pipeline in pipelines.values() if getattr(pipeline, "unet", None) is unet)
+            owner = next(p for p in pipelines.values() if any(found is unet for found in denoisers({"": p})))
             all_full_from = owner.scheduler.config.num_train_timesteps * (1 - full_percent / 100)
         split(unet, all_full_from)
 
 
 def took_effect(pipelines: dict[str, Any], *, interval: int, branch: int, full_percent: int) -> str | None:
     """Whether shallow steps ran."""
-    states = [getattr(unet, "deepcache_state", {}) for unet in unique_modules(pipelines, "unet")]
+    states = [getattr(unet, "deepcache_state", {}) for unet in denoisers(pipelines)]
     if not any(state.get("shallow_steps") for state in states):
         return "every step computed the whole U-Net"
     return None
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: DeepCacheParameters) -> str | None:
-    """Pipelines without a U-Net of the known kind."""
-    unets = [pipeline.modules["unet"] for pipeline in pipelines.values() if "unet" in pipeline.modules]
-    if not unets:
-        return "no pipeline has a U-Net"
-    for unet in unets:
+    """Pipelines whose denoiser is no U-Net of the known kind."""
+    found = [denoiser for pipeline in pipelines.values() for denoiser in pipeline.denoisers]
+    if not found:
+        return "no pipeline has a denoiser"
+    for unet in found:
+        if not unet.is_unet:
+            return f"the denoiser is a transformer ({unet.class_name}), without the skip connections of a U-Net"
         if unet.class_name != "UNet2DConditionModel":
             return f"a U-Net of the kind {unet.class_name} is unknown"
         if unet.layers_per_block is not None and parameters.branch > unet.layers_per_block:
@@ -241,5 +243,7 @@ TECHNIQUE = Technique(
     apply=deepcache,
     took_effect=took_effect,
     refuses=refuses,
-    helpers=(unique_modules,),
+    stage=Stage.STRUCTURE,
+    traits=frozenset({Trait.CALLS_INNER_LAYERS}),
+    helpers=(torch_modules, denoisers),
 )

@@ -8,9 +8,9 @@ which handles neither batches nor IP-Adapters.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._modules import unique_modules
+from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, Parameters, Technique
+from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 
 class GuidanceCutoffParameters(Parameters):
@@ -58,24 +58,28 @@ def guidance_cutoff(pipelines: dict[str, Any], *, guided_percent: int) -> None:
         unet.guidance_cutoff_steps = 0
         unet.forward = forward
 
-    for unet in unique_modules(pipelines, "unet"):
-        owner = next(pipeline for pipeline in pipelines.values() if getattr(pipeline, "unet", None) is unet)
+    for unet in denoisers(pipelines):
+        owner = next(p for p in pipelines.values() if any(found is unet for found in denoisers({"": p})))
         cut_off(unet, (1 - guided_percent / 100) * owner.scheduler.config.num_train_timesteps)
 
 
 def took_effect(pipelines: dict[str, Any], *, guided_percent: int) -> str | None:
     """Whether steps ran without guidance."""
-    if not any(getattr(unet, "guidance_cutoff_steps", 0) for unet in unique_modules(pipelines, "unet")):
+    if not any(getattr(unet, "guidance_cutoff_steps", 0) for unet in denoisers(pipelines)):
         return "no step ran without guidance that would have had it"
     return None
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: GuidanceCutoffParameters) -> str | None:
-    """Pipelines without a U-Net, and workloads without guidance."""
-    with_unet = [pipeline for pipeline in pipelines.values() if "unet" in pipeline.modules]
-    if not with_unet:
-        return "no pipeline has a U-Net"
-    if not any(pipeline.guided for pipeline in with_unet):
+    """Pipelines whose denoiser is no U-Net, and workloads without guidance."""
+    with_denoiser = [pipeline for pipeline in pipelines.values() if pipeline.denoisers]
+    if not with_denoiser:
+        return "no pipeline has a denoiser"
+    for pipeline in with_denoiser:
+        for denoiser in pipeline.denoisers:
+            if not denoiser.is_unet:
+                return f"the denoiser is a transformer ({denoiser.class_name}), which is not called as a U-Net is"
+    if not any(pipeline.guided for pipeline in with_denoiser):
         return "no request uses guidance"
     return None
 
@@ -90,5 +94,6 @@ TECHNIQUE = Technique(
     apply=guidance_cutoff,
     took_effect=took_effect,
     refuses=refuses,
-    helpers=(unique_modules,),
+    stage=Stage.WRAPPERS,
+    helpers=(torch_modules, denoisers),
 )

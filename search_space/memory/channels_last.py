@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .._modules import unique_modules
+from .._modules import denoisers, torch_modules, vaes
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, NoParameters, Technique
+from .._technique import Axis, Loss, NoParameters, Stage, Technique
 
 
 def channels_last(pipelines: dict[str, Any]) -> None:
-    """Lay out the weights of U-Nets and VAEs channels-last; activations follow at the first convolution."""
+    """Lay out the weights of denoisers and VAEs channels-last; activations follow at the first convolution."""
     import torch
 
-    for module in unique_modules(pipelines, "unet", "vae"):
+    for module in denoisers(pipelines) + vaes(pipelines):
         module.to(memory_format=torch.channels_last)
 
 
@@ -20,7 +20,7 @@ def took_effect(pipelines: dict[str, Any]) -> str | None:
     """Whether the convolution weights lie so (1x1 kernels lie both ways at once)."""
     import torch
 
-    for module in unique_modules(pipelines, "unet", "vae"):
+    for module in denoisers(pipelines) + vaes(pipelines):
         for name, parameter in module.named_parameters():
             if parameter.ndim == 4 and not parameter.is_contiguous(memory_format=torch.channels_last):
                 return f"{name} is not in channels-last layout"
@@ -29,8 +29,8 @@ def took_effect(pipelines: dict[str, Any]) -> str | None:
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: NoParameters) -> str | None:
     """Pipelines without convolutions."""
-    if not any({"unet", "vae"} & set(pipeline.modules) for pipeline in pipelines.values()):
-        return "no pipeline has a U-Net or a VAE"
+    if not any(pipeline.denoisers or pipeline.vaes for pipeline in pipelines.values()):
+        return "no pipeline has a denoiser or a VAE"
     return None
 
 
@@ -44,5 +44,6 @@ TECHNIQUE = Technique(
     apply=channels_last,
     took_effect=took_effect,
     refuses=refuses,
-    helpers=(unique_modules,),
+    stage=Stage.LAYERS,
+    helpers=(torch_modules, denoisers, vaes),
 )

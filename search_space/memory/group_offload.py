@@ -1,11 +1,11 @@
-"""The U-Net's weights wait in main memory and visit the GPU block by block, or layer by layer."""
+"""The denoiser's weights wait in main memory and visit the GPU block by block, or layer by layer."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._modules import unique_modules
+from .._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, Parameters, Technique
+from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
 class GroupOffloadParameters(Parameters):
@@ -18,18 +18,15 @@ class GroupOffloadParameters(Parameters):
 
 
 def group_offload(pipelines: dict[str, Any], *, level: str, use_stream: bool) -> None:
-    """Offload the U-Nets, which hold most of the weights; everything else is small enough to stay on the GPU."""
+    """Offload the denoisers, which hold most of the weights; everything else is small enough to stay on the GPU."""
     import torch
 
     device = torch.device("cuda")
-    unets = unique_modules(pipelines, "unet")
-    for pipeline in pipelines.values():
-        for module in pipeline.components.values():
-            # Not pipeline.to(device), which would move the U-Net as well: the pipelines may come in main memory.
-            if isinstance(module, torch.nn.Module) and all(module is not unet for unet in unets):
-                module.to(device)
-    for unet in unets:
-        unet.enable_group_offload(
+    # Not pipeline.to(device), which would move the denoiser as well: the pipelines may come in main memory.
+    for module in vaes(pipelines) + text_encoders(pipelines) + other_modules(pipelines):
+        module.to(device)
+    for denoiser in denoisers(pipelines):
+        denoiser.enable_group_offload(
             onload_device=device,
             offload_device=torch.device("cpu"),
             offload_type=level,
@@ -39,24 +36,24 @@ def group_offload(pipelines: dict[str, Any], *, level: str, use_stream: bool) ->
 
 
 def took_effect(pipelines: dict[str, Any], *, level: str, use_stream: bool) -> str | None:
-    """Whether the U-Nets have left the GPU after the call."""
-    for unet in unique_modules(pipelines, "unet"):
-        parameters = list(unet.parameters())
+    """Whether the denoisers have left the GPU after the call."""
+    for denoiser in denoisers(pipelines):
+        parameters = list(denoiser.parameters())
         on_gpu = sum(parameter.numel() for parameter in parameters if parameter.device.type != "cpu")
         if on_gpu > sum(parameter.numel() for parameter in parameters) / 2:
-            return "most of the U-Net's weights stayed on the GPU"
-        # Leaf-level hooks sit on the layers, block-level ones on the blocks: the U-Net itself may have none.
-        if not any(hasattr(module, "_diffusers_hook") for module in unet.modules()):
-            return "the U-Net has no offload hooks"
+            return "most of the denoiser's weights stayed on the GPU"
+        # Leaf-level hooks sit on the layers, block-level ones on the blocks: the denoiser itself may have none.
+        if not any(hasattr(module, "_diffusers_hook") for module in denoiser.modules()):
+            return "the denoiser has no offload hooks"
     return None
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: GroupOffloadParameters) -> str | None:
-    """Devices without memory of their own, and pipelines without a U-Net."""
+    """Devices without memory of their own, and pipelines without a denoiser."""
     if target.device != "cuda":
         return "there is no GPU memory to save"
-    if not any("unet" in pipeline.modules for pipeline in pipelines.values()):
-        return "no pipeline has a U-Net"
+    if not any(pipeline.denoisers for pipeline in pipelines.values()):
+        return "no pipeline has a denoiser"
     return None
 
 
@@ -64,11 +61,13 @@ TECHNIQUE = Technique(
     name="group_offload",
     axis=Axis.MEMORY,
     loss=Loss.BIT_IDENTICAL,
-    summary="Keeps the U-Net's weights in main memory and streams blocks or layers to the GPU as they are needed.",
+    summary="Keeps the denoiser's weights in main memory and streams blocks or layers to the GPU as they are needed.",
     source="https://huggingface.co/docs/diffusers/optimization/memory#group-offloading",
     parameters=GroupOffloadParameters,
     apply=group_offload,
     took_effect=took_effect,
     refuses=refuses,
-    helpers=(unique_modules,),
+    stage=Stage.PLACEMENT,
+    traits=frozenset({Trait.MOVES_WEIGHTS}),
+    helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules),
 )

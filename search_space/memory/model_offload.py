@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .._modules import denoisers
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, NoParameters, Technique
+from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
 
 
 def model_offload(pipelines: dict[str, Any]) -> None:
@@ -13,18 +14,26 @@ def model_offload(pipelines: dict[str, Any]) -> None:
     A module that several pipelines share carries the hook of the pipeline that set up last. That hook moves it for the
     others as well; each pipeline sets up its own hooks anew, and moves all of its modules out, after every call.
     """
+    import torch
+
     for pipeline in pipelines.values():
-        pipeline.enable_model_cpu_offload(device="cuda")
+        if hasattr(pipeline, "enable_model_cpu_offload"):
+            pipeline.enable_model_cpu_offload(device="cuda")
+        elif isinstance(pipeline, torch.nn.Module):
+            pipeline.to("cuda")  # it stands beside the pipelines, and nothing would bring it there
 
 
 def took_effect(pipelines: dict[str, Any]) -> str | None:
     """Whether hooks are in place and the large module has left the GPU after the call."""
-    for name, pipeline in pipelines.items():
+    offloaded = {name: p for name, p in pipelines.items() if hasattr(p, "enable_model_cpu_offload")}
+    if not offloaded:
+        return "there is no diffusers pipeline to offload"
+    for name, pipeline in offloaded.items():
         if not getattr(pipeline, "_all_hooks", None):
             return f"pipeline {name} has no offload hooks"
-        unet = getattr(pipeline, "unet", None)
-        if unet is not None and any(parameter.device.type != "cpu" for parameter in unet.parameters()):
-            return f"the U-Net of pipeline {name} stayed on the GPU"
+        for denoiser in denoisers({name: pipeline}):
+            if any(parameter.device.type != "cpu" for parameter in denoiser.parameters()):
+                return f"the denoiser of pipeline {name} stayed on the GPU"
     return None
 
 
@@ -43,4 +52,6 @@ TECHNIQUE = Technique(
     apply=model_offload,
     took_effect=took_effect,
     refuses=refuses,
+    stage=Stage.PLACEMENT,
+    traits=frozenset({Trait.MOVES_WEIGHTS}),
 )

@@ -3,27 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .._modules import unique_modules
+from .._modules import torch_modules, vaes
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, NoParameters, Technique
+from .._technique import Axis, Loss, NoParameters, Stage, Technique
 
 
 def vae_slicing(pipelines: dict[str, Any]) -> None:
     """Decode a batch picture by picture."""
-    for vae in unique_modules(pipelines, "vae"):
+    for vae in vaes(pipelines):
         vae.enable_slicing()
 
 
 def took_effect(pipelines: dict[str, Any]) -> str | None:
     """Whether the VAEs are set so."""
-    if not all(getattr(vae, "use_slicing", False) for vae in unique_modules(pipelines, "vae")):
+    if not all(getattr(vae, "use_slicing", False) for vae in vaes(pipelines)):
         return "the VAE decodes whole batches"
     return None
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: NoParameters) -> str | None:
     """Workloads in which it changes nothing."""
-    with_vae = [pipeline for pipeline in pipelines.values() if "vae" in pipeline.modules]
+    with_vae = [pipeline for pipeline in pipelines.values() if pipeline.vaes]
     if not with_vae:
         return "no pipeline has a VAE"
     if max(pipeline.largest_batch for pipeline in with_vae) == 1:
@@ -41,5 +41,6 @@ TECHNIQUE = Technique(
     apply=vae_slicing,
     took_effect=took_effect,
     refuses=refuses,
-    helpers=(unique_modules,),
+    stage=Stage.WRAPPERS,
+    helpers=(torch_modules, vaes),
 )

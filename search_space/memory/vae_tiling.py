@@ -3,33 +3,33 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .._modules import unique_modules
+from .._modules import torch_modules, vaes
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, NoParameters, Technique
+from .._technique import Axis, Loss, NoParameters, Stage, Technique
 
 
 def vae_tiling(pipelines: dict[str, Any]) -> None:
     """Decode in overlapping tiles, blended where they overlap."""
-    for vae in unique_modules(pipelines, "vae"):
+    for vae in vaes(pipelines):
         vae.enable_tiling()
 
 
 def took_effect(pipelines: dict[str, Any]) -> str | None:
     """Whether the VAEs are set so."""
-    if not all(getattr(vae, "use_tiling", False) for vae in unique_modules(pipelines, "vae")):
+    if not all(getattr(vae, "use_tiling", False) for vae in vaes(pipelines)):
         return "the VAE decodes whole pictures"
     return None
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: NoParameters) -> str | None:
     """Workloads in which it changes nothing."""
-    with_vae = [pipeline for pipeline in pipelines.values() if "vae" in pipeline.modules]
+    with_vae = [pipeline for pipeline in pipelines.values() if pipeline.vaes]
     if not with_vae:
         return "no pipeline has a VAE"
     for pipeline in with_vae:
-        tile_side_px = pipeline.modules["vae"].tile_side_px
-        if tile_side_px is None or pipeline.largest_side_px > tile_side_px:
-            return None
+        for vae in pipeline.vaes:
+            if vae.tile_side_px is None or pipeline.largest_side_px > vae.tile_side_px:
+                return None
     return "every picture fits into one tile"
 
 
@@ -43,5 +43,6 @@ TECHNIQUE = Technique(
     apply=vae_tiling,
     took_effect=took_effect,
     refuses=refuses,
-    helpers=(unique_modules,),
+    stage=Stage.WRAPPERS,
+    helpers=(torch_modules, vaes),
 )

@@ -3,38 +3,37 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from .._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, Parameters, Technique
+from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 
 class DtypeParameters(Parameters):
-    """dtype: of every module of every pipeline, because neighbouring modules have to agree."""
+    """dtype: of every module, because neighbouring modules have to agree."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
 
 
 def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
-    """Convert whole pipelines. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call."""
+    """Convert all modules. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call."""
     import torch
 
-    for pipeline in pipelines.values():
-        for module in pipeline.components.values():
-            # Modules that an earlier pipeline shared are in that dtype already, and stay as they are. Called on the
-            # class: the `to` of diffusers' models warns of modules to keep in float32, also where there are none.
-            if isinstance(module, torch.nn.Module):
-                torch.nn.Module.to(module, dtype=getattr(torch, dtype))
+    with_role = denoisers(pipelines) + vaes(pipelines) + text_encoders(pipelines)
+    for module in with_role + other_modules(pipelines):
+        # Called on the class: the `to` of diffusers' models warns of modules to keep in float32, also where there are
+        # none.
+        torch.nn.Module.to(module, dtype=getattr(torch, dtype))
 
 
 def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
     """Whether every module is in that dtype."""
     import torch
 
-    for pipeline in pipelines.values():
-        for name, module in pipeline.components.items():
-            if isinstance(module, torch.nn.Module):
-                for parameter in module.parameters():
-                    if parameter.is_floating_point() and parameter.dtype != getattr(torch, dtype):
-                        return f"{name} has weights in {str(parameter.dtype).removeprefix('torch.')}"
+    with_role = denoisers(pipelines) + vaes(pipelines) + text_encoders(pipelines)
+    for module in with_role + other_modules(pipelines):
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and parameter.dtype != getattr(torch, dtype):
+                return f"{type(module).__name__} has weights in {str(parameter.dtype).removeprefix('torch.')}"
     return None
 
 
@@ -60,4 +59,6 @@ TECHNIQUE = Technique(
     apply=dtype,
     took_effect=took_effect,
     refuses=refuses,
+    stage=Stage.WEIGHTS,
+    helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules),
 )

@@ -1,16 +1,16 @@
-"""8-bit weights, or 8-bit weights and activations, in the U-Net's transformer blocks."""
+"""8-bit weights, or 8-bit weights and activations, in the denoiser's transformer blocks."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._modules import unique_modules
+from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Target
-from .._technique import Axis, Loss, Parameters, Technique
+from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
 class TorchaoQuantizationParameters(Parameters):
-    """scheme: weight_only saves memory and computes in the U-Net's dtype; dynamic quantizes activations on the fly too,
-    with one scale for a whole tensor or one for each row, and uses the 8-bit matrix units.
+    """scheme: weight_only saves memory and computes in the denoiser's dtype; dynamic quantizes activations on the fly
+    too, with one scale for a whole tensor or one for each row, and uses the 8-bit matrix units.
     """
 
     scheme: Literal[
@@ -56,15 +56,15 @@ def torchao_quantization(pipelines: dict[str, Any], *, scheme: str) -> None:
         # IP-Adapter layers live in ".processor.": they are loaded and unloaded, and see a handful of tokens.
         return isinstance(module, torch.nn.Linear) and "transformer_blocks" in name and ".processor." not in name
 
-    for unet in unique_modules(pipelines, "unet"):
-        quantize_(unet, config, filter_fn=chosen)
+    for denoiser in denoisers(pipelines):
+        quantize_(denoiser, config, filter_fn=chosen)
 
 
 def took_effect(pipelines: dict[str, Any], *, scheme: str) -> str | None:
     """Whether there are quantized weights. torchao leaves out layers whose shapes do not fit, and says nothing."""
-    for unet in unique_modules(pipelines, "unet"):
-        if not any(type(parameter).__module__.startswith("torchao") for parameter in unet.parameters()):
-            return "no weight of the U-Net is quantized"
+    for denoiser in denoisers(pipelines):
+        if not any(type(parameter).__module__.startswith("torchao") for parameter in denoiser.parameters()):
+            return "no weight of the denoiser is quantized"
     return None
 
 
@@ -72,8 +72,8 @@ def refuses(
     target: Target, pipelines: Mapping[str, PipelineFacts], parameters: TorchaoQuantizationParameters
 ) -> str | None:
     """Schemes without kernels on the device."""
-    if not any("unet" in pipeline.modules for pipeline in pipelines.values()):
-        return "no pipeline has a U-Net"
+    if not any(pipeline.denoisers for pipeline in pipelines.values()):
+        return "no pipeline has a denoiser"
     if parameters.scheme.startswith("float8_dynamic") and (target.device != "cuda" or target.sm() < 89):
         return "float8 matrix products need a CUDA device of compute capability 8.9"
     if parameters.scheme == "int8_dynamic" and target.device == "cuda" and target.sm() < 75:
@@ -85,12 +85,14 @@ TECHNIQUE = Technique(
     name="torchao_quantization",
     axis=Axis.PRECISION,
     loss=Loss.APPROXIMATE,
-    summary="Stores the U-Net's transformer weights in 8 bits and, by scheme, multiplies in 8 bits.",
+    summary="Stores the denoiser's transformer weights in 8 bits and, by scheme, multiplies in 8 bits.",
     source="https://docs.pytorch.org/ao/stable/api_reference/api_ref_quantization.html",
     parameters=TorchaoQuantizationParameters,
     apply=torchao_quantization,
     took_effect=took_effect,
     refuses=refuses,
-    helpers=(unique_modules,),
+    stage=Stage.QUANTIZATION,
+    traits=frozenset({Trait.QUANTIZES}),
+    helpers=(torch_modules, denoisers),
     packages=("torchao",),
 )

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,11 @@ def test_best_lists_every_trial_with_why_it_failed(launched: Launched, cli: Cli)
     assert "(breaks a limit)" in said.out
     trials = json.loads(cli("best", "tiny", "--all", "--json", "--storage", launched.storage).out)
     assert [trial["number"] for trial in trials] == [trial.number for trial in launched.results().trials]
+
+
+def test_version_is_that_of_the_package(cli: Cli) -> None:
+    said = cli("--version")
+    assert (said.code, said.out.strip()) == (0, f"paretune {metadata.version('paretune')}")
 
 
 def test_techniques_lists_each_with_its_choices(cli: Cli) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.search_space import TECHNIQUES, Configuration, apply_source, known_techniques, load_techniques
+from paretune.search_space import (
+    TECHNIQUES,
+    Configuration,
+    apply_source,
+    forget_techniques,
+    known_techniques,
+    load_techniques,
+)
 
 SINGLE = [
     {known.name: parameters.model_dump()} for known in TECHNIQUES for parameters in known.parameters.combinations()
@@ -69,7 +76,7 @@ def test_it_imports_neither_paretune_nor_what_it_does_not_need(techniques: dict[
 
 def test_helpers_are_written_once_and_techniques_in_order() -> None:
     written = functions(apply_source(Configuration.of({"torch_compile": {}, "channels_last": {}, "fused_qkv": {}})))
-    assert written.count("unique_modules") == 1
+    assert written.count("torch_modules") == written.count("denoisers") == 1
     own_functions = [name for name in written if name in {"fused_qkv", "channels_last", "torch_compile"}]
     assert own_functions == ["fused_qkv", "channels_last", "torch_compile"]
     assert written[-1] == "apply"
@@ -108,11 +115,44 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert "value + 20000\n" in after
 
 
+def test_a_file_is_executed_once_until_it_changes(tmp_path: Path) -> None:
+    file, mark = own(tmp_path / "costly.py", name="costly", helper="add_costly"), tmp_path / "executed"
+    text = f"open({str(mark)!r}, 'a').write('x')\n" + file.read_text()
+    file.write_text(text)
+    (first,) = load_techniques(file)
+    (second,) = load_techniques(tmp_path / ".." / tmp_path.name / "costly.py")
+    assert second is first
+    assert mark.read_text() == "x"
+
+    file.write_text(text.replace("value + 1", "value + 2"))  # of the same length, perhaps within the same second
+    (third,) = load_techniques(file)
+    assert mark.read_text() == "xx"
+    assert third is not first
+    assert "value + 2\n" in apply_source(Configuration.of({"costly": {}}))
+    file.write_text(text.replace("costly", "cheap"))
+    load_techniques(file)
+    assert "costly" not in {known.name for known in known_techniques()}
+
+    forget_techniques()
+    assert known_techniques() == TECHNIQUES
+
+
+def test_of_two_files_with_one_technique_the_last_loaded_counts(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "mine.py" for folder in ("a", "b")]
+    for number, file in enumerate(files):
+        file.parent.mkdir()
+        own(file, name="twice", helper="add_twice", number=number)
+    for number in (0, 1, 0):
+        (loaded,) = load_techniques(files[number])
+        assert known_techniques()[-1] is loaded
+        assert f"value + {number}\n" in apply_source(Configuration.of({"twice": {}}))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "sentence"),
     [
         ({"name": "deepcache"}, None, "there is a technique 'deepcache' already"),
-        ({"name": "a1", "helper": "unique_modules"}, None, "another function is called 'unique_modules' already"),
+        ({"name": "a1", "helper": "denoisers"}, None, "another function is called 'denoisers' already"),
         ({"name": "apply", "helper": "b1"}, None, "another function is called 'apply' already"),
         (
             {"name": "c1", "helper": "add_c"},

@@ -34,6 +34,21 @@ def test_key_is_the_same_on_every_machine_and_in_every_version() -> None:
     # Measurements in people's databases are found by it.
     assert Configuration().key == "26e1bc714975fd3b"
     assert Configuration.of({"fused_qkv": {}}).key == "7d6960668709fc18"
+    assert Configuration.of(EVERY_TECHNIQUE).key == "8a498b183948a238"
+    assert [step.technique for step in Configuration.of(EVERY_TECHNIQUE).steps] == [
+        "dtype",
+        "fused_qkv",
+        "channels_last",
+        "torchao_quantization",
+        "deepcache",
+        "torch_compile",
+        "guidance_cutoff",
+        "sdpa_kernel",
+        "vae_slicing",
+        "vae_tiling",
+        "model_offload",
+        "group_offload",
+    ]
 
 
 def test_order_and_defaults_make_no_difference() -> None:

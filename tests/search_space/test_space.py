@@ -1,11 +1,27 @@
 """The space that a study searches, and the rules about what cannot work in it."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from paretune.search_space import RULES, TECHNIQUES, Configuration, SearchSpace, Target, impossible, technique
-from support.tiny_sdxl import TINY_FACTS
+from paretune.search_space import (
+    RULES,
+    TECHNIQUES,
+    Configuration,
+    SearchSpace,
+    Stage,
+    Target,
+    Trait,
+    forget_techniques,
+    impossible,
+    known_techniques,
+    load_techniques,
+    technique,
+)
+from paretune.testing import TINY_FACTS
 
 PIPELINES = {"main": TINY_FACTS}
 CPU = Target(device="cpu", name="cpu", packages=frozenset({"torchao"}))
@@ -150,8 +166,100 @@ def test_a_techniques_own_refusal_comes_with_its_name() -> None:
     assert refused == "torch_compile: mode reduce-overhead needs a CUDA device"
 
 
-def test_rules_name_techniques_that_exist_and_give_a_reason() -> None:
+OWN = """
+from paretune.search_space import Axis, Loss, NoParameters, Stage, Technique, Trait
+
+def own_thing(pipelines):
+    pass
+
+def effect(pipelines):
+    return None
+
+TECHNIQUES = (
+    Technique(
+        name="own_thing", axis=Axis.MEMORY, loss=Loss.APPROXIMATE, summary="Does.", source="none",
+        parameters=NoParameters, apply=own_thing, took_effect=effect, {more}
+    ),
+)
+"""
+
+
+@pytest.fixture
+def own_thing(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Makes the technique own_thing known, written with these further fields."""
+
+    def load(more: str) -> None:
+        (tmp_path / "own.py").write_text(OWN.format(more=more))
+        load_techniques(tmp_path / "own.py")
+
+    yield load
+    forget_techniques()
+
+
+@pytest.mark.parametrize(
+    ("traits", "others", "refused"),
+    [
+        ("QUANTIZES", {"torch_compile": {}, "model_offload": {}}, "own_thing with torch_compile with model_offload: "),
+        ("COMPILES", {"torchao_quantization": {}, "model_offload": {}}, "torchao_quantization with own_thing with "),
+        ("MOVES_WEIGHTS", {"torchao_quantization": {}, "torch_compile": {}}, "torchao_quantization with torch_compile"),
+        ("QUANTIZES, Trait.COMPILES", {"model_offload": {}}, "own_thing with model_offload: torch cannot move"),
+        ("CUDA_GRAPHS", {"group_offload": {}}, "own_thing with group_offload: CUDA graphs need weights at fixed"),
+        ("CALLS_INNER_LAYERS", {"group_offload": {}}, "own_thing with group_offload: single layers of a block"),
+        ("COMPILES, Trait.COMPILES_WHOLE", {"group_offload": {}}, "own_thing with group_offload: group offload hooks"),
+        ("COMPILES", {"group_offload": {"level": "leaf_level"}}, "own_thing with group_offload: group offload hooks"),
+        ("COMPILES", {"group_offload": {"level": "block_level"}}, None),
+        ("REPLACES_PROCESSORS", {"model_offload": {}}, None),
+        ("MOVES_WEIGHTS", {"torch_compile": {"mode": "default"}}, None),
+    ],
+)
+def test_rules_hold_for_a_users_own_technique_by_its_traits(
+    own_thing: Callable[[str], None], traits: str, others: dict[str, Any], refused: str | None
+) -> None:
+    own_thing(f"traits=frozenset({{Trait.{traits}}}), stage=Stage.QUANTIZATION")
+    said = impossible(Configuration.of({"own_thing": {}, **others}), GPU, PIPELINES)
+    assert said is None if refused is None else said is not None and said.startswith(refused)
+
+
+def test_own_processors_are_refused_where_adapters_come_and_go(own_thing: Callable[[str], None]) -> None:
+    own_thing("traits=frozenset({Trait.REPLACES_PROCESSORS})")
+    said = impossible(Configuration.of({"own_thing": {}}), GPU, {"main": replace(TINY_FACTS, adapters=True)})
+    assert said is not None
+    assert said.startswith("own_thing: an adapter that is loaded later")
+
+
+@pytest.mark.parametrize(
+    ("stage", "before", "after"),
+    [
+        ("WEIGHTS", "dtype", "fused_qkv"),
+        ("LAYERS", "channels_last", "torchao_quantization"),
+        ("QUANTIZATION", "torchao_quantization", "deepcache"),
+        ("STRUCTURE", "deepcache", "torch_compile"),
+        ("COMPILATION", "torch_compile", "guidance_cutoff"),
+        ("WRAPPERS", "vae_tiling", "model_offload"),
+        ("PLACEMENT", "group_offload", None),
+        (None, "group_offload", None),
+    ],
+)
+def test_a_users_own_technique_comes_last_in_its_stage(
+    own_thing: Callable[[str], None], stage: str | None, before: str, after: str | None
+) -> None:
+    own_thing("" if stage is None else f"stage=Stage.{stage}")
+    everything = Configuration.of({known.name: {} for known in known_techniques()})
+    order = [step.technique for step in everything.steps]
+    position = order.index("own_thing")
+    assert order[position - 1] == before
+    assert order[position + 1 :][:1] == ([] if after is None else [after])
+    assert [name for name in order if name != "own_thing"] == [known.name for known in TECHNIQUES]
+
+
+def test_techniques_stand_in_the_order_of_their_stages() -> None:
+    stages = [known.stage for known in TECHNIQUES]
+    assert stages == sorted(stages)
+    assert Stage.LAST not in stages
+
+
+def test_rules_name_techniques_or_traits_that_exist_and_give_a_reason() -> None:
     for rule in RULES:
-        assert all(technique(name) for name in rule.techniques)
+        assert all(isinstance(part, Trait) or technique(part) for part in rule.together)
         assert rule.reason
         assert not rule.reason.endswith(".")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from paretune.studies.quickstart import captions, check_prompts, drawing, faces, train
+from quickstart_model import captions, check_prompts, drawing, faces, train
 
 
 @pytest.fixture(scope="module", autouse=True)

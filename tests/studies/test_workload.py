@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from paretune.studies import Workload, parse_study
+from paretune.testing import picture, tiny_sdxl
 from support.launching import tiny_study
-from support.tiny_sdxl import picture, tiny_sdxl
 
 PRODUCT = '''
 """A product's own loading and serving, beside which lies a module of its own."""

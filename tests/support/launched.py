@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paretune.agent.results import Results, Trial
+from paretune.agent.search import Event, launch
 from paretune.search_space import Configuration
 from paretune.studies import Records, read_study
 
@@ -22,7 +23,6 @@ class Launched:
     events: "list[Event]" = field(default_factory=list)
 
     def launch(self, trials: int) -> Results:
-        from paretune.agent.search import launch
 
         return launch(read_study(str(self.file)), storage=self.storage, trials=trials, on_event=self.events.append)
 

@@ -122,7 +122,7 @@ def quality(
 
 
 def machine(device: str, foreign_share: float = 0.01) -> dict[str, Any]:
-    """objectives.machine_state.MachineState's summary of a quiet machine."""
+    """objectives.measuring.machine_state.MachineState's summary of a quiet machine."""
     on_gpu = device == "cuda"
     return {
         "samples": 50,
@@ -136,7 +136,7 @@ def machine(device: str, foreign_share: float = 0.01) -> dict[str, Any]:
 
 
 def stages(latency_ms: float, device: str) -> list[dict[str, Any]]:
-    """objectives.stages.StageTimer's summary for the one shape of request; four steps."""
+    """objectives.measuring.stages.StageTimer's summary for the one shape of request; four steps."""
     shares = {"text_encoding": 0.03, "denoising": 0.8, "vae_decode": 0.12, "post_processing": 0.02}
     on_gpu = device == "cuda"
     found: dict[str, dict[str, Any]] = {

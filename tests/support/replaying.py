@@ -1,31 +1,38 @@
-"""A launch whose processes are replayed: what each would have measured is said by the test, and nothing is run."""
+"""A launch whose processes are not run: a runner that says what each would have measured, as the test has it."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent.measuring import noise_floor as _floor
-from paretune.agent.results.results import Results
-from paretune.agent.search import launch as launching
-from paretune.agent.search.launch import launch
-from paretune.agent.trial.executor import TrialResult
-from paretune.agent.trial.process import Job
+from paretune.agent.measuring import machine_drift
+from paretune.agent.results import Results
+from paretune.agent.search import launch
+from paretune.agent.trial import Job, TrialResult, write_trial_folder
 from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import Fingerprint
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration
-from paretune.studies import Outcome, Records, Study, parse_study
+from paretune.studies import Outcome, Records, RunKind, Study, parse_study
 from PIL import Image
 
-from .replayed import fingerprint
+from .machines import fingerprint
 
-MODULE = {"class_name": "UNet2DConditionModel", "dtype": "float32", "parameters_m": 1.0, "tile_side_px": None}
+UNET = {
+    "class_name": "UNet2DConditionModel",
+    "role": "denoiser",
+    "dtype": "float32",
+    "parameters_m": 1.0,
+    "layers_per_block": 2,
+    "fuses_qkv": True,
+    "has_repeated_blocks": True,
+}
 PIPELINES = {
     "main": {
         "class_name": "StableDiffusionXLPipeline",
-        "modules": {"unet": {**MODULE, "layers_per_block": 2}},
+        "modules": {"unet": UNET},
         "largest_batch": 2,
         "largest_side_px": 64,
         "guided": True,
@@ -36,12 +43,14 @@ PIPELINES = {
 
 @dataclass
 class World:
-    """What the processes of a launch find."""
+    """What the processes of a launch find; a runner, to be given to a launch."""
 
     folder: Path
     latency_ms: dict[str, float] = field(default_factory=dict)
     """By configuration, as it is printed; 1000 for what is not in it."""
     cold_start_s: float = 5.0
+    cold_starts_s: dict[str, float] = field(default_factory=dict)
+    """By configuration; `cold_start_s` for what is not in it."""
     memory_gib: dict[str, float] = field(default_factory=dict)
     speed: Callable[[], float] = lambda: 1.0
     """How many times as long everything takes now."""
@@ -52,6 +61,8 @@ class World:
     ran: list[tuple[str, str]] = field(default_factory=list)
     """(kind, configuration) of every process."""
     notes: list[str] = field(default_factory=list)
+    device: str = "cpu"
+    fingerprint: Fingerprint = field(default_factory=lambda: Fingerprint.from_dict(fingerprint("cpu")))
 
     @property
     def storage(self) -> str:
@@ -72,7 +83,7 @@ class World:
             "torch_compile_baseline": False,
             "measurement": {"floor_processes": 5, "canary_every": 20},
             "finalists": {"count": 0},
-            "quality": {"pictures": {"screen": 3, "front": 3, "finalists": 3}, "benign_floor": False},
+            "quality": {"pictures": {"screen": 3, "front": 3, "finalists": 3}, "reordering_floor": False},
             "budget": {"trials": 1 + len(presets)},
             **keys,
         }
@@ -83,21 +94,46 @@ class World:
         return launch(
             study,
             storage=self.storage,
+            runner=self,
             on_event=lambda event: self.notes.append(event.text) if event.kind == "note" else None,
             **options,
         )
 
     def measured(self, study: str) -> int:
         """How many trials of a study are in the database."""
-        return len(Records(self.storage).measurements(study))
+        return len({one.trial for one in Records(self.storage).runs(study) if one.run.kind == RunKind.TRIAL})
 
-    def run(self, job: Job) -> TrialResult:
+    def places(self) -> int:
+        """One process at a time."""
+        return 1
+
+    def import_s(self) -> float:
+        """Nothing is imported."""
+        return 5.0
+
+    def cold_start(self, folder: Path, timeout_s: float) -> Any:
+        """No study of these tests asks for one."""
+        raise AssertionError(folder)
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, kind: RunKind, job: Job) -> "Future[TrialResult]":
+        """Answered at once; what a process raises, a Ctrl-C say, is raised here."""
+        write_trial_folder(Path(job.folder), job.configuration, job.workload, job.apply_py)
+        future: Future[TrialResult] = Future()
+        future.set_result(self.run(kind, job))
+        return future
+
+    def run(self, kind: str, job: Job) -> TrialResult:
         """What a process finds."""
         folder = Path(job.folder)
-        kind = folder.name.split("-")[0]
         configuration = Configuration.from_dict(job.configuration)
-        self.ran.append((kind, str(configuration)))
-        answer = self.before(job, kind)
+        self.ran.append((str(kind), str(configuration)))
+        answer = self.before(job, str(kind))
         return answer or TrialResult(
             outcome=Outcome.COMPLETE,
             measurements=self._measurements(job, folder, configuration),
@@ -114,7 +150,7 @@ class World:
             "latency_per_image_ms": latency_ms,
             "latency": [{**shape, "min_ms": latency_ms, "max_ms": latency_ms, "throttled": [], "stop": "interval"}],
             "peak_vram_gib": self.memory_gib.get(name, 2.0),
-            "cold_start_s": self.cold_start_s,
+            "cold_start_s": self.cold_starts_s.get(name, self.cold_start_s),
             "first_call_ms": latency_ms,
             "energy_j": None,
         }
@@ -143,28 +179,7 @@ class World:
         return {**found, "quality": quality, "drift": drift}
 
 
-class _Executor:
-    world: World
-
-    def __init__(self, *_: Any) -> None:
-        self.device = "cpu"
-        self.fingerprint = Fingerprint.from_dict(fingerprint("cpu"))
-
-    def __enter__(self) -> "_Executor":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, job: Job) -> TrialResult:
-        return self.world.run(job)
-
-
 def world_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """From now on, launches run in this world, and nobody waits."""
-    world = World(folder)
-    monkeypatch.setattr(_Executor, "world", world, raising=False)
-    monkeypatch.setattr(launching, "Executor", _Executor)
-    monkeypatch.setattr(launching, "cold_import_s", lambda classes: 5.0)
-    monkeypatch.setattr(_floor, "CANARY_PAUSES_S", (0.0, 0.0, 0.0))
-    return world
+    """A world in which nobody waits between a canary and the next."""
+    monkeypatch.setattr(machine_drift, "PAUSES_S", (0.0, 0.0, 0.0))
+    return World(folder)

@@ -116,6 +116,20 @@ def test_without_paretune_it_makes_the_pictures_of_the_trial_bit_for_bit(
     assert any(not np.array_equal(made[name], reference[name]) for name in made), "the technique changed something"
 
 
+def test_without_paretune_its_check_measures(copy: Path, tmp_path: Path) -> None:
+    packages = packages_without_paretune(tmp_path / "packages")
+    arguments = ["--device", "cpu", "--calls", "1", "--most-calls", "1", "--pictures", "cat", "--out", "out"]
+    ran = python(str(copy / "check" / "run.py"), *arguments, paths=[packages], cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("latency ")
+    measured = json.loads((tmp_path / "out" / "result.json").read_text())
+    evidence = json.loads((copy / "evidence" / "measurements.json").read_text())["trial"]["measurements"]
+    added = {"phases_s", "after_s", "quality", "drift"}  # by the process around it
+    assert set(measured) - added == set(evidence) - added
+    with np.load(tmp_path / "out" / "pictures.npz") as made:
+        assert "cat" in made.files
+
+
 def test_verify_passes_and_leaves_the_bundle_as_it_was(copy: Path, cli: Cli) -> None:
     # How long calls take on the machine that runs the tests is not what is tested.
     forge(copy, lambda figures: figures.update(latency_ms=1e6, peak_vram_gib=1e3))

@@ -1,17 +1,24 @@
 """What every technique promises, checked on the tiny pipeline with a sample of the parameters that can work."""
 
-import builtins
-import dis
-import functools
 import importlib.metadata
-import inspect
 from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
-from paretune.search_space import TECHNIQUES, Loss, Parameters, Target, Technique, technique
-from support.tiny_sdxl import TINY_FACTS, picture, relative_difference, sibling, tiny_sdxl
+from paretune.search_space import TECHNIQUES, Parameters, Target, Technique, technique
+from paretune.testing import (
+    CLOSE,
+    DTYPES,
+    SAME_PICTURE,
+    TINY_FACTS,
+    check_description,
+    check_exported_source,
+    check_notices_untouched,
+    check_promises,
+    picture,
+    relative_difference,
+    tiny_sdxl,
+)
 
 PACKAGES = frozenset({"torchao"} & {found.name for found in importlib.metadata.distributions()})
 TARGETS = {
@@ -23,12 +30,8 @@ TARGETS = {
         compute_capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0),
     ),
 }
-# GPU kernels of every kind take bfloat16; on the CPU float32 tells rounding apart from mistakes.
-DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 OWN_DTYPE = {("cuda", "dtype"): torch.float32}
 """A technique that starts from another dtype: two 16-bit formats lie too far apart to be compared with each other."""
-CLOSE = {"cpu": 1e-4, "cuda": 5e-2}
-SAME_PICTURE = 0.2
 
 
 def _worth_running(known: Technique, device: str, values: dict[str, Any]) -> bool:
@@ -66,68 +69,22 @@ CASES = [
 ]
 
 
-@functools.cache
-def _reference(device: str, dtype: torch.dtype) -> torch.Tensor:
-    return picture(tiny_sdxl(device, dtype))
-
-
 @pytest.mark.usefixtures("traced_only")
 @pytest.mark.parametrize(("device", "known", "parameters"), CASES)
 def test_technique_keeps_its_promises(device: str, known: Technique, parameters: dict[str, Any]) -> None:
     dtype = OWN_DTYPE.get((device, known.name), DTYPES[device])
-    reference = _reference(device, dtype)
-    pipeline = tiny_sdxl(device, dtype)
-    pipelines = {"main": pipeline, "second": sibling(pipeline, EulerDiscreteScheduler(timestep_spacing="trailing"))}
-
-    known.apply(pipelines, **parameters)
-    first = picture(pipeline)
-    again = picture(pipeline)
-
-    assert known.took_effect(pipelines, **parameters) is None
-    assert first.isfinite().all()
-    if known.loss is Loss.BIT_IDENTICAL:
-        assert torch.equal(first, reference)
-    else:
-        limit = CLOSE[device] if known.loss is Loss.REORDERED else SAME_PICTURE
-        assert relative_difference(first, reference) < limit
-    assert torch.equal(again, first)
-    # The pipeline beside it, of the same modules, works too.
-    assert picture(pipelines["second"]).isfinite().all()
+    check_promises(known, parameters, device=device, dtype=dtype)
 
 
 @pytest.mark.parametrize(("device", "known", "parameters"), CASES)
 def test_took_effect_notices_an_untouched_pipeline(device: str, known: Technique, parameters: dict[str, Any]) -> None:
     dtype = OWN_DTYPE.get((device, known.name), DTYPES[device])
-    assert known.took_effect({"main": _untouched(device, dtype)}, **parameters) is not None
-
-
-@functools.cache
-def _untouched(device: str, dtype: torch.dtype) -> Any:
-    pipeline = tiny_sdxl(device, dtype)
-    picture(pipeline)
-    return pipeline
+    check_notices_untouched(known, parameters, device=device, dtype=dtype)
 
 
 @pytest.mark.parametrize("known", TECHNIQUES, ids=lambda known: known.name)
 def test_exported_source_stands_alone(known: Technique) -> None:
-    namespace: dict[str, Any] = {"Any": Any}
-    for function in (*known.helpers, known.apply):
-        exec(inspect.getsource(function), namespace)
-    exported = namespace[known.name]
-
-    unresolved = _global_names(exported.__code__) - set(namespace) - set(dir(builtins))
-    assert not unresolved
-    assert "paretune" not in inspect.getsource(known.apply)
-    pipeline = tiny_sdxl()
-    parameters = next(iter(_combinations(known, "cpu")), None)
-    if parameters is not None:
-        exported({"main": pipeline}, **parameters.model_dump())
-
-
-def _global_names(code: Any) -> set[str]:
-    """Names that a function and the functions in it look up in their module."""
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return names.union(*(_global_names(constant) for constant in code.co_consts if inspect.iscode(constant)))
+    check_exported_source(known, next(iter(_combinations(known, "cpu")), None), tiny_sdxl())
 
 
 @pytest.mark.parametrize(
@@ -153,10 +110,8 @@ def test_technique_by_name() -> None:
 def test_every_technique_says_what_it_is() -> None:
     assert len({known.name for known in TECHNIQUES}) == len(TECHNIQUES)
     for known in TECHNIQUES:
+        check_description(known)
         assert known.source.startswith("https://")
-        assert known.summary.endswith(".")
-        assert known.apply.__doc__
-        assert list(inspect.signature(known.apply).parameters)[1:] == list(known.parameters.choices())
 
 
 def test_tiny_sdxl_tells_pictures_apart() -> None:

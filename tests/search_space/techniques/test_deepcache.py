@@ -13,7 +13,7 @@ from diffusers import (
 from paretune.search_space.caching.deepcache import deepcache, took_effect
 from paretune.search_space.caching.guidance_cutoff import guidance_cutoff
 from paretune.search_space.compiler.torch_compile import torch_compile
-from support.tiny_sdxl import ip_adapter, picture, relative_difference, sibling, tiny_sdxl
+from paretune.testing import ip_adapter, picture, relative_difference, sibling, tiny_sdxl
 
 
 def _inputs(batch: int = 2, height: int = 16, width: int = 16) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from paretune.search_space.caching.guidance_cutoff import guidance_cutoff, took_effect
-from support.tiny_sdxl import ip_adapter, picture, relative_difference, tiny_sdxl
+from paretune.testing import ip_adapter, picture, relative_difference, tiny_sdxl
 
 
 def _unet_batches(pipeline: Any) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from paretune.search_space import PipelineFacts, Target, describe_pipelines, technique
 from paretune.search_space.attention.fused_qkv import fused_qkv
-from support.tiny_sdxl import SIDE_PX, TINY_FACTS, ip_adapter, tiny_sdxl
+from paretune.testing import SIDE_PX, TINY_FACTS, ip_adapter, tiny_sdxl
 
 CPU = Target(device="cpu", name="cpu", packages=frozenset({"torchao"}))
 

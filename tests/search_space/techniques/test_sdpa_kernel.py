@@ -6,7 +6,7 @@ import pytest
 import torch
 from paretune.search_space import Target
 from paretune.search_space.attention.sdpa_kernel import TECHNIQUE, SdpaKernelParameters, sdpa_kernel
-from support.tiny_sdxl import TINY_FACTS, picture, tiny_sdxl
+from paretune.testing import TINY_FACTS, picture, tiny_sdxl
 
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 MATH = "aten::_scaled_dot_product_attention_math"

@@ -1,0 +1,49 @@
+"""Arguments and options that several commands take, and what the shell completes for them."""
+
+from typing import Annotated
+
+import typer
+
+from ..studies import DEFAULT_STORAGE, Records, UserError
+
+
+def study_names(context: typer.Context, incomplete: str) -> list[str]:
+    """The studies in the database whose name begins so, for the shell's completion; none when it cannot be read."""
+    storage = context.params.get("storage") or DEFAULT_STORAGE
+    try:
+        names = [record.name for record in Records(storage, must_exist=True).studies()]
+    except UserError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+StudyName = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=study_names)]
+Storage = Annotated[
+    str, typer.Option(help="Database: sqlite:///FILE or postgresql://USER@HOST/DATABASE.", envvar="PARETUNE_STORAGE")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        help="Such as 'peak_vram_gib<=20'; also latency_ms, drift, cold_start_s; may be repeated.",
+    ),
+]
+VerdictOption = Annotated[
+    str | None,
+    typer.Option(
+        "--verdict",
+        help="The worst verdict on the pictures that is accepted: bit-exact, imperceptible, near-lossless, visible, "
+        "different.",
+    ),
+]
+LossOption = Annotated[
+    str | None,
+    typer.Option("--loss", help="The most that techniques may lose by design: bit-identical, reordered, approximate."),
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by", help="What is to be least: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
+    ),
+]

@@ -1,0 +1,259 @@
+"""The search: propose, measure, tell, until the budget is spent."""
+
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+
+import optuna
+
+from ...objectives.figures import FIGURE
+from ...search_space import Configuration, PipelineFacts, SearchSpace, Target, impossible
+from ...studies import Outcome, UserError
+from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
+from ..results import TORCH_COMPILE, Results, Trial, age_words
+from ..trial import TrialResult, forget_compiled, trial_folder
+from .events import Event
+from .reuse import Elsewhere, runs_of
+from .sampler import Sampler
+
+FRUITLESS_ASKS = 300
+"""Proposals in a row that were known or refused, after which the space counts as exhausted."""
+SMALL_SPACE, PATIENCE = 2000, 10
+"""In a space of so many configurations, those left over are looked for after so many proposals without a new one."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A configuration that is being measured."""
+
+    asked: optuna.Trial
+    configuration: Configuration
+
+
+class SearchLoop:
+    """Keeps as many configurations in flight as the runner has places, and never the same one twice."""
+
+    def __init__(
+        self,
+        runs: StudyRuns,
+        sampler: Sampler,
+        space: SearchSpace,
+        target: Target,
+        *,
+        trials: int,
+        minutes: float | None,
+        reuse: bool,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        """trials: measured ones in all. reuse: take over what other studies have measured."""
+        self._runs = runs
+        self._sampler = sampler
+        self._space = space
+        self._target = target
+        self._pipelines = {k: PipelineFacts.from_dict(v) for k, v in runs.results.record.pipelines.items()}
+        self._trials = trials
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._on_event = on_event
+        self._elsewhere = Elsewhere(runs) if reuse else None
+        self._in_flight: dict[Future[TrialResult], _Measured] = {}
+
+    def run(self) -> None:
+        """Search until the trials are measured, the time is spent, or the space is exhausted."""
+        self._recover()
+        study = self._runs.study
+        if study.measurement.canary_every > 0 and unchecked_trials(self._results) > 0:
+            self._check_machine()  # of an earlier launch: is the machine still the same?
+        if len(self._results.trials) >= self._trials:
+            return
+        self._enqueue(self._presets())
+        try:
+            self._search()
+        except BaseException:
+            for measured in self._in_flight.values():  # interrupted: the next launch measures them
+                self._sampler.put_back(measured.asked.number)
+            raise
+
+    def _search(self) -> None:
+        fruitless = 0
+        every = self._runs.study.measurement.canary_every
+        while fruitless < FRUITLESS_ASKS:
+            spent = self._deadline is not None and time.monotonic() > self._deadline
+            wanted = not spent and len(self._results.trials) + len(self._in_flight) < self._trials
+            if wanted and len(self._in_flight) < self._runs.runner.places():
+                if fruitless and fruitless % PATIENCE == 0 and not self._left_over():
+                    break
+                fruitless = 0 if self._propose() else fruitless + 1
+            elif self._in_flight:
+                self._collect()
+                # A check needs the machine for itself, as the noise floor had it.
+                if 0 < every <= unchecked_trials(self._results) and not self._in_flight:
+                    self._check_machine()
+            else:
+                if spent:
+                    self._note("the time is spent")
+                break
+        if fruitless >= FRUITLESS_ASKS:
+            self._note(f"{FRUITLESS_ASKS} proposals in a row were known or cannot work: the space is exhausted")
+        while self._in_flight:
+            self._collect()
+
+    @property
+    def _results(self) -> Results:
+        return self._runs.results
+
+    def _presets(self) -> list[Configuration]:
+        """What is measured first. torch.compile, which every report compares with, leads unless it has a place."""
+        presets = self._runs.study.presets()
+        if not self._runs.study.torch_compile_baseline or TORCH_COMPILE in presets:
+            return presets
+        if TORCH_COMPILE in self._space:
+            return [TORCH_COMPILE, *presets]
+        if self._unknown(TORCH_COMPILE):
+            # Presets are queued later, so what is waiting now is the reference at most; asking would take it.
+            while self._sampler.queued():
+                self._propose()
+            self._settle(self._sampler.ask_for(TORCH_COMPILE), TORCH_COMPILE)
+        return presets
+
+    def _left_over(self) -> bool:
+        """In a small space, queue a configuration that is not known yet; False when all of them are."""
+        if self._space.size() > SMALL_SPACE:
+            return True
+        left = next((c for c in self._space.configurations() if self._unknown(c)), None)
+        if left is None:
+            if not self._in_flight:
+                self._note("every configuration that can work has been measured")
+            return False
+        self._enqueue([left])
+        return True
+
+    def _known(self, configuration: Configuration) -> Trial | None:
+        return self._results.of(configuration)
+
+    def _unknown(self, configuration: Configuration) -> bool:
+        """Whether a configuration may work and is neither measured nor being measured."""
+        if any(one.configuration == configuration for one in self._in_flight.values()):
+            return False
+        return impossible(configuration, self._target, self._pipelines) is None and self._known(configuration) is None
+
+    def _enqueue(self, configurations: list[Configuration]) -> None:
+        """Queue what may work and was not measured; say why the others are left out."""
+        for configuration in dict.fromkeys(configurations):
+            reason = impossible(configuration, self._target, self._pipelines)
+            if reason is None and self._unknown(configuration):
+                if configuration not in self._space:
+                    reason = "it is not in the study's space"
+                else:
+                    self._sampler.enqueue(configuration)
+            if reason is not None:
+                self._note(f"preset {configuration} is left out: {reason}")
+
+    def _propose(self) -> bool:
+        """Ask for one configuration and see to it that it becomes known. Returns whether it was not yet."""
+        asked, configuration = self._sampler.ask()
+        asked.set_user_attr("configuration", str(configuration))
+        return self._settle(asked, configuration)
+
+    def _settle(self, asked: optuna.Trial, configuration: Configuration) -> bool:
+        """Tell what is known of a configuration, take it over, or start measuring it. Returns whether it is new."""
+        if reason := impossible(configuration, self._target, self._pipelines):
+            self._sampler.refuse(asked, reason)
+            return False
+        if (known := self._known(configuration)) is not None:
+            if known.number == asked.number:
+                self._sampler.tell(asked, known)
+            else:
+                self._sampler.repeat(asked, known.number)
+            return False
+        for one in self._in_flight.values():
+            if one.configuration == configuration:
+                self._sampler.repeat(asked, one.asked.number)
+                return False
+        elsewhere = None if self._elsewhere is None else self._elsewhere.find(configuration)
+        if elsewhere is not None:
+            self._runs.records.use_runs(self._runs.study.name, asked.number, runs_of(elsewhere))
+            age = age_words(elsewhere.timing.finished_at)
+            self._finish(asked, f" (of study {elsewhere.results.name}, {age})")
+            return True
+        self._say("trial", str(configuration))
+        try:
+            future = self._runs.submit_trial(asked.number, configuration, self._front_points())
+        except BaseException:
+            self._sampler.put_back(asked.number)
+            raise
+        self._in_flight[future] = _Measured(asked, configuration)
+        return True
+
+    def _collect(self) -> None:
+        """Wait for what is measured first, and write it down."""
+        done, _ = wait(self._in_flight, return_when=FIRST_COMPLETED)
+        for future in done:
+            measured = self._in_flight[future]
+            result = future.result()
+            if result.outcome is Outcome.INFRASTRUCTURE:
+                raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {result.reason}")
+            run = self._runs.trial_run(measured.asked.number, measured.configuration, result)
+            self._runs.records.add_run(run)
+            del self._in_flight[future]
+            self._finish(measured.asked)
+
+    def _tell(self, asked: optuna.Trial) -> Trial:
+        """A trial is known: judge more of it if it may be chosen, and tell the sampler."""
+        if any(trial.number == asked.number for trial in self._results.front):
+            judge_more(self._runs, asked.number, self._runs.study.quality.pictures.front)
+        trial = next(trial for trial in self._results.trials if trial.number == asked.number)
+        self._sampler.tell(asked, trial)
+        return trial
+
+    def _finish(self, asked: optuna.Trial, how: str = "") -> None:
+        """A trial was measured or taken over: tell of it, and tidy up."""
+        trial = self._tell(asked)
+        results = self._results
+        for other in results.trials:
+            # Kept for what may be timed again.
+            if other not in results.front and other is not results.torch_compile:
+                forget_compiled(trial_folder(self._runs.folder, other.number))
+        self._say("result", f"{trial.configuration}: {_outcome_words(trial)}{how}", front=len(results.front))
+
+    def _recover(self) -> None:
+        """Finish what a killed launch left running: what was measured is told, what was not is queued again."""
+        known = {trial.number for trial in self._results.trials}
+        for number in self._sampler.running():
+            if number in known:
+                self._tell(self._sampler.resume(number))
+            else:
+                self._sampler.put_back(number)
+                shutil.rmtree(trial_folder(self._runs.folder, number), ignore_errors=True)
+
+    def _front_points(self) -> list[dict[str, float]]:
+        """What makes a trial pointless while it is measured."""
+        study = self._runs.study
+        if not study.measurement.end_early:
+            return []
+        judged = ["drift"] if study.workload.quality_assessed else []
+        names = dict.fromkeys(["latency_ms", "peak_vram_gib", *judged, *study.optimised])
+        return [
+            {"trial": trial.number, **{name: trial.figure(name) for name in names}} for trial in self._results.front
+        ]
+
+    def _check_machine(self) -> None:
+        check_machine(self._runs, lambda text: self._say("step", text), self._note)
+
+    def _note(self, text: str) -> None:
+        self._say("note", text)
+
+    def _say(self, kind: str, text: str, front: int = 0) -> None:
+        at_most_s = None if self._deadline is None else self._deadline - time.monotonic()
+        self._on_event(Event(kind, text, len(self._results.trials), self._trials, front, at_most_s))
+
+
+def _outcome_words(trial: Trial) -> str:
+    if not trial.complete:
+        return f"{trial.outcome} ({trial.reason})"
+    early = trial.ended_early_by
+    ended = "" if early is None else f", ended early (trial {early} was clearly better)"
+    # As it was measured: what it is worth beside others is said at the end.
+    latency = FIGURE["latency_ms"].text(float(trial.measurements["latency_ms"]))
+    return f"{latency}, {trial.text('peak_vram_gib')}, {trial.verdict}{ended}"

@@ -1,0 +1,52 @@
+"""What may not change when a study is continued, and the sentences that say so."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ...studies import Quality, Study, StudyRecord, UserError, same_workload, workload_key
+
+
+def refuse_changes(record: StudyRecord | None, study: Study) -> None:
+    """A study is continued only as what it was. Raises UserError."""
+    if record is None:
+        return
+    before = Study.model_validate(record.study)
+    hint = f"study {study.name} exists with {{}}: launch this one under another --name"
+    if before.optimised != study.optimised:
+        raise UserError(hint.format(f"other objectives ({', '.join(before.optimised)})"))
+    if not same_workload(record, study):
+        raise UserError(hint.format("another workload or changed Python files"))
+    if before.space.model_dump(exclude={"presets"}) != study.space.model_dump(exclude={"presets"}):
+        raise UserError(hint.format("another search space"))
+    if before.limits != study.limits:
+        raise UserError(hint.format("other limits"))
+    if before.measurement != study.measurement:
+        raise UserError(hint.format("other measurement settings"))
+    if before.quality != study.quality:
+        as_judged = " ".join(f"--set {setting}" for setting in changed_settings(study.quality, before.quality))
+        as_asked = " ".join(f"--set {setting}" for setting in changed_settings(before.quality, study.quality))
+        raise UserError(
+            f"study {study.name} exists with pictures judged in another way: launch it with {as_judged}, "
+            f"or judge what there is as this launch would, by paretune judge {study.name} {as_asked}"
+        )
+    if record.workload_key != workload_key(study):
+        raise UserError(
+            f"the metrics or weights that judge study {study.name} have changed: paretune judge {study.name} "
+            "judges its pictures by those of now"
+        )
+    if not Path(record.files).is_dir():
+        raise UserError(f"the files of study {study.name} are gone from {record.files}: give this one its own --name")
+
+
+def changed_settings(before: Quality, after: Quality) -> list[str]:
+    """What turns one way to judge into another, as a shell wants it behind --set."""
+    values = [_flat(quality.model_dump(mode="json")) for quality in (before, after)]
+    changed = [name for name, value in values[1].items() if value != values[0][name]]
+    return [shlex.quote(f"quality.{name}={json.dumps(values[1][name])}") for name in changed]
+
+
+def _flat(quality: dict[str, Any]) -> dict[str, Any]:
+    counts = {f"pictures.{name}": count for name, count in quality.pop("pictures").items()}
+    return {**counts, **quality}

@@ -1,0 +1,70 @@
+"""The command line of run.py, which lies beside this package."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from .measure import measure_configuration
+from .phases import Phases
+from .plan import Plan
+
+
+def main(folder: Path) -> None:
+    """Measure what lies in `folder` once, as the command line says; print the figures, and save them with --out."""
+    options = _options()
+    started = time.perf_counter()
+    import diffusers  # noqa: F401 (a cold start pays for this import, so it is timed)
+    import numpy as np
+    import torch
+
+    import_s = time.perf_counter() - started
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pictures = options.pictures
+    if pictures is None:
+        pictures = [request["name"] for request in json.loads((folder / "workload.json").read_text())["requests"]]
+    plan = Plan(
+        calls=options.calls,
+        most_calls=options.most_calls,
+        most_seconds=options.most_seconds,
+        target=options.target,
+        warm_up_calls=options.warm_up_calls,
+        only_cold=options.cold,
+        pictures=tuple(pictures),
+    )
+    phases = Phases(lambda name: print(f"{name} ...", file=sys.stderr, flush=True))
+    measurements, made = measure_configuration(folder, device, plan=plan, phases=phases)
+    ended = time.perf_counter()
+    seconds = {"import": import_s, **phases.seconds}
+    measurements["phases_s"] = {name: round(value, 3) for name, value in seconds.items()}
+    measurements["cold_start_s"] = import_s + phases.seconds["apply"] + measurements["first_call_ms"] / 1000
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        np.savez(options.out / "pictures.npz", **{name: images.numpy() for name, images in made.pictures.items()})
+        measurements["after_s"] = time.perf_counter() - ended  # writing is no part of a start
+        (options.out / "result.json").write_text(json.dumps(measurements, indent=1))
+    if options.cold:
+        print(f"cold start {measurements['cold_start_s']:.1f} s")
+    else:
+        print(f"latency {measurements['latency_ms']:.1f} ms, peak memory {measurements['peak_vram_gib']:.2f} GiB")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--device", default=None, help="cuda or cpu; by default cuda when there is one")
+    parser.add_argument("--calls", type=int, default=Plan.calls, help="timed calls per shape of request, at least")
+    parser.add_argument("--most-calls", type=int, default=Plan.most_calls, help="the same, at most")
+    parser.add_argument(
+        "--most-seconds", type=float, default=Plan.most_seconds, help="timed seconds per shape of request, at most"
+    )
+    parser.add_argument(
+        "--target", type=float, default=Plan.target, help="relative width of the median's interval to reach"
+    )
+    parser.add_argument(
+        "--warm-up-calls", type=int, default=Plan.warm_up_calls, help="calls before timing; the first is the cold one"
+    )
+    parser.add_argument("--pictures", nargs="*", help="requests, NAME~1 with other seeds; by default all as written")
+    parser.add_argument("--cold", action="store_true", help="only the first call: a cold start")
+    parser.add_argument("--out", type=Path, default=None, help="folder for result.json and pictures.npz")
+    return parser.parse_args()

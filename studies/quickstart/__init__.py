@@ -1,1 +1,0 @@
-"""A small trained pipeline of SDXL's architecture, and everything that made it."""

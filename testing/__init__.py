@@ -1,0 +1,51 @@
+"""The contract of techniques and metrics, for authors of their own.
+
+    from paretune.testing import check_technique
+
+    def test_mine() -> None:
+        check_technique(MINE)
+
+`python -m paretune.testing FILE.py` checks everything in a file that a study names. Nothing here needs pytest, a GPU or
+a model: techniques are tried on a tiny pipeline with random weights, metrics on drawn pictures.
+"""
+
+from .drawn_pictures import draw_comic, draw_scene, noisy
+from .metric_contract import METRIC_CHECKS, check_metric
+from .technique_contract import (
+    CLOSE,
+    DTYPES,
+    SAME_PICTURE,
+    check_description,
+    check_exported_source,
+    check_notices_untouched,
+    check_promises,
+    check_technique,
+    combinations_that_work,
+    this_machine,
+)
+from .tiny_sdxl import SIDE_PX, TINY_FACTS, ip_adapter, picture, relative_difference, sibling, tiny_sdxl
+
+__all__ = [
+    "CLOSE",
+    "DTYPES",
+    "METRIC_CHECKS",
+    "SAME_PICTURE",
+    "SIDE_PX",
+    "TINY_FACTS",
+    "check_description",
+    "check_exported_source",
+    "check_metric",
+    "check_notices_untouched",
+    "check_promises",
+    "check_technique",
+    "combinations_that_work",
+    "draw_comic",
+    "draw_scene",
+    "ip_adapter",
+    "noisy",
+    "picture",
+    "relative_difference",
+    "sibling",
+    "this_machine",
+    "tiny_sdxl",
+]

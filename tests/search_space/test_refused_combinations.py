@@ -1,0 +1,125 @@
+"""Which combinations of techniques are refused, and why, is what it was: refused_combinations.json keeps every answer.
+
+To keep what is refused now, after a change that is meant: `python tests/search_space/test_refused_combinations.py`.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Role, Target, impossible
+
+KEPT = Path(__file__).with_name("refused_combinations.json")
+CHOICES: dict[str, list[dict[str, Any]]] = {
+    "dtype": [{"dtype": "float32"}, {"dtype": "float16"}, {"dtype": "bfloat16"}],
+    "fused_qkv": [{}],
+    "channels_last": [{}],
+    "torchao_quantization": [
+        {"scheme": "int8_weight_only"},
+        {"scheme": "int8_dynamic"},
+        {"scheme": "float8_weight_only"},
+        {"scheme": "float8_dynamic_tensor"},
+        {"scheme": "float8_dynamic_row"},
+    ],
+    "deepcache": [{"interval": 3, "branch": 0, "full_percent": 0}],
+    "torch_compile": [
+        {"region": region, "mode": mode, "vae_decoder": vae_decoder}
+        for region in ("whole", "repeated_blocks")
+        for mode in ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
+        for vae_decoder in (False, True)
+    ],
+    "guidance_cutoff": [{"guided_percent": 70}],
+    "sdpa_kernel": [{"unet": kernel, "vae": "default"} for kernel in ("flash", "efficient", "cudnn", "math")]
+    + [{"unet": "default", "vae": "math"}],
+    "vae_slicing": [{}],
+    "vae_tiling": [{}],
+    "model_offload": [{}],
+    "group_offload": [
+        {"level": level, "use_stream": use_stream}
+        for level in ("block_level", "leaf_level")
+        for use_stream in (False, True)
+    ],
+}
+"""Every value that a rule asks about, and one of the others."""
+
+
+def _target(device: str, *capability: int) -> Target:
+    return Target(
+        device=device,
+        name=device,
+        compute_capability=(capability[0], capability[1]) if capability else None,
+        packages=frozenset({"torchao"}),
+    )
+
+
+def _pipelines(dtype: str, adapters: bool = False) -> dict[str, PipelineFacts]:
+    modules = {
+        "unet": ModuleFacts(
+            class_name="UNet2DConditionModel",
+            role=Role.DENOISER,
+            dtype=dtype,
+            parameters_m=2567.0,
+            layers_per_block=2,
+            fuses_qkv=True,
+            has_repeated_blocks=True,
+        ),
+        "vae": ModuleFacts(class_name="AutoencoderKL", role=Role.VAE, dtype=dtype, parameters_m=84.0, tile_side_px=512),
+    }
+    return {
+        "main": PipelineFacts(
+            class_name="StableDiffusionXLPipeline",
+            modules=modules,
+            largest_batch=4,
+            largest_side_px=1024,
+            adapters=adapters,
+        )
+    }
+
+
+SITUATIONS = {
+    "CPU, float32": (_target("cpu"), _pipelines("float32")),
+    "H100, float32": (_target("cuda", 9, 0), _pipelines("float32")),
+    "H100, float16, adapters": (_target("cuda", 9, 0), _pipelines("float16", adapters=True)),
+    "T4, bfloat16": (_target("cuda", 7, 5), _pipelines("bfloat16")),
+}
+
+
+def _combinations() -> Iterator[tuple[tuple[str, dict[str, Any]], ...]]:
+    """Every technique, pair and triple, with each of its choices; smaller ones first."""
+    for number in (1, 2, 3):
+        for names in itertools.combinations(CHOICES, number):
+            for values in itertools.product(*(CHOICES[name] for name in names)):
+                yield tuple(zip(names, values, strict=True))
+
+
+def answers(target: Target, pipelines: dict[str, PipelineFacts]) -> dict[str, list[str]]:
+    """{reason, or "works": combinations}, without those whose answer follows from a smaller combination.
+
+    What contains a refused combination is taken to be refused, unless it also contains a larger one that "works".
+    """
+    refused: set[frozenset[str]] = set()
+    works: set[frozenset[str]] = set()
+    found: dict[str, list[str]] = {}
+    for combination in _combinations():
+        configuration = Configuration.of(combination)
+        words = str(configuration).split(" + ")
+        reason = impossible(configuration, target, pipelines)
+        parts = {frozenset(part) for size in (1, 2) for part in itertools.combinations(words, size)}
+        follows = any(not any(part < larger for larger in parts & works) for part in parts & refused)
+        if (reason is not None) != follows:
+            (works if reason is None else refused).add(frozenset(words))
+            found.setdefault(reason or "works", []).append(" + ".join(words))
+    return found
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_what_is_refused_is_what_was_refused(situation: str) -> None:
+    assert answers(*SITUATIONS[situation]) == json.loads(KEPT.read_text())[situation]
+
+
+if __name__ == "__main__":
+    kept = {name: answers(*situation) for name, situation in SITUATIONS.items()}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
