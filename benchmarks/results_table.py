@@ -65,10 +65,10 @@ def table(results: Results, memory_limits_gib: Sequence[float]) -> list[str]:
 
 
 def _line(label: str, row: Row) -> str:
-    if row.speed is None:
+    if not row.complete:
         cells = [str(row.number), row.outcome, "", "", "", "", f"{row.configuration_text}: {row.reason[:160]}"]
     else:
-        figures = [row.figures["latency_ms"].text, row.speed.text, row.figures["peak_vram_gib"].text]
+        figures = [row.figures["latency_ms"].text, row.speed_text, row.figures["peak_vram_gib"].text]
         cells = [str(row.number), *figures, row.cold_start_text, ", ".join(row.calls), row.configuration_text]
     return f"| {label} | {' | '.join(cells)} |"
 

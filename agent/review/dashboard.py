@@ -142,12 +142,12 @@ def study_note(view: StudyView, page: str) -> str:
     table = ["| | trial | latency | speed | peak memory | cold start | pictures | drift | configuration |"]
     table.append("| --- " * 9 + "|")
     for row in (row for row in view.complete if row.label):
-        speed, drift = row.speed, row.figures.get("drift")
+        drift = row.figures.get("drift")
         cells = [
             row.label,
             str(row.number),
             row.figures["latency_ms"].text,
-            speed.text if speed else "",
+            row.speed_text,
             row.figures["peak_vram_gib"].text,
             row.cold_start_text,
             f"{row.verdict_text} on {row.picture_count}" if row.evidence else row.verdict_text,

@@ -270,7 +270,7 @@ def test_best_as_a_table_and_as_json_say_the_same(launched: Launched, cli: Cli) 
     assert table.code == 0
     for figure in ("latency_ms", "peak_vram_gib"):
         assert best["figures"][figure]["text"] in table.out
-    assert best["speed"]["text"] in table.out
+    assert best["speed_text"] in table.out
     results = launched.results()
     assert (best["number"], best["acceptable"]) == (results.best().number, True)
     assert best["number"] in [trial.number for trial in results.front]

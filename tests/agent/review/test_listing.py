@@ -62,7 +62,7 @@ def test_json_says_the_same(study: ReplayedCli) -> None:
     assert best["headline"].startswith("2.50 times as fast as the reference")
     assert (best["speed"]["tie"], best["speed"]["unconfirmed"], best["speed"]["blocks"]) == (False, False, 6)
     assert best["speed"]["times"] == pytest.approx(2.5, abs=0.01)
-    assert best["speed"]["text"] == "2.50x (2.48 to 2.52 in 6 blocks)"
+    assert best["speed_text"] == "2.50x (2.48 to 2.52 in 6 blocks)"
     assert set(best["confirmation"]) == {"reference", "torch_compile"}
     assert best["confirmation"]["reference"]["decision"] == "faster"
     assert best["confirmation"]["reference"]["times"] == best["speed"]["times"]
