@@ -49,6 +49,8 @@ class Figure:
     """The pass of a trial that measures it."""
     has_floor: bool = False
     """Whether it varies from process to process of the same configuration, so that small differences are ties."""
+    least_difference: float = 0.0
+    """Relative: smaller differences are ties however exactly they repeat, because nobody would act on them."""
     can_be_limited: bool = False
     """Whether `limits:` of a study file may bound it."""
     can_be_optimised: bool = False
@@ -75,6 +77,7 @@ FIGURES: tuple[Figure, ...] = (
         text=gibibytes,
         measured_in="a call of its own",
         has_floor=True,
+        least_difference=0.01,
         can_be_limited=True,
         can_be_optimised=True,
     ),
@@ -95,6 +98,7 @@ FIGURES: tuple[Figure, ...] = (
         text=seconds,
         measured_in="applying and the first call",
         has_floor=True,
+        least_difference=0.05,
         can_be_limited=True,
         can_be_optimised=True,
     ),

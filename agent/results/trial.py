@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...objectives.figures import FIGURE
 from ...objectives.measuring.energy import cost_per_1000_images
+from ...objectives.noise_floor import relative_difference
 from ...objectives.verdict import Verdict, configuration_drift
 from ...search_space import Configuration
 from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError
@@ -235,9 +236,9 @@ class Trial:
         if name == "latency_ms" and (found := self.results.compared(other, self)) is not None:
             return found.decision == "tie"
         floor = self.results.floor
-        if floor is None:
-            return self.figure(name) == other.figure(name)
-        return floor.tie(name, self.figure(name), other.figure(name))
+        noise = 0.0 if floor is None else floor.of_figure(name)
+        difference = relative_difference(self.figure(name), other.figure(name))
+        return difference <= max(noise, FIGURE[name].least_difference)
 
     def surely_less(self, name: str, other: "Trial") -> bool:
         """Whether it has less of a figure than another, beyond a tie."""

@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paretune.agent.results import Results, Trial
 from paretune.agent.search import Event, launch
 from paretune.search_space import Configuration
 from paretune.studies import Records, read_study
-
-if TYPE_CHECKING:
-    from paretune.agent.search import Event
 
 
 @dataclass
@@ -20,7 +17,7 @@ class Launched:
 
     file: Path
     storage: str
-    events: "list[Event]" = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
     def launch(self, trials: int) -> Results:
 
