@@ -1,9 +1,7 @@
 """Verify a bundle: nothing changed, and it still does what its evidence says, in a process without paretune."""
 
 import json
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from ...objectives.measuring.stopping import interval_target
 from ...objectives.noise_floor import UNSTEADY, NoiseFloor
 from ...objectives.verdict import Verdict
 from ...studies import UserError
-from ..trial import COMPILED, script_command
+from ..trial import COMPILED, run_script
 from .manifest import read_manifest
 
 OTHER_DAY = 0.05
@@ -128,30 +126,21 @@ class _Process:
         """What a fresh process measures; it makes the pictures too. Raises UserError when it fails."""
         bundle, out = self.scratch / "bundle", self.out(attempt)
         shutil.copytree(self.folder, bundle, dirs_exist_ok=True)
-        arguments = ["--device", self.device, "--out", str(out), "--pictures", *pictures]
+        arguments = ["--device", self.device, "--pictures", *pictures]
         for option in ("calls", "most_calls", "most_seconds", "warm_up_calls"):
             arguments += [f"--{option.replace('_', '-')}", str(self.measurement[option])]
         if self.floor is not None:
             arguments += ["--target", str(interval_target(self.floor.of_figure("latency_ms")))]
         # What the first process compiles, a second one, asked only about latency, need not compile again.
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(self.compiled.absolute())}
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(self.compiled.absolute())}
         timeout_s = TIMEOUT_S + SLOWER_AT_MOST * seconds_each * len(pictures)
         try:
-            run = script_command(bundle / "check" / "run.py", *arguments)
-            done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=timeout_s)
-        except subprocess.TimeoutExpired:
+            script = bundle / "check" / "run.py"
+            return run_script(script, arguments, out=out, environment=environment, timeout_s=timeout_s)
+        except TimeoutError:
             raise UserError(f"{self.folder} did not finish within {timeout_s:.0f} s") from None
-        if done.returncode != 0:
-            raise UserError(f"{self.folder} could not be run: {_last_words(done.stderr)}")
-        measured: dict[str, Any] = json.loads((out / "result.json").read_text())
-        return measured
-
-
-def _last_words(stderr: str) -> str:
-    """The exception under a traceback, in one line: what follows the last line that is indented."""
-    lines = stderr.strip().splitlines() or ["no message"]
-    indented = [index for index, line in enumerate(lines[:-1]) if line.startswith(" ")]
-    return " ".join(lines[indented[-1] + 1 :] if indented else lines[-1:])[:500]
+        except RuntimeError as error:
+            raise UserError(f"{self.folder} could not be run: {error}") from None
 
 
 def _compare_machine(expected: Fingerprint) -> Check:

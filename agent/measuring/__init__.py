@@ -9,7 +9,7 @@ from .picture_choice import picture_names
 from .reordering_floor import ensure_reordering_floor
 from .replay import ReplayRunner
 from .runner import INFRASTRUCTURE_TRIES, LocalRunner, Runner
-from .study_runs import StudyRuns, complete
+from .study_runs import StudyRuns
 
 __all__ = [
     "INFRASTRUCTURE_TRIES",
@@ -21,7 +21,6 @@ __all__ = [
     "StudyRuns",
     "check_machine",
     "compare",
-    "complete",
     "confirm",
     "contender",
     "ensure_floor",

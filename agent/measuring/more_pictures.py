@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from ...studies import RunKind
-from ..results import Trial
 from ..trial import COMPILED, LATENTS, PICTURES, run_folder, trial_folder
 from .picture_choice import picture_names
 from .study_runs import StudyRuns
@@ -16,14 +15,14 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
     A configuration that makes a broken picture takes on that outcome. A failure of another kind may be the machine's:
     what was known stays, and the failed run says why.
     """
-    trial = _trial(runs, number)
+    trial = runs.results.numbered[number]
     judged = {picture["request"] for picture in trial.quality.get("pictures", ())}
     missing = tuple(name for name in picture_names(runs.study, count) if name not in judged)
     if not missing or not runs.study.workload.quality_assessed or not trial.complete:
         return
     if not trial.is_reference:
         judge_more(runs, runs.results.reference.number, count)
-        trial = _trial(runs, number)
+        trial = runs.results.numbered[number]
     session, position = count, number
     plan = runs.plan(measure=False, memory=False, stages=False, warm_up_calls=1, pictures=missing)
     run = runs.process(
@@ -34,8 +33,8 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
         session=session,
         position=position,
         judge=True,
-        known_pictures=trial.quality["pictures"],
-        compiled=trial_folder(runs.folder, number) / COMPILED,
+        known_pictures=[dict(picture) for picture in trial.quality["pictures"]],
+        compiled=str(trial_folder(runs.folder, number) / COMPILED),
     )
     folder = run_folder(runs.folder, RunKind.PICTURES, session, position)
     if "quality" in run.measurements:
@@ -44,10 +43,6 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
             _move_files(folder / kept, trial.folder / kept)
     runs.records.add_run(run)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _trial(runs: StudyRuns, number: int) -> Trial:
-    return next(trial for trial in runs.results.trials if trial.number == number)
 
 
 def _move_files(source: Path, target: Path) -> None:

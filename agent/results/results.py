@@ -85,15 +85,20 @@ class Results:
     # Its trials.
 
     @cached_property
-    def trials(self) -> list[Trial]:
-        """Every trial, by number."""
+    def numbered(self) -> dict[int, Trial]:
+        """Every trial by its number, in that order."""
         by_trial: dict[int, list[LinkedRun]] = {}
         for one in self._runs:
             by_trial.setdefault(one.trial, []).append(one)
         measured = {
             number: runs for number, runs in by_trial.items() if any(one.run.kind == RunKind.TRIAL for one in runs)
         }
-        return [Trial(self, number, measured[number]) for number in sorted(measured)]
+        return {number: Trial(self, number, measured[number]) for number in sorted(measured)}
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The same, without the numbers."""
+        return list(self.numbered.values())
 
     @property
     def complete(self) -> list[Trial]:
@@ -129,7 +134,7 @@ class Results:
 
     def trial(self, number: int) -> Trial:
         """Raises UserError when there is no complete trial of that number."""
-        found = next((t for t in self.trials if t.number == number), None)
+        found = self.numbered.get(number)
         if found is None:
             raise UserError(f"study {self.name} has no trial {number}; paretune best {self.name} --all lists them")
         if not found.complete:

@@ -1,6 +1,7 @@
 """Launch a study, or continue it: measure the reference, search, and confirm the finalists."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...search_space import Configuration, PipelineFacts, SearchSpace
-from ...studies import (
-    DEFAULT_STORAGE,
-    SCHEMA_VERSION,
-    Outcome,
-    Records,
-    RunRecord,
-    Study,
-    StudyRecord,
-    UserError,
-    utc_now,
-)
+from ...studies import DEFAULT_STORAGE, Outcome, Records, RunRecord, Study, StudyRecord, UserError
 from ..measuring import (
     LocalRunner,
     Runner,
     StudyRuns,
-    complete,
     confirm,
     ensure_floor,
     ensure_reordering_floor,
@@ -77,7 +67,7 @@ def launch(
     try:
         with only_launcher(folder, study.name):
             on_event(Event("server", "starting the trial server"))
-            with runner or _local_runner(study) as chosen:
+            with closing(runner or _local_runner(study)) as chosen:
                 try:
                     # A number of trials that was asked for by hand is not cut short by the file's minutes.
                     minutes = max_minutes or (study.budget.minutes if trials is None else None)
@@ -92,8 +82,8 @@ def launch(
 
 
 def _local_runner(study: Study) -> LocalRunner:
-    classes = sorted({spec.class_name for spec in (study.workload.pipelines or {}).values()})
-    return LocalRunner(detect_device(study.device), classes, study.deadlines_s.model_dump(), study.host_memory_gib)
+    device, deadlines_s = detect_device(study.device), study.deadlines_s.model_dump()
+    return LocalRunner(device, study.workload_description(), deadlines_s, study.host_memory_gib)
 
 
 @dataclass(frozen=True)
@@ -176,8 +166,8 @@ class _Launch:
         if self.study.measurement.canary_every > 0:
             runs.know_floor(floor.of_figure("latency_ms"))
             made = measure_canary(runs, floor, 1, self._say_step)
-            if not complete(made[-1]) or not floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
-                why = moved_words(made, floor) if complete(made[-1]) else made[-1].reason
+            if not made[-1].complete or not floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
+                why = moved_words(made, floor) if made[-1].complete else made[-1].reason
                 self.on_event(Event("note", f"{why}: nothing of study {name} is taken over"))
                 return False
         self._add_study(runs, reference.results.record.pipelines, made, runs_of(reference))
@@ -193,8 +183,6 @@ class _Launch:
         space, left_out = self.study.search_space().possible(target_of(self.runner.fingerprint), facts)
         record = StudyRecord(
             name=self.study.name,
-            schema_version=SCHEMA_VERSION,
-            created_at=utc_now(),
             study=self.study.model_dump(by_alias=True, mode="json"),
             workload_key=runs.workload_key,
             fingerprint=self.runner.fingerprint.to_dict(),

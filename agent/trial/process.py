@@ -84,9 +84,9 @@ def run_trial(job: Job) -> None:
     (folder / PICTURES).mkdir()
     result: dict[str, Any]
     try:
-        result = {"outcome": Outcome.COMPLETE, "reason": "", "log_tail": "", **_measure(job, folder, phases)}
+        result = {"outcome": Outcome.COMPLETE, **_measure(job, folder, phases)}
     except ChangedNothingError as error:
-        result = {"outcome": Outcome.APPLY_ERROR, "reason": str(error), "log_tail": ""}
+        result = {"outcome": Outcome.APPLY_ERROR, "reason": str(error)}
     except BaseException as error:  # a failure of any kind is this trial's outcome, and nobody else's problem
         outcome = classify(error, phases.current)
         result = {"outcome": outcome, "reason": sentence(error, phases.current), "log_tail": tail(error)}
