@@ -2,12 +2,15 @@
 
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
+from rich.markup import escape
 
 from ..objectives.versions import Dependency, dependencies, judge_python
-from ..search_space import Technique, known_techniques
+from ..search_space import known_techniques
 from .trial import detect_device, installed, target_of
 
 EXTRAS = ("torchao", "dashboard", "postgresql")
@@ -21,6 +24,10 @@ class Finding:
     name: str
     ok: bool | None
     text: str
+
+    def __str__(self) -> str:
+        mark = {True: "[green]ok[/green]", False: "[red]not ok[/red]", None: ""}[self.ok]
+        return f"{self.name:18} {escape(self.text)} {mark}"
 
 
 def examine() -> list[Finding]:
@@ -53,29 +60,37 @@ def _device() -> list[Finding]:
     if device == "cuda":
         import torch
 
-        works = torch.cuda.is_available()
-        findings.append(
-            Finding("driver", None, f"{fingerprint.driver}, compute capability {fingerprint.compute_capability}")
-        )
-        text = (
-            f"torch is built for CUDA {torch.version.cuda}"
-            if works
-            else "this torch cannot use the GPU: install a CUDA build"
-        )
+        driver = f"{fingerprint.driver}, compute capability {fingerprint.compute_capability}"
+        findings.append(Finding("driver", None, driver))
+        works, built = torch.cuda.is_available(), f"torch is built for CUDA {torch.version.cuda}"
+        text = built if works else "this torch cannot use the GPU: install a CUDA build"
         findings.append(Finding("torch on the GPU", works, text))
     compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
-    findings.append(
-        Finding("C compiler", compiler is not None, compiler or "missing: torch.compile needs gcc or clang")
-    )
-    return findings
+    text = compiler or "missing: torch.compile needs gcc or clang"
+    return [*findings, Finding("C compiler", compiler is not None, text)]
 
 
 @dataclass(frozen=True)
 class Availability:
-    """A technique and why it cannot run here, if it cannot."""
+    """A technique, and whether it can run here."""
 
-    technique: Technique
+    name: str
+    axis: str
+    loss: str
+    summary: str
+    source: str
+    parameters: Mapping[str, tuple[Any, ...]]
+    """The choices of each."""
+    runs_here: bool
     reason: str | None
+    """Why it cannot; None when it can."""
+
+    def __str__(self) -> str:
+        # No table: parameters have many values, and a column that is cut short would hide them.
+        runs = "[green]runs here[/green]" if self.runs_here else f"[red]not here:[/red] {escape(str(self.reason))}"
+        choices = [f"{name}: {', '.join(map(str, values))}" for name, values in self.parameters.items()]
+        under = [f"    {escape(line)}" for line in (self.summary, *choices)]
+        return "\n".join([f"[bold]{self.name}[/bold] ({self.axis}, {self.loss}), {runs}", *under])
 
 
 def availability() -> list[Availability]:
@@ -106,6 +121,17 @@ def availability() -> list[Availability]:
     found = []
     for known in known_techniques():
         reasons = [known.why_not(target, pipelines, parameters) for parameters in known.parameters.combinations()]
-        workable = any(reason is None for reason in reasons)
-        found.append(Availability(known, None if workable else reasons[0]))
+        runs_here = None in reasons
+        found.append(
+            Availability(
+                known.name,
+                known.axis,
+                known.loss,
+                known.summary,
+                known.source,
+                known.parameters.choices(),
+                runs_here,
+                reason=None if runs_here else reasons[0],
+            )
+        )
     return found

@@ -49,7 +49,7 @@ def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = 
 def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
-        write_text(draft / "apply.py", trial.apply_py)
+        write_text(draft / "apply.py", trial.timing.apply_py)
         write_text(draft / "environment.txt", environment(results, trial))
         write_scripts(draft / "check", results.study.workload_description())
         _write_evidence(draft / "evidence", results, trial)
@@ -134,5 +134,5 @@ def _evidence(trial: Trial) -> dict[str, Any]:
         "figures": _figures(trial),
         "measurements": trial.measurements,
         "cold_start": trial.cold_start_measured,
-        "phases_s": dict(trial.phases_s),
+        "phases_s": dict(trial.timing.phases_s),
     }

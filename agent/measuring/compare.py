@@ -78,7 +78,7 @@ def contender(text: str, storage: str) -> Contender:
     else:
         raise UserError(f"{text}: a trial is a number, reference, torch.compile or best")
     deadlines_s = results.study.deadlines_s.model_dump()
-    return Contender(text, trial.apply_py, results.study.workload_description(), deadlines_s)
+    return Contender(text, trial.timing.apply_py, results.study.workload_description(), deadlines_s)
 
 
 def compare(

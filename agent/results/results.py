@@ -10,11 +10,11 @@ from ...objectives.measuring.intervals import Comparison
 from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss
-from ...studies import LinkedRun, Outcome, RatingRecord, Records, RunKind, RunRecord, Study, StudyRecord, UserError
+from ...studies import LinkedRun, RatingRecord, Records, RunKind, RunRecord, Study, StudyRecord, UserError
 from .confirmation import TORCH_COMPILE, Latencies, compare_trials, mean_latency_ms, newest_blocks
 from .front import best_of, pareto_front
 from .limits import ASKABLE, Limit
-from .machine import Canary, canaries, noise_floor
+from .machine import Canary, canaries
 from .trial import Trial
 
 
@@ -145,13 +145,13 @@ class Results:
 
     def floor_runs(self) -> list[RunRecord]:
         """The unchanged reference in other processes than its own trial's."""
-        return [run for run in self.runs(RunKind.FLOOR) if run.outcome == Outcome.COMPLETE]
+        return [run for run in self.runs(RunKind.FLOOR) if run.complete]
 
     @cached_property
     def floor(self) -> NoiseFloor | None:
         """How far the reference is from itself; None until it was measured in enough processes."""
-        timing = self.reference.timing.measurements
-        return noise_floor(timing, self.linked_runs(RunKind.FLOOR), self.study.measurement.floor_processes)
+        measured = [run.measurements for run in (self.reference.timing, *self.floor_runs())]
+        return NoiseFloor.of(measured) if len(measured) >= max(self.study.measurement.floor_processes, 2) else None
 
     @property
     def unsteady(self) -> bool:
@@ -200,9 +200,8 @@ class Results:
         """
         alone_ms = float(trial.measurements["latency_ms"])
         reference = self.reference
-        reference_ms = float(reference.measurements["latency_ms"])
-        if self.floor is not None:
-            reference_ms = self.floor.middle("latency_ms")
+        timing_ms = float(reference.measurements["latency_ms"])
+        reference_ms = timing_ms if self.floor is None else self.floor.middle("latency_ms")
         in_blocks = self.blocks.get(reference.number)
         if in_blocks is None:
             return reference_ms if trial is reference else alone_ms
@@ -276,7 +275,7 @@ class Results:
 
 
 def _variant(run: RunRecord) -> dict[str, Any]:
-    if run.outcome != Outcome.COMPLETE:
+    if not run.complete:
         return {"outcome": run.outcome, "reason": run.reason}
     quality = run.measurements["quality"]
     return {key: quality[key] for key in ("n", "verdict", "drift", "worst_metrics")}

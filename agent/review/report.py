@@ -17,7 +17,7 @@ from .picture_cards import LEARNED_WORDS, not_assessed, request_cards, shown_fil
 from .pictures import inline_pictures
 from .plots import plots
 from .sections import COLD_WORDS, STAGES
-from .view import StudyView, study_view
+from .view import study_view
 
 REPORT = "index.html"
 PHASES = ("start", "load", "apply", "first_call", "warm_up", "memory", "measure", "pictures", "stages", "judge")
@@ -81,7 +81,6 @@ def report_html(results: Results) -> str:
         on_cpu=view.fingerprint["device_kind"] == "cpu",
         version=metadata.version("paretune"),
         written_at=_date(utc_now()),
-        named=_named(view),
         objectives=[FIGURE[name].label for name in view.optimised],
         priced=any(row.cost for row in view.complete),
         plots=plots(view),
@@ -103,11 +102,6 @@ def report_html(results: Results) -> str:
         figure=FIGURE,
         plotly_js=Markup(get_plotlyjs()),
     )
-
-
-def _named(view: StudyView) -> list[tuple[str, int | None]]:
-    """The three rows of the result; None for what there is not."""
-    return [("reference", view.reference), ("torch.compile", view.torch_compile), ("best", view.best)]
 
 
 def _seconds(value: float) -> str:

@@ -188,7 +188,7 @@ class _Launch:
             fingerprint=self.runner.fingerprint.to_dict(),
             import_s=runs.import_s,
             files=str(self.folder),
-            space={name: {p: list(v) for p, v in choices.items()} for name, choices in space.techniques.items()},
+            space=space.to_dict(),
             left_out=left_out,
             pipelines=pipelines,
         )

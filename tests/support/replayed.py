@@ -254,7 +254,7 @@ def replay(
         workload_key=workload_key(study),
         fingerprint=fingerprint(device),
         files=str(files),
-        space={name: {p: list(v) for p, v in choices.items()} for name, choices in space.techniques.items()},
+        space=space.to_dict(),
         left_out={"sdpa_kernel.unet=cudnn": "cudnn attention needs a CUDA device <here>"},
         pipelines={},
     )
