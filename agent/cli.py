@@ -115,12 +115,10 @@ def launch(
     except KeyboardInterrupt:
         _say("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
-    for sentence in (headline(results), *map(str, study_doubts(results))):
-        _say(sentence)
+    _say("\n".join([headline(results), *map(str, study_doubts(results))]))
     there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
     following = [f"paretune report {results.name}{there}"]
-    best = results.best_or_none
-    if best is not None and (best.confirmed or not results.reference_contradicted):
+    if results.best_or_none is not None and results.best_or_none.exportable:
         following.append(f"paretune export {results.name} -o bundle{there}")
     _say(f"Next: {'; '.join(following)}")
 
@@ -134,8 +132,7 @@ def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) ->
     if as_json:
         _print_json([asdict(study) for study in studies])
         return
-    for line in study_lines(studies):
-        _say(line)
+    _say("\n".join(study_lines(studies)))
 
 
 @app.command()
@@ -181,11 +178,10 @@ def best(
         trials = [chosen]
     rows = [row_of(trial, by) for trial in trials]
     if as_json:
-        listed = [{"study": name, **row.to_dict()} for row in rows]
+        listed = [{"study": name, **asdict(row)} for row in rows]
         _print_json(listed if all_ else {**listed[0], "headline": headline(results)})
         return
-    for line in [*trial_lines(rows), "", *trust_lines(results, chosen, by)]:
-        _say(line)
+    _say("\n".join([*trial_lines(rows), "", *trust_lines(results, chosen, by)]))
 
 
 @app.command()
@@ -328,7 +324,7 @@ def techniques(as_json: AsJson = False) -> None:
 
     found = availability()
     if as_json:
-        _print_json([asdict(one) for one in found])
+        _print_json([one.to_dict() for one in found])
         return
     for one in found:
         console.print(str(one), soft_wrap=True, highlight=False)

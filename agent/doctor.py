@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import psutil
 from rich.markup import escape
 
 from ..objectives.versions import Dependency, dependencies, judge_python
-from ..search_space import known_techniques
+from ..search_space import Technique, known_techniques, why_never
 from .trial import detect_device, installed, target_of
 
 EXTRAS = ("torchao", "dashboard", "postgresql")
@@ -72,66 +71,29 @@ def _device() -> list[Finding]:
 
 @dataclass(frozen=True)
 class Availability:
-    """A technique, and whether it can run here."""
+    """A technique and why it cannot run here, if it cannot."""
 
-    name: str
-    axis: str
-    loss: str
-    summary: str
-    source: str
-    parameters: Mapping[str, tuple[Any, ...]]
-    """The choices of each."""
-    runs_here: bool
+    technique: Technique
     reason: str | None
-    """Why it cannot; None when it can."""
 
     def __str__(self) -> str:
         # No table: parameters have many values, and a column that is cut short would hide them.
-        runs = "[green]runs here[/green]" if self.runs_here else f"[red]not here:[/red] {escape(str(self.reason))}"
-        choices = [f"{name}: {', '.join(map(str, values))}" for name, values in self.parameters.items()]
-        under = [f"    {escape(line)}" for line in (self.summary, *choices)]
-        return "\n".join([f"[bold]{self.name}[/bold] ({self.axis}, {self.loss}), {runs}", *under])
+        known = self.technique
+        runs = "[green]runs here[/green]" if self.reason is None else f"[red]not here:[/red] {escape(self.reason)}"
+        choices = [f"{name}: {', '.join(map(str, values))}" for name, values in known.parameters.choices().items()]
+        under = [f"    {escape(line)}" for line in (known.summary, *choices)]
+        return "\n".join([f"[bold]{known.name}[/bold] ({known.axis}, {known.loss}), {runs}", *under])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-able."""
+        described = {name: getattr(self.technique, name) for name in ("name", "axis", "loss", "summary", "source")}
+        choices = self.technique.parameters.choices()
+        return {**described, "parameters": choices, "runs_here": self.reason is None, "reason": self.reason}
 
 
 def availability() -> list[Availability]:
     """Every technique, judged by the machine alone: what depends on the pipelines is found out by a study."""
     from ..objectives.fingerprint import Fingerprint
-    from ..search_space import ModuleFacts, PipelineFacts, Role
 
     target = target_of(Fingerprint.current(detect_device()))
-    # A pipeline that every technique finds something to change in.
-    modules = {
-        "unet": ModuleFacts(
-            class_name="UNet2DConditionModel",
-            role=Role.DENOISER,
-            dtype="float16",
-            parameters_m=2567.0,
-            fuses_qkv=True,
-            has_repeated_blocks=True,
-        ),
-        "vae": ModuleFacts(
-            class_name="AutoencoderKL", role=Role.VAE, dtype="float16", parameters_m=84.0, tile_side_px=512
-        ),
-    }
-    pipelines = {
-        "main": PipelineFacts(
-            class_name="StableDiffusionXLPipeline", modules=modules, largest_batch=4, largest_side_px=1024
-        )
-    }
-    found = []
-    for known in known_techniques():
-        reasons = [known.why_not(target, pipelines, parameters) for parameters in known.parameters.combinations()]
-        runs_here = None in reasons
-        found.append(
-            Availability(
-                known.name,
-                known.axis,
-                known.loss,
-                known.summary,
-                known.source,
-                known.parameters.choices(),
-                runs_here,
-                reason=None if runs_here else reasons[0],
-            )
-        )
-    return found
+    return [Availability(known, why_never(known, target)) for known in known_techniques()]

@@ -3,9 +3,8 @@
 import shutil
 from pathlib import Path
 
-from ...studies import RunKind
+from ...studies import RunKind, picture_names
 from ..trial import COMPILED, LATENTS, PICTURES, run_folder, trial_folder
-from .picture_choice import picture_names
 from .study_runs import StudyRuns
 
 

@@ -4,9 +4,8 @@ import shutil
 from collections.abc import Callable
 
 from ...search_space import Configuration, reordering_sources
-from ...studies import RunKind
+from ...studies import RunKind, picture_names
 from ..trial import run_folder
-from .picture_choice import picture_names
 from .study_runs import StudyRuns
 
 PICTURES = 4

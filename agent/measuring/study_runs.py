@@ -10,10 +10,9 @@ from typing import Any
 from ...objectives.measuring import Plan
 from ...objectives.measuring.stopping import interval_target
 from ...search_space import Configuration, apply_source
-from ...studies import Records, RunKind, RunRecord, Study, workload_key
+from ...studies import Records, RunKind, RunRecord, Study, picture_names, workload_key
 from ..results import Results
 from ..trial import PICTURES, Job, TrialResult, run_folder, trial_folder
-from .picture_choice import picture_names
 from .runner import Runner
 
 UNKNOWN_FLOOR_TARGET = 0.02

@@ -1,6 +1,6 @@
 """What is known: trials worked out from runs, the front and the best of it, figures, doubts, and what they say."""
 
-from .confirmation import TORCH_COMPILE, Confirmation, Speed
+from .confirmation import TORCH_COMPILE, Speed
 from .doubts import Doubt, DoubtKind, ended_early_words, study_doubts, unconfirmed
 from .front import TIE_RULE, pareto_front
 from .limits import Limit, limit_words
@@ -23,7 +23,6 @@ __all__ = [
     "TIE_RULE",
     "TORCH_COMPILE",
     "Canary",
-    "Confirmation",
     "Doubt",
     "DoubtKind",
     "Limit",

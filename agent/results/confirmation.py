@@ -1,6 +1,5 @@
 """Confirming blocks: fresh processes of several configurations that took turns, and what they say of each other."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,8 +118,3 @@ def compare_trials(latencies: Latencies, baseline: int, candidate: int) -> Compa
     if baseline == candidate or len(blocks) < LEAST_BLOCKS:
         return None
     return compare_paired([latencies[baseline][b] for b in blocks], [latencies[candidate][b] for b in blocks])
-
-
-def mean_latency_ms(blocks: dict[int, float]) -> float:
-    """The geometric mean, of which a ratio of two is the mean ratio that a comparison gives."""
-    return math.exp(sum(map(math.log, blocks.values())) / len(blocks))

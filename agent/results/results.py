@@ -1,6 +1,7 @@
 """What a study found: its trials, worked out from its runs, the Pareto front, and the best configuration."""
 
 import copy
+import statistics
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss
 from ...studies import LinkedRun, RatingRecord, Records, RunKind, RunRecord, Study, StudyRecord, UserError
-from .confirmation import TORCH_COMPILE, Latencies, compare_trials, mean_latency_ms, newest_blocks
+from .confirmation import TORCH_COMPILE, Latencies, compare_trials, newest_blocks
 from .front import best_of, pareto_front
 from .limits import ASKABLE, Limit
 from .machine import Canary, canaries
@@ -205,7 +206,7 @@ class Results:
         in_blocks = self.blocks.get(reference.number)
         if in_blocks is None:
             return reference_ms if trial is reference else alone_ms
-        scale_ms = mean_latency_ms(in_blocks)
+        scale_ms = statistics.geometric_mean(in_blocks.values())  # as a comparison's ratio is one of such means
         if trial is reference:
             return scale_ms
         found = self.compared(reference, trial)

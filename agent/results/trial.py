@@ -196,6 +196,11 @@ class Trial:
         return self.confirmation is not None and self.confirmation.confirmed
 
     @property
+    def exportable(self) -> bool:
+        """Whether `export` writes it unasked: nothing is known of a gain over a reference that was contradicted."""
+        return self.confirmed or self.is_reference or not self.results.reference_contradicted
+
+    @property
     def speed(self) -> Speed:
         """Against the reference: as confirmed in blocks where it was, which are the better measurement."""
         reference = self.results.reference

@@ -65,17 +65,10 @@ def report_html(results: Results) -> str:
     """The whole page; its numbers are the view's. Raises UserError when the study has no reference yet."""
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     view = study_view(results)
     pictured = _pictured(results) if view.quality_assessed else []
     inlined = inline_pictures(shown_files(results, pictured))
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         view=view,
         machine=view.fingerprint,
         on_cpu=view.fingerprint["device_kind"] == "cpu",
@@ -102,6 +95,18 @@ def report_html(results: Results) -> str:
         figure=FIGURE,
         plotly_js=Markup(get_plotlyjs()),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this folder; HTML escapes what is put into it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
 
 
 def _seconds(value: float) -> str:

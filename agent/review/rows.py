@@ -1,6 +1,6 @@
 """One trial as every page, table and JSON shows it."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...objectives.figures import FIGURE, FIGURES
@@ -17,8 +17,6 @@ from ..results import (
     ended_early_words,
     evidence_words,
 )
-
-REFERENCE, TORCH_COMPILE, BEST = "reference", "torch.compile", "best"
 
 
 @dataclass(frozen=True)
@@ -112,10 +110,6 @@ class Row:
         """Whether it was measured to its end."""
         return bool(self.figures)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain, JSON-able."""
-        return asdict(self)
-
 
 def row_of(trial: Trial, by: str = "latency_ms") -> Row:
     """A trial in its study. by: the figure that `ties_with` is about."""
@@ -180,7 +174,7 @@ def named_trials(results: Results) -> dict[str, Trial | None]:
     """The three that every page names; the best one is none where nothing better than the reference was found."""
     best = results.best_or_none
     best = None if best is results.reference else best
-    return {REFERENCE: results.reference, TORCH_COMPILE: results.torch_compile, BEST: best}
+    return {"reference": results.reference, "torch.compile": results.torch_compile, "best": best}
 
 
 def _call_range(trial: Trial) -> tuple[float, float] | None:

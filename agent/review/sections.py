@@ -9,7 +9,7 @@ from typing import Any
 from ...objectives.figures import milliseconds
 from ...objectives.measuring.machine_state import notes
 from ...objectives.measuring.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
-from ...studies import LinkedRun, RunKind, RunRecord
+from ...studies import LinkedRun, RunKind
 from ..results import Results, Trial, trials_before
 from ..trial import COLD_PHASES
 from .rows import Shown, named_trials
@@ -152,19 +152,16 @@ def _where(results: Results, one: LinkedRun) -> str:
 
 def trial_seconds(results: Results) -> float:
     """What the study's own trials took; one that was measured again counts as often."""
-    return sum(_seconds_of(run) for run in results.runs(RunKind.TRIAL) if run.study == results.name)
+    return _seconds_of(results, RunKind.TRIAL)[1]
 
 
 def other_seconds(results: Results) -> dict[str, float]:
     """What the study's processes beside the trials took: {"noise floor, 4": seconds, ...}."""
-    found = {}
-    for kind, name in _PROCESSES.items():
-        if own := [run for run in results.runs(kind) if run.study == results.name]:
-            found[f"{name} {len(own)}"] = sum(_seconds_of(run) for run in own)
-    return found
+    spent = {name: _seconds_of(results, kind) for kind, name in _PROCESSES.items()}
+    return {f"{name} {count}": seconds for name, (count, seconds) in spent.items() if count}
 
 
-def _seconds_of(run: RunRecord) -> float:
-    if run.kind == RunKind.COLD_START:  # a plain process, whose phases are its measurements
-        return sum(float(run.measurements.get(f"{phase}_s", 0.0)) for phase in COLD_PHASES)
-    return float(sum(run.phases_s.values()))
+def _seconds_of(results: Results, kind: RunKind) -> tuple[int, float]:
+    """How many of its own processes of a kind a study had, and what they took in all."""
+    own = [run for run in results.runs(kind) if run.study == results.name]
+    return len(own), float(sum(sum(run.phases_s.values()) for run in own))

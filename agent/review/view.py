@@ -9,7 +9,6 @@ from ..results import (
     TIE_RULE,
     Canary,
     Doubt,
-    DoubtKind,
     Results,
     floor_note,
     headline,
@@ -53,6 +52,8 @@ class StudyView:
     torch_compile: int | None
     best: int | None
     """The reference's number where nothing better was found; None where no configuration keeps the study's limits."""
+    exportable: bool
+    """Whether there is a better one that `export` writes without being told to by `--unconfirmed`."""
     optimised: list[str]
     """The names of the objectives."""
     front: list[int]
@@ -101,12 +102,6 @@ class StudyView:
         """Whether there is a best configuration other than the reference."""
         return self.best is not None and self.best != self.reference
 
-    @property
-    def exportable(self) -> bool:
-        """Whether there is a best configuration that `export` writes without being told to by `--unconfirmed`."""
-        contradicted = any(doubt.kind is DoubtKind.REFERENCE_CONTRADICTED for doubt in self.doubts)
-        return self.gained and (self.row(self.best or 0).confirmed or not contradicted)
-
     def row(self, number: int) -> Row:
         """The trial of that number. Raises StopIteration without it."""
         return next(row for row in self.rows if row.number == number)
@@ -143,6 +138,7 @@ def study_view(results: Results) -> StudyView:
         reference=reference.number,
         torch_compile=None if compiled is None else compiled.number,
         best=None if best is None else best.number,
+        exportable=best is not None and not best.is_reference and best.exportable,
         optimised=list(study.optimised),
         front=[trial.number for trial in results.front],
         finalists=[trial.number for trial in finalists],

@@ -3,7 +3,6 @@
 from .cold_start import COLD_PHASES, COLD_START_FIGURES, measure_cold_start
 from .device import detect_device, installed, target_of
 from .executor import Executor, TrialResult, cold_import_s
-from .failures import without_secrets
 from .files import whole_folder, write_json, write_text
 from .folder import (
     COMPILED,
@@ -43,7 +42,6 @@ __all__ = [
     "target_of",
     "trial_folder",
     "whole_folder",
-    "without_secrets",
     "write_json",
     "write_scripts",
     "write_text",

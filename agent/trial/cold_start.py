@@ -38,5 +38,6 @@ def measure_cold_start(folder: Path, device: str, timeout_s: float) -> TrialResu
     # What is not accounted for elsewhere: the interpreter, and what the script itself imports.
     seconds["interpreter"] = max(0.0, wall_s - measured["after_s"] - sum(seconds.values()))
     cold_start_s = sum(seconds.values()) - seconds["load"]
-    phases_s = {f"{phase}_s": round(seconds[phase], 3) for phase in COLD_PHASES}
-    return TrialResult(outcome=Outcome.COMPLETE, measurements={**phases_s, "cold_start_s": cold_start_s})
+    phases_s = {phase: round(seconds[phase], 3) for phase in COLD_PHASES}
+    figures = {**{f"{phase}_s": phase_s for phase, phase_s in phases_s.items()}, "cold_start_s": cold_start_s}
+    return TrialResult(outcome=Outcome.COMPLETE, measurements=figures, phases_s=phases_s)
