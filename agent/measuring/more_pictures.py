@@ -1,7 +1,6 @@
 """More pictures of a configuration that may be chosen: a verdict on a few pictures is a weak promise."""
 
 import shutil
-from pathlib import Path
 
 from ...studies import RunKind, picture_names
 from ..trial import COMPILED, LATENTS, PICTURES, run_folder, trial_folder
@@ -39,14 +38,7 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
     if "quality" in run.measurements:
         # Before the run is written down: what the database knows of has to be there.
         for kept in (PICTURES, LATENTS):
-            _move_files(folder / kept, trial.folder / kept)
+            if (folder / kept).is_dir():
+                shutil.copytree(folder / kept, trial.folder / kept, dirs_exist_ok=True)
     runs.records.add_run(run)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _move_files(source: Path, target: Path) -> None:
-    if not source.is_dir():
-        return
-    target.mkdir(exist_ok=True)
-    for file in source.iterdir():
-        file.replace(target / file.name)

@@ -176,9 +176,4 @@ def call_words(trial: Trial) -> list[str]:
     return lines
 
 
-_STOPS = {
-    "interval": "narrow enough",
-    "time": "time spent",
-    "calls": "calls spent",
-    "dominated": "ended early",
-}
+_STOPS = {"interval": "narrow enough", "time": "time spent", "calls": "calls spent", "dominated": "ended early"}

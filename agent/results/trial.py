@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...objectives.figures import FIGURE
+from ...objectives.figures import FIGURE, FIGURES
 from ...objectives.measuring.energy import cost_per_1000_images
 from ...objectives.noise_floor import relative_difference
 from ...objectives.verdict import Verdict, configuration_drift
@@ -14,7 +14,6 @@ from ...search_space import Configuration
 from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError
 from ..trial import COLD_START_FIGURES, PICTURES
 from .confirmation import Confirmation, Speed
-from .limits import constraint_values
 from .machine import in_doubt
 
 if TYPE_CHECKING:
@@ -240,9 +239,17 @@ class Trial:
 
     @cached_property
     def constraint_values(self) -> dict[str, float]:
-        """At most 0 for each limit that a complete trial keeps; the verdict's is on all of its pictures."""
-        drift = self.measurements.get("drift")
-        return constraint_values(self.results.study, self.figure, None if drift is None else float(drift))
+        """At most 0 for each limit that a complete trial keeps, always in the same order: what the sampler is told.
+
+        The verdict's is on all of its pictures.
+        """
+        limits, values = self.results.study.limits, {}
+        if limits.verdict is not None and self.results.quality_assessed:
+            values["verdict"] = float(self.measurements["drift"]) - Verdict(limits.verdict).drift_limit
+        for figure in FIGURES:
+            if (limit := limits.of(figure.name)) is not None:
+                values[figure.name] = self.figure(figure.name) / limit - 1
+        return values
 
     @property
     def acceptable(self) -> bool:

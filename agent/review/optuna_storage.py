@@ -134,7 +134,7 @@ class ReportedStorage(InMemoryStorage):
 
 def _frozen_trials(results: Results, study_id: int) -> Iterator[FrozenTrial]:
     """Every trial by its number. A number in between is of a proposal that was known or refused, so not measured."""
-    trials = {trial.number: trial for trial in results.trials}
+    trials = results.numbered
     space = SearchSpace.from_dict(results.record.space)
     ended = datetime.fromisoformat(results.record.created_at).astimezone().replace(tzinfo=None)
     for number in range(max(trials, default=-1) + 1):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ class Executor:
 
     def _watch(self, job: Job, folder: Path) -> TrialResult:
         try:
-            self._send(job.to_json())
+            self._send(json.dumps(asdict(job)))
             answer = self._answer(timeout_s=60)
         except BrokenPipeError:
             answer = None

@@ -110,7 +110,7 @@ def _child(line: str, answers: Any, server: int) -> None:
         from .folder import COMPILED, LOG
         from .process import Job, run_trial
 
-        job = Job.from_json(line)
+        job = Job(**json.loads(line))
         folder = Path(job.folder)
         log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,6 @@ class Job:
     """How many shapes of request there are: each is timed for itself, so deadlines grow with them."""
     compiled: str | None = None
     """Folder with what this configuration compiled before; by default a new one, empty."""
-
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> "Job":
-        """The inverse of to_json."""
-        return cls(**json.loads(line))
 
 
 class ChangedNothingError(Exception):
