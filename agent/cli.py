@@ -326,8 +326,7 @@ def techniques(as_json: AsJson = False) -> None:
     if as_json:
         _print_json([one.to_dict() for one in found])
         return
-    for one in found:
-        console.print(str(one), soft_wrap=True, highlight=False)
+    console.print("\n".join(map(str, found)), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -339,8 +338,7 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         _print_json([asdict(finding) for finding in findings])
     else:
-        for finding in findings:
-            console.print(str(finding), soft_wrap=True)
+        console.print("\n".join(map(str, findings)), soft_wrap=True)
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
 
 

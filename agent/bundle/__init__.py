@@ -4,12 +4,4 @@ from .export import bundle_readme, export
 from .manifest import MANIFEST, SCHEMA_VERSION, files_of, read_manifest
 from .verify import verify
 
-__all__ = [
-    "MANIFEST",
-    "SCHEMA_VERSION",
-    "bundle_readme",
-    "export",
-    "files_of",
-    "read_manifest",
-    "verify",
-]
+__all__ = ["MANIFEST", "SCHEMA_VERSION", "bundle_readme", "export", "files_of", "read_manifest", "verify"]

@@ -64,7 +64,8 @@ def verify(
     on_step("checking the files")
     manifest = read_manifest(folder)
     evidence = json.loads((folder / "evidence" / "measurements.json").read_text())
-    expected, floor = evidence["trial"]["figures"], _floor(evidence)
+    expected, stored = evidence["trial"]["figures"], evidence["noise_floor"]
+    floor = None if stored is None else NoiseFloor.from_dict(stored)
     shown = sorted((folder / "evidence" / "winner").glob("*.png"))
     with tempfile.TemporaryDirectory(prefix="paretune-verify-") as scratch:
         on_step("running the bundle in a fresh process")
@@ -127,10 +128,6 @@ def _compare_machine(expected: Fingerprint) -> Check:
     differences = expected.differences(here)
     text = "the machine and the versions of the evidence" if not differences else "; ".join(differences)
     return Check("machine", not differences, text)
-
-
-def _floor(evidence: Mapping[str, Any]) -> NoiseFloor | None:
-    return None if evidence["noise_floor"] is None else NoiseFloor.from_dict(evidence["noise_floor"])
 
 
 def _compare_latency(

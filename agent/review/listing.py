@@ -88,13 +88,8 @@ def study_lines(studies: list[ListedStudy]) -> list[str]:
 def _listed(records: Records, name: str, launched_at: str) -> ListedStudy:
     try:
         results = Results(records, name)
-        return ListedStudy(
-            name,
-            launched_at,
-            device=results.fingerprint.device_name,
-            trials=len(results.trials),
-            failures=len(results.failures),
-        )
+        counts = len(results.trials), len(results.failures)
+        return ListedStudy(name, launched_at, results.fingerprint.device_name, *counts)
     except (UserError, ValueError, KeyError, TypeError) as error:  # of another version, or its own files are gone
         return ListedStudy(name, launched_at, problem=" ".join(str(error).split()))
 

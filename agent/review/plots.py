@@ -121,15 +121,12 @@ def _hover(row: Row) -> str:
     lines += [html.escape(words) for words in done] or ["nothing changed"]
     lines.append(f"{row.figures['latency_ms'].text}, speed {row.speed_text}")
     lines.append(f"{row.figures['peak_vram_gib'].text}, cold start {row.cold_start_text}")
-    drift = f", drift {row.figures['drift'].text} on {_pictures(row)}" if "drift" in row.figures else ""
+    pictures = f"{row.drift_pictures} picture{'' if row.drift_pictures == 1 else 's'}"
+    drift = f", drift {row.figures['drift'].text} on {pictures}" if "drift" in row.figures else ""
     lines.append(f"pictures: {row.verdict_text}{drift}")
     lines += [f"breaks a limit: {html.escape(words)}" for words in row.broken_limits]
     lines += [html.escape(words) for words in row.remarks]
     return "<br>".join(lines)
-
-
-def _pictures(row: Row) -> str:
-    return "1 picture" if row.drift_pictures == 1 else f"{row.drift_pictures} pictures"
 
 
 def _add_bands(plot: dict[str, Any], largest: float) -> None:

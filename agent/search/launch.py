@@ -107,12 +107,7 @@ class _Launch:
         ensure_floor(runs, self._say_step)
         ensure_reordering_floor(runs, self._say_step)
         SearchLoop(
-            runs,
-            self.storage,
-            trials=self.trials,
-            minutes=self.minutes,
-            reuse=self.reuse,
-            on_event=self.on_event,
+            runs, self.storage, trials=self.trials, minutes=self.minutes, reuse=self.reuse, on_event=self.on_event
         ).run()
         known = len(runs.results.trials)
         confirm(

@@ -140,9 +140,7 @@ class SearchLoop:
 
     def _propose(self) -> bool:
         """Ask for one configuration and see to it that it becomes known. Returns whether it was not yet."""
-        asked, configuration = self._sampler.ask()
-        asked.set_user_attr("configuration", str(configuration))
-        return self._settle(asked, configuration)
+        return self._settle(*self._sampler.ask())
 
     def _settle(self, asked: optuna.Trial, configuration: Configuration) -> bool:
         """Tell what is known of a configuration, take it over, or start measuring it. Returns whether it is new."""

@@ -77,7 +77,7 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             pictures.append(_judge_again(judge, trial, requests, known))
             done += 1
         quality = judge.sum_up(pictures)
-        run = RunRecord(
+        judgement = RunRecord(
             kind=RunKind.REJUDGE,
             workload_key=key,
             configuration_key=trial.configuration.key,
@@ -88,7 +88,7 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             outcome=Outcome.COMPLETE,
             measurements={"quality": quality, "drift": quality["drift"]},
         )
-        runs.append(run)
+        runs.append(judgement)
     results.records.judge_again(study.name, study.model_dump(by_alias=True, mode="json"), key, runs)
     return Rejudged(done, changed_settings(before.quality, study.quality))
 

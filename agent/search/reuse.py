@@ -2,7 +2,7 @@
 
 from ...objectives.noise_floor import NoiseFloor
 from ...search_space import Configuration, apply_source
-from ...studies import Outcome, RunKind, RunRecord, Study, UserError
+from ...studies import Outcome, RunKind, RunRecord, UserError
 from ..measuring import StudyRuns
 from ..results import Results, Trial
 from ..trial import PICTURES
@@ -56,11 +56,11 @@ def _comparable(runs: StudyRuns) -> list[Results]:
         if record.fingerprint != runs.runner.fingerprint.to_dict():
             continue
         try:
-            other = Study.model_validate(record.study)
-            if other.measurement == runs.study.measurement and other.quality == runs.study.quality:
-                found.append(Results(runs.records, record.name))
+            other = Results(runs.records, record.name)
         except (ValueError, UserError):
             continue  # of another version, or without its own techniques' file
+        if other.study.measurement == runs.study.measurement and other.study.quality == runs.study.quality:
+            found.append(other)
     return found
 
 

@@ -42,7 +42,9 @@ class Sampler:
     def ask(self) -> tuple[optuna.Trial, Configuration]:
         """The next proposal: what is queued first."""
         trial = self._told.ask()
-        return trial, self._space.suggest(trial)
+        configuration = self._space.suggest(trial)
+        trial.set_user_attr("configuration", str(configuration))
+        return trial, configuration
 
     def ask_for(self, configuration: Configuration) -> optuna.Trial:
         """A trial for a configuration outside the space, of which the sampler can learn nothing."""
