@@ -44,6 +44,6 @@ LossOption = Annotated[
 ByOption = Annotated[
     str | None,
     typer.Option(
-        "--by", help="What is to be least: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
+        "--by", help="What to minimise: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
     ),
 ]

@@ -182,7 +182,7 @@ def _compare_latency(
             "latency_ms", change <= UNKNOWN_FLOOR, f"{text}; no noise floor known, tolerated {UNKNOWN_FLOOR:.0%})"
         )
     if floor.unsteady:
-        words = "the evidence is from a machine too unsteady to compare closely, so up to half as slow again passes"
+        words = "the evidence is from a machine too unsteady to compare closely, so up to 1.5 times the latency passes"
         return Check("latency_ms", change <= UNSTEADY_TOLERANCE, f"{text}): {words}")
     noise = floor.of_figure("latency_ms")
     if floor.tie("latency_ms", before, now):

@@ -1,4 +1,4 @@
-"""The processes of one study: what each is asked to measure, and the writing down of what it found."""
+"""The processes of one study: what each is asked to measure, and the run that is stored of it."""
 
 import dataclasses
 import shutil
@@ -54,7 +54,7 @@ class StudyRuns:
         return self._results.refresh()
 
     def know_floor(self, latency_floor: float) -> None:
-        """From now on, calls are timed until their median is known well beside the noise floor."""
+        """From now on, time calls until the interval of their median is narrow compared with the noise floor."""
         self._target = interval_target(latency_floor)
 
     def plan(self, **changes: Any) -> Plan:
@@ -62,7 +62,7 @@ class StudyRuns:
         settings = self.study.measurement
         wanted = self.study.quality.pictures.screen
         if not self.study.workload.quality_assessed:
-            # Nobody judges pictures of random weights; those of the timed calls show whether they are finite.
+            # With random weights pictures are only checked for being finite, and the timed calls make enough for that.
             wanted = min(wanted, sum(request.batch for request in self.study.requests()))
         usual = Plan(
             calls=settings.calls,
@@ -86,7 +86,7 @@ class StudyRuns:
         return self.runner.submit(RunKind.TRIAL, job)
 
     def trial_run(self, number: int, configuration: Configuration, result: TrialResult) -> RunRecord:
-        """A trial's result as it is written down."""
+        """A trial's result as it is stored."""
         folder = trial_folder(self.folder, number)
         apply_py = apply_source(configuration, self.versions)
         return self._record(RunKind.TRIAL, number, configuration, result, apply_py=apply_py, folder=str(folder))
@@ -106,10 +106,10 @@ class StudyRuns:
         apply_py: str | None = None,
         also: Mapping[str, Any] | None = None,
     ) -> RunRecord:
-        """Run a configuration in a process beside the trials. The run is not written down.
+        """Run a configuration in a process beside the trials. The run is not stored.
 
         The process's folder stays only when it judges pictures; the caller then takes them and removes it. apply_py:
-        instead of the configuration's own. also: measurements that are known beforehand.
+        instead of the configuration's own. also: further measurements.
         """
         folder = run_folder(self.folder, kind, session, position)
         job = self._job(
@@ -128,13 +128,13 @@ class StudyRuns:
         return self._record(kind, trial, configuration, result, session=session, position=position)
 
     def run_process(self, kind: RunKind, configuration: Configuration, plan: Plan, **options: Any) -> RunRecord:
-        """The same, written down as a run of the study."""
+        """The same, stored as a run of the study."""
         run = self.process(kind, configuration, plan, **options)
         self.records.add_run(run)
         return run
 
     def run_cold_start(self, number: int, configuration: Configuration, folder: Path, position: int) -> RunRecord:
-        """Start a trial's folder cold, and write the run down."""
+        """Start a trial's folder cold, and store the run."""
         deadlines_s = self.study.deadlines_s
         timeout_s = deadlines_s.load + deadlines_s.apply + deadlines_s.first_call
         outcome, reason, measured = self.runner.cold_start(folder, timeout_s)

@@ -77,7 +77,7 @@ def _reference_contradicted(results: Results) -> Doubt | None:
     often = {1: "once", 2: "twice"}.get(times, f"{times} times")
     return Doubt(
         DoubtKind.REFERENCE_CONTRADICTED,
-        f"The reference was measured again {often} during the search and was never where it had been at the start, so "
+        f"The reference was measured again {often} during the search and never took the time it had taken before, so "
         "single trials cannot be compared with it. Only what was confirmed in blocks counts; launch the study again "
         "under another --name.",
     )
@@ -181,8 +181,10 @@ def _moved(trials: Sequence[Trial]) -> Doubt | None:
     if not moved:
         return None
     which = numbers(moved)
-    text = f"{which.capitalize()} {'was' if len(moved) == 1 else 'were'} measured while the reference was not where it "
-    return Doubt(DoubtKind.MACHINE_MOVED, f"{text}had been: the figures are in doubt.")
+    text = (
+        f"{which.capitalize()} {'was' if len(moved) == 1 else 'were'} measured next to a check that found the machine "
+    )
+    return Doubt(DoubtKind.MACHINE_MOVED, f"{text}changed: the figures are in doubt.")
 
 
 def _unsteady_calls(trials: Sequence[Trial]) -> Doubt | None:
