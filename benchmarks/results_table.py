@@ -4,9 +4,8 @@ import argparse
 import statistics
 from collections.abc import Sequence
 
-from paretune.agent.results.figures import cold_start_words, milliseconds, quality, speed, spread
-from paretune.agent.results.results import Results, Trial
-from paretune.agent.results.summary import gain
+from paretune.agent.results import Limit, Results
+from paretune.agent.review import Row, row_of, study_view
 from paretune.search_space import Loss
 from paretune.studies import DEFAULT_STORAGE, Records, UserError
 
@@ -25,66 +24,53 @@ def main() -> None:
 
 def table(results: Results, memory_limits_gib: Sequence[float]) -> list[str]:
     """The lines of the document."""
+    view = study_view(results)
     machine = results.fingerprint
     versions = ", ".join(f"{name} {version}" for name, version in machine.packages.items() if version)
+    headings = ["trial", "latency", "speed", "peak memory", "cold start", "calls", "configuration"]
     lines = [
-        f"# {results.study.description or results.name}",
+        f"# {view.description or view.name}",
         "",
         f"{machine.device_name}, driver {machine.driver}, CUDA {machine.cuda}, Python {machine.python}, {versions}.",
-        f"{len(results.trials)} trials, {len(results.failures)} of them failed; {results.record.created_at[:10]}. "
-        f"Pictures: {quality(results, results.reference)}.",
+        f"{len(view.rows)} trials, {len(view.failures)} of them failed; {view.created_at[:10]}. "
+        f"Pictures: {view.row(view.reference).verdict_text}.",
         "",
-        gain(results),
+        " ".join([view.headline, *map(str, view.doubts)]),
         "",
-        "| | latency, median | spread | speed | peak memory | cold start | configuration |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| | {' | '.join(headings)} |",
+        "| --- |" + " --- |" * len(headings),
+        _line("reference", view.row(view.reference)),
     ]
-    rows: list[tuple[str, Trial]] = [("reference", results.reference)]
-    if results.torch_compile is not None and results.torch_compile.complete:
-        rows.append(("torch.compile", results.torch_compile))
+    if view.torch_compile is not None:
+        lines.append(_line("torch.compile", view.row(view.torch_compile)))
     for label, limit_gib, loss in [
         ("fastest", None, None),
         ("fastest without approximation", None, Loss.REORDERED),
         *((f"fastest within {limit:g} GiB", limit, None) for limit in memory_limits_gib),
     ]:
+        limits = [] if limit_gib is None else [Limit("peak_vram_gib", "<=", limit_gib)]
         try:
-            rows.append((label, _fastest(results, limit_gib, loss)))
+            lines.append(_line(label, row_of(results.best(limits=limits, loss=loss))))
         except UserError:
-            lines.append(f"| {label} | none was measured | | | | | |")
-    lines += [_row(results, label, trial) for label, trial in rows]
-    lines += ["", "## All trials", "", "| trial | latency | speed | peak memory | cold start | configuration |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
-    for trial in results.trials:
-        if trial.complete:
-            lines.append(
-                f"| {trial.number} | {milliseconds(trial.figure('latency_ms'))} ({spread(trial)}) "
-                f"| {speed(results, trial)} | {trial.figure('peak_vram_gib'):.2f} GiB "
-                f"| {cold_start_words(trial)} | {trial.configuration} |"
-            )
-        else:
-            lines.append(f"| {trial.number} | {trial.outcome} | | | | {trial.configuration}: {trial.reason[:160]} |")
+            lines.append(f"| {label} | none was measured |" + " |" * (len(headings) - 1))
+    lines += ["", "## All trials", "", f"| | {' | '.join(headings)} |", "| --- |" + " --- |" * len(headings)]
+    lines += [_line(row.label, row) for row in view.rows]
     lines += ["", "## Seconds per trial", "", f"| trial | {' | '.join(PHASES)} |", "| --- |" + " --- |" * len(PHASES)]
-    for trial in results.trials:
-        cells = " | ".join(f"{trial.phases_s.get(phase, 0):.1f}" for phase in PHASES)
-        lines.append(f"| {trial.number} | {cells} |")
-    medians = [statistics.median(t.phases_s.get(phase, 0) for t in results.complete) for phase in PHASES]
+    for row in view.rows:
+        cells = " | ".join(f"{row.phases_s.get(phase, 0):.1f}" for phase in PHASES)
+        lines.append(f"| {row.number} | {cells} |")
+    medians = [statistics.median(row.phases_s.get(phase, 0) for row in view.complete) for phase in PHASES]
     lines.append(f"| median | {' | '.join(f'{median:.1f}' for median in medians)} |")
     return lines
 
 
-def _fastest(results: Results, limit_gib: float | None, loss: Loss | None) -> Trial:
-    from paretune.agent.results.limits import Limit
-
-    limits = [] if limit_gib is None else [Limit("peak_vram_gib", "<=", limit_gib)]
-    return results.best(limits=limits, loss=loss)
-
-
-def _row(results: Results, label: str, trial: Trial) -> str:
-    return (
-        f"| {label} | {milliseconds(trial.figure('latency_ms'))} | {spread(trial)} "
-        f"| {speed(results, trial)} | {trial.figure('peak_vram_gib'):.2f} GiB "
-        f"| {cold_start_words(trial)} | {trial.configuration} |"
-    )
+def _line(label: str, row: Row) -> str:
+    if not row.complete:
+        cells = [str(row.number), row.outcome, "", "", "", "", f"{row.configuration_text}: {row.reason[:160]}"]
+    else:
+        figures = [row.figures["latency_ms"].text, row.speed_text, row.figures["peak_vram_gib"].text]
+        cells = [str(row.number), *figures, row.cold_start_text, ", ".join(row.calls), row.configuration_text]
+    return f"| {label} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -30,8 +30,6 @@ MEMORY_SLACK_GIB = 0.1
 PROCESSES = 3
 """One process in twenty is outside the noise floor by definition: a slow one is measured again, at most so often."""
 TIMEOUT_S = 3600
-INTERVAL_SHARE, NARROWEST_TARGET = 0.5, 0.002
-"""Calls are timed until the median's interval is this share of the noise floor, but no narrower than this."""
 SLOWER_AT_MOST = 3
 """Beside TIMEOUT_S, a picture may take so many times as long as a timed call of the evidence."""
 

@@ -219,12 +219,13 @@ class Trial:
         """Against the reference: as confirmed in blocks where it was, which are the better measurement."""
         reference = self.results.reference
         if self is reference:
-            return Speed(1.0, reference=True)
+            return Speed(1.0)
         found = None if self.confirmation is None else self.confirmation.reference
         if found is None:
+            if self.results.unsteady or self.results.reference_contradicted:
+                return Speed(None, unconfirmed=True)
             times = reference.figure("latency_ms") / self.figure("latency_ms")
-            comparable = not (self.results.unsteady or self.results.reference_contradicted)
-            return Speed(times, self.ties_with("latency_ms", reference), comparable=comparable)
+            return Speed(times, self.ties_with("latency_ms", reference), unconfirmed=True)
         return Speed(found.times, found.decision == "tie", found.interval, found.blocks)
 
     def ties_with(self, name: str, other: "Trial") -> bool:

@@ -110,9 +110,7 @@ def as_reported(app: WSGIApplication, storage: "ReportedStorage") -> WSGIApplica
             return app(environ, start_response)
         # The page asks for the trials that it does not know yet, but best trials may be any.
         after = int(parse_qs(environ["QUERY_STRING"]).get("after", ["0"])[0])
-        answer: list[Any] = []
-        body = b"".join(app({**environ, "QUERY_STRING": ""}, lambda *started: answer.extend(started) or _unused))
-        status, headers = answer[:2]
+        body, status, headers = _answer(app, {**environ, "QUERY_STRING": ""})
         if status.startswith("200"):
             study = json.loads(body)
             _change(study, int(asked[1]), storage, after)
@@ -144,12 +142,12 @@ def study_note(view: StudyView, page: str) -> str:
     table = ["| | trial | latency | speed | peak memory | cold start | pictures | drift | configuration |"]
     table.append("| --- " * 9 + "|")
     for row in (row for row in view.complete if row.label):
-        speed, drift = row.speed, row.figures.get("drift")
+        drift = row.figures.get("drift")
         cells = [
             row.label,
             str(row.number),
             row.figures["latency_ms"].text,
-            speed.text if speed else "",
+            row.speed_text,
             row.figures["peak_vram_gib"].text,
             row.cold_start_text,
             f"{row.verdict_text} on {row.picture_count}" if row.evidence else row.verdict_text,
@@ -176,5 +174,13 @@ def _refused(start_response: StartResponse, sentence: str) -> Iterable[bytes]:
     return [sentence.encode() + b"\n"]
 
 
-def _unused(data: bytes) -> None:
-    """WSGI's old way to send a body, which Bottle does not use."""
+def _answer(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[bytes, str, list[tuple[str, str]]]:
+    """The body, the status and the headers."""
+    started: list[Any] = []
+
+    def start(status: str, headers: list[tuple[str, str]], error: Any = None) -> Callable[[bytes], object]:
+        started[:] = [status, headers]
+        return bytes  # WSGI's old way to send a body, which Bottle does not use
+
+    body = b"".join(app(environ, start))
+    return body, started[0], started[1]

@@ -16,7 +16,7 @@ def trial_lines(rows: Sequence[Row]) -> list[str]:
     headings += [*(["cost and energy"] if priced else []), "pictures"]
     lines, done = [], []
     for row in rows:
-        if not row.complete or row.speed is None:
+        if not row.complete:
             lines.append([str(row.number), row.outcome])
             done.append(f"{row.configuration_text}: {row.reason}")
             continue
@@ -24,7 +24,7 @@ def trial_lines(rows: Sequence[Row]) -> list[str]:
         pictures = row.verdict_text if not row.evidence else f"{row.verdict_text} on {row.picture_count}"
         figures = [
             row.figures["latency_ms"].text,
-            f"{row.speed.text}{early}",
+            f"{row.speed_text}{early}",
             row.figures["peak_vram_gib"].text,
             row.cold_start_text,
             *([", ".join(row.cost)] if priced else []),

@@ -1,4 +1,4 @@
-"""What the report shows, as an Optuna storage: Optuna's dashboard gets its values, feasibility and best trials here."""
+"""What the report shows, as an Optuna storage: from here, Optuna's dashboard has its values and feasibility."""
 
 import io
 import json
@@ -37,8 +37,8 @@ class _Study:
 
 
 class ReportedStorage(InMemoryStorage):
-    """Studies and trials made of what the report shows of them. A study's attributes, so also the notes that people
-    write, are those of the Optuna study in the database; nothing else can be written.
+    """Optuna's studies with trials made of what the report shows of them. Nothing but a study's attributes, among them
+    the notes that people write, is written to the database.
     """
 
     def __init__(self, records: Records, in_database: BaseStorage) -> None:
@@ -83,16 +83,30 @@ class ReportedStorage(InMemoryStorage):
         """Raises KeyError."""
         return self._shown[study_id].results
 
-    # What the dashboard reads.
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._shown[study_id].trials if states is None or trial.state in states]
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        study_id, number = divmod(trial_id, TRIALS_OF_A_STUDY)
+        return self._shown[study_id].trials[number]
+
+    get_best_trial = BaseStorage.get_best_trial
+
+    # A study's name, attributes and notes are those in the database.
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        return [study for study in self._in_database.get_all_studies() if study._study_id in self._shown]
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        return next(i for i, study in self._shown.items() if study.results.name == study_name)
+        return self._in_database.get_study_id_from_name(study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        return self._shown[study_id].results.name
+        return self._in_database.get_study_name_from_id(study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return [StudyDirection.MINIMIZE] * len(self._shown[study_id].results.study.optimised)
+        return self._in_database.get_study_directions(study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         return self._in_database.get_study_user_attrs(study_id)
@@ -104,34 +118,8 @@ class ReportedStorage(InMemoryStorage):
         """How the dashboard keeps notes."""
         self._in_database.set_study_system_attr(study_id, key, value)
 
-    def get_all_studies(self) -> list[FrozenStudy]:
-        return [
-            FrozenStudy(
-                study_name=self.get_study_name_from_id(study_id),
-                direction=None,
-                directions=self.get_study_directions(study_id),
-                user_attrs=self.get_study_user_attrs(study_id),
-                system_attrs=self.get_study_system_attrs(study_id),
-                study_id=study_id,
-            )
-            for study_id in sorted(self._shown)
-        ]
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        study_id, number = divmod(trial_id, TRIALS_OF_A_STUDY)
-        return self._shown[study_id].trials[number]
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        return [trial for trial in self._shown[study_id].trials if states is None or trial.state in states]
-
-    get_best_trial = BaseStorage.get_best_trial
-
-    # What it asks an artifact store.
-
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The picture of a trial, drawn when it is looked at.
+        """As an artifact store does: the picture of a trial, drawn when it is looked at.
 
         Raises a 404 of the dashboard's own framework; anything else would print a traceback for each picture.
         """
@@ -144,14 +132,6 @@ class ReportedStorage(InMemoryStorage):
         if drawn is None:
             raise HTTPError(404, "the picture is not where the study left it")
         return io.BytesIO(drawn)
-
-    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Part of an artifact store; nothing is kept."""
-        raise NotImplementedError
-
-    def remove(self, artifact_id: str) -> None:
-        """Part of an artifact store; nothing is removed."""
-        raise NotImplementedError
 
 
 def _frozen_trials(results: Results, study_id: int) -> Iterator[FrozenTrial]:

@@ -119,7 +119,7 @@ def _hover(row: Row) -> str:
     lines = [f"<b>trial {row.number}</b>" + (f" ({row.label})" if row.label else "")]
     done = [step.technique + (f"({step.parameters_text})" if step.parameters else "") for step in row.steps]
     lines += [html.escape(words) for words in done] or ["nothing changed"]
-    lines.append(f"{row.figures['latency_ms'].text}, speed {row.speed.text if row.speed else ''}")
+    lines.append(f"{row.figures['latency_ms'].text}, speed {row.speed_text}")
     lines.append(f"{row.figures['peak_vram_gib'].text}, cold start {row.cold_start_text}")
     drift = f", drift {row.figures['drift'].text} on {_pictures(row)}" if "drift" in row.figures else ""
     lines.append(f"pictures: {row.verdict_text}{drift}")

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...objectives.figures import FIGURE, FIGURES
-from ...objectives.measuring.intervals import Comparison
 from ...objectives.verdict import Verdict
 from ...search_space import technique
 from ..results import (
@@ -45,47 +44,6 @@ class StepShown:
         return ", ".join(f"{name}={value}" for name, value in self.parameters.items())
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A configuration against another one in confirming blocks, in times as fast: above 1 is faster."""
-
-    times: float
-    low: float
-    high: float
-    """The 95 % interval."""
-    blocks: int
-    decision: str
-    """ "faster", "slower" or "tie"."""
-    smallest_effect: float
-    """The relative difference that so many blocks of such spread find in 80 % of cases."""
-
-    @classmethod
-    def of(cls, found: Comparison) -> "Compared":
-        """From the ratio of times."""
-        return cls(found.times, *found.interval, found.blocks, found.decision, found.smallest_effect)
-
-    @property
-    def smallest_effect_text(self) -> str:
-        """As a percentage, as long as that says something."""
-        return f"{self.smallest_effect:.1%}" if self.smallest_effect <= 1 else "more than a doubling"
-
-
-@dataclass(frozen=True)
-class SpeedShown:
-    """How many times as fast as the reference a trial is."""
-
-    times: float | None
-    """None where a trial that was measured once cannot be compared with the reference."""
-    text: str
-    tie: bool
-    """Nothing was shown: the difference is within the noise."""
-    unconfirmed: bool
-    """Whether it rests on one measurement of the trial alone."""
-    interval: tuple[float, float] | None
-    """The 95 % interval in confirming blocks."""
-    blocks: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One trial. What only a complete one has is empty or None for a failure."""
@@ -106,7 +64,9 @@ class Row:
 
     figures: dict[str, Shown] = field(default_factory=dict)
     """By name, as far as they are known; see objectives/figures.py."""
-    speed: SpeedShown | None = None
+    speed: Speed | None = None
+    """Against the reference."""
+    speed_text: str = ""
     cold_start_measured: dict[str, float] | None = None
     """Medians of `n` real cold processes, in s; the figure `cold_start_s` is the estimate that every trial has."""
     cold_start_text: str = ""
@@ -133,8 +93,10 @@ class Row:
     """Whether its pictures drift no further than those of the same arithmetic in another order; None if unknown."""
 
     confirmed: bool = False
-    confirmation: dict[str, Compared] | None = None
-    """Against "reference" and "torch_compile", as far as blocks compared them."""
+    confirmation: dict[str, dict[str, Any]] | None = None
+    """Against "reference" and "torch_compile", as far as blocks compared them: a Comparison, with its `times` as fast
+    and their `interval`.
+    """
     confirmation_text: str = ""
     on_front: bool = False
     acceptable: bool = False
@@ -184,7 +146,8 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
     return Row(
         **common,
         figures=figures,
-        speed=_speed(trial.speed),
+        speed=trial.speed,
+        speed_text=str(trial.speed),
         cold_start_measured=None if measured is None else dict(measured),
         cold_start_text=cold_start_words(trial),
         calls=call_words(trial),
@@ -200,7 +163,7 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
         drift_pictures=len(trial.compared_pictures),
         within_reordering_floor=trial.within_reordering_floor() if results.quality_assessed else None,
         confirmed=trial.confirmed,
-        confirmation=None if confirmation is None else _compared(confirmation.reference, confirmation.torch_compile),
+        confirmation=_confirmation(trial),
         confirmation_text="" if confirmation is None else confirmation.words(),
         on_front=trial in results.front,
         acceptable=trial.acceptable,
@@ -219,15 +182,15 @@ def named_trials(results: Results) -> dict[str, Trial | None]:
     return {REFERENCE: results.reference, TORCH_COMPILE: results.torch_compile, BEST: best}
 
 
-def _speed(speed: Speed) -> SpeedShown:
-    shown = speed.comparable or not speed.unconfirmed
-    times, tie = (speed.times, speed.tie) if shown else (None, False)
-    return SpeedShown(times, str(speed), tie, speed.unconfirmed, speed.interval, speed.blocks)
-
-
-def _compared(reference: Comparison | None, torch_compile: Comparison | None) -> dict[str, Compared]:
-    both = {"reference": reference, "torch_compile": torch_compile}
-    return {name: Compared.of(found) for name, found in both.items() if found is not None}
+def _confirmation(trial: Trial) -> dict[str, dict[str, Any]] | None:
+    if trial.confirmation is None:
+        return None
+    both = {"reference": trial.confirmation.reference, "torch_compile": trial.confirmation.torch_compile}
+    return {
+        name: {**found.to_dict(), "times": found.times, "interval": found.interval}
+        for name, found in both.items()
+        if found is not None
+    }
 
 
 def _call_range(trial: Trial) -> tuple[float, float] | None:

@@ -97,7 +97,9 @@ def stages(results: Results) -> list[Shape]:
     """Where the time of a request goes, shape by shape of request; empty when stages were not measured."""
     by_requests: dict[str, dict[int, StageBar]] = {}
     for trial in named_trials(results).values():
-        for measured in trial.measurements.get("stages", ()) if trial is not None and trial.complete else ():
+        if trial is None or not trial.complete:
+            continue
+        for measured in trial.measurements.get("stages", ()):
             bars = by_requests.setdefault(", ".join(measured["requests"]), {})
             bars[trial.number] = _stage_bar(trial, measured)
     return [Shape(requests, list(bars.values())) for requests, bars in by_requests.items()]

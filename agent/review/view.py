@@ -163,7 +163,7 @@ def study_view(results: Results) -> StudyView:
 def _finalists(rows: list[Row]) -> list[int]:
     def times(row: Row) -> float:
         against = (row.confirmation or {}).get("reference")
-        return 1.0 if against is None else against.times
+        return 1.0 if against is None else float(against["times"])
 
     confirmed = [row for row in rows if row.confirmation]
     return [row.number for row in sorted(confirmed, key=times, reverse=True)]

@@ -28,13 +28,6 @@ def run_folder(files: Path, kind: str, session: int, position: int) -> Path:
     return files / "runs" / f"{kind}-{session:02d}-{position:03d}"
 
 
-def artifacts_folder(files: Path) -> Path:
-    """Where Optuna's dashboard finds its pictures: the artifact store that the studies of one database share."""
-    folder = files.parent / ".artifacts"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def forget_compiled(folder: Path) -> None:
     """Remove what a trial compiled, which can be hundreds of megabytes."""
     shutil.rmtree(folder / COMPILED, ignore_errors=True)

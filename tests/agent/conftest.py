@@ -7,6 +7,7 @@ import pytest
 from paretune.agent.cli import main
 from support.launched import Cli, Launched, Said
 from support.launching import BAD_TECHNIQUES, tiny_study, write_study
+from support.replayed_cli import ReplayedCli
 
 MIXED_SPACE = {
     "files": [BAD_TECHNIQUES],
@@ -23,6 +24,12 @@ def launched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Laun
     study = Launched(write_study(folder / "tiny.yaml", content), f"sqlite:///{folder}/paretune.db")
     study.launch(5)
     return study
+
+
+@pytest.fixture
+def study(tmp_path: Path, cli: Cli) -> ReplayedCli:
+    """The command line over a study that is replayed into a database of its own."""
+    return ReplayedCli(tmp_path / "study", cli)
 
 
 @pytest.fixture

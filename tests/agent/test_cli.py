@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from paretune.agent.progress import LaunchProgress
-from paretune.agent.search.launch import Event
+from paretune.agent.search import Event
 from paretune.agent.trial import fork_server
 from paretune.search_space import TECHNIQUES
 from paretune.studies import Records
@@ -268,20 +268,23 @@ def test_best_as_a_table_and_as_json_say_the_same(launched: Launched, cli: Cli) 
     table = cli("best", "tiny", "--storage", launched.storage)
     best = json.loads(cli("best", "tiny", "--json", "--storage", launched.storage).out)
     assert table.code == 0
-    assert f"{best['peak_vram_gib']:.2f} GiB" in table.out
-    fastest = min(launched.results().front(), key=lambda trial: trial.figure("latency_ms"))
-    assert (best["trial"], best["acceptable"]) == (fastest.number, True)
+    for figure in ("latency_ms", "peak_vram_gib"):
+        assert best["figures"][figure]["text"] in table.out
+    assert best["speed_text"] in table.out
+    results = launched.results()
+    assert (best["number"], best["acceptable"]) == (results.best().number, True)
+    assert best["number"] in [trial.number for trial in results.front]
 
 
 def test_best_keeps_to_what_is_asked(launched: Launched, cli: Cli) -> None:
     def best(*conditions: str) -> dict[str, Any]:
         return dict(json.loads(cli("best", "tiny", "--json", "--storage", launched.storage, *conditions).out))
 
-    assert best("--verdict", "bit-exact")["drift"] == 0
-    assert best("--loss", "bit-identical")["trial"] in {
+    assert best("--verdict", "bit-exact")["figures"]["drift"]["value"] == 0
+    assert best("--loss", "bit-identical")["number"] in {
         trial.number for trial in launched.results().complete if trial.configuration.loss == "bit-identical"
     }
-    assert best("--limit", "drift<=0", "--by", "cold_start_s")["pictures"] == "bit-exact"
+    assert best("--limit", "drift<=0", "--by", "cold_start_s")["verdict"] == "bit-exact"
 
 
 def test_best_lists_every_trial_with_why_it_failed(launched: Launched, cli: Cli) -> None:
@@ -290,7 +293,7 @@ def test_best_lists_every_trial_with_why_it_failed(launched: Launched, cli: Cli)
     assert "fail: apply: ValueError: this U-Net is [/of] the wrong [red]shape" in said.out
     assert "(breaks a limit)" in said.out
     trials = json.loads(cli("best", "tiny", "--all", "--json", "--storage", launched.storage).out)
-    assert [trial["trial"] for trial in trials] == [trial.number for trial in launched.results().trials]
+    assert [trial["number"] for trial in trials] == [trial.number for trial in launched.results().trials]
 
 
 def test_version_is_that_of_the_package(cli: Cli) -> None:

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from paretune.agent.bundle.export import MANIFEST, export, files_of
-from paretune.agent.bundle.verify import verify
-from paretune.agent.trial.cold_start import command
-from paretune.agent.trial.files import sha256
+from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, export, files_of, verify
+from paretune.agent.trial import script_command
 from paretune.objectives.pictures import save_png
 from paretune.search_space import Configuration
+from paretune.studies import sha256
 from PIL import Image
 from support.isolated import packages_without_paretune, python
 from support.launched import Cli, Launched
@@ -56,7 +55,7 @@ def forge(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the evidence so that the manifest does not show it."""
     file = bundle / "evidence" / "measurements.json"
     evidence = json.loads(file.read_text())
-    change(evidence["trial"]["measurements"])
+    change(evidence["trial"]["figures"])
     file.write_text(json.dumps(evidence))
     sign(bundle)
 
@@ -83,6 +82,7 @@ def test_bundle_has_everything_and_the_very_apply_py_that_was_measured(bundle: P
     assert set(manifest["sha256"]) == set(files_of(bundle))
     evidence = json.loads((bundle / "evidence" / "measurements.json").read_text())
     assert evidence["trial"]["measurements"] == trial.measurements
+    assert evidence["trial"]["figures"]["latency_ms"] == trial.figure("latency_ms")
     assert evidence["reference"]["measurements"] == launched.results().reference.measurements
     pins = (bundle / "environment.txt").read_text().splitlines()
     assert f"diffusers=={launched.results().fingerprint.packages['diffusers']}" in pins
@@ -132,7 +132,7 @@ def test_without_paretune_its_check_measures(copy: Path, tmp_path: Path) -> None
 
 def test_verify_passes_and_leaves_the_bundle_as_it_was(copy: Path, cli: Cli) -> None:
     # How long calls take on the machine that runs the tests is not what is tested.
-    forge(copy, lambda measured: measured.update(latency_ms=1e6, peak_vram_gib=1e3))
+    forge(copy, lambda figures: figures.update(latency_ms=1e6, peak_vram_gib=1e3))
     before = {name: sha256(copy / name) for name in files_of(copy)}
     said = cli("verify", str(copy), "--json")
     found = json.loads(said.out)
@@ -154,7 +154,7 @@ def test_verify_compiles_where_it_is_told_to(copy: Path, tmp_path: Path) -> None
 
 
 def test_verify_notices_other_figures_and_other_pictures(copy: Path, cli: Cli) -> None:
-    forge(copy, lambda measured: measured.update(latency_ms=0.01, peak_vram_gib=0.001))
+    forge(copy, lambda figures: figures.update(latency_ms=0.01, peak_vram_gib=0.001))
     cat, dog = (copy / "evidence" / "winner" / f"{name}-0.png" for name in ("cat", "dog"))
     Image.open(dog).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(cat)
     sign(copy)
@@ -176,7 +176,9 @@ def with_many_pictures(bundle: Path, out: Path) -> None:
     workload.write_text(json.dumps({**content, "requests": requests}))
     names = [*(request["name"] for request in requests), "cat-3~1"]
     script = bundle / "check" / "run.py"
-    ran = subprocess.run(command(script, "--device", "cpu", "--pictures", *names, "--out", str(out)), check=False)
+    ran = subprocess.run(
+        script_command(script, "--device", "cpu", "--pictures", *names, "--out", str(out)), check=False
+    )
     assert ran.returncode == 0
     shutil.rmtree(bundle / "check" / "__pycache__", ignore_errors=True)
     shutil.rmtree(bundle / "evidence" / "winner")
@@ -190,7 +192,7 @@ def with_many_pictures(bundle: Path, out: Path) -> None:
 
 def test_verify_makes_every_picture_of_the_evidence(copy: Path, tmp_path: Path, cli: Cli) -> None:
     with_many_pictures(copy, tmp_path / "out")
-    forge(copy, lambda measured: measured.update(latency_ms=1e6, peak_vram_gib=1e3))
+    forge(copy, lambda figures: figures.update(latency_ms=1e6, peak_vram_gib=1e3))
     said = cli("verify", str(copy))
     assert "pass  pictures: 9 of 9 pictures, the worst is bit-exact against the evidence" in said.out
     assert said.code == 0
@@ -232,7 +234,7 @@ def other_schema(bundle: Path) -> None:
         (lambda b: (b / MANIFEST).write_text("{"), "{}/manifest.json is damaged: export the bundle again"),
         (lambda b: (b / MANIFEST).write_text("[]"), "{}/manifest.json is damaged: export the bundle again"),
         (lambda b: (b / MANIFEST).write_text('{"sha256": {}}'), "{}/manifest.json is damaged: export the bundle again"),
-        (other_schema, "{}/manifest.json has schema 99; this version reads 2"),
+        (other_schema, f"{{}}/manifest.json has schema 99; this version reads {SCHEMA_VERSION}"),
         (break_the_script, "{} could not be run: RuntimeError: the wrong model"),
         (shutil.rmtree, "{} is not a bundle: it has no manifest.json"),
     ],

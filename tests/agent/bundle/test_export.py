@@ -1,0 +1,80 @@
+"""What `export` writes and warns of, over a replayed study: nothing is run or timed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, bundle_readme
+from paretune.agent.results import Results
+from support.replayed import replay
+from support.replayed_cli import UNCONFIRMED, ReplayedCli
+
+
+def test_a_confirmed_winner_is_exported_without_a_warning(study: ReplayedCli, tmp_path: Path) -> None:
+    said = study("export", "-o", str(tmp_path / "b"))
+    assert (said.code, said.err) == (0, "")
+    evidence = json.loads((tmp_path / "b" / "evidence" / "measurements.json").read_text())
+    assert evidence["schema"] == SCHEMA_VERSION
+    assert (evidence["confirmed"], evidence["doubts"]) == (True, [])
+    assert evidence["confirmation"]["against"]["torch_compile"]["decision"] == "faster"
+    first = {"block": 0, "trial": 401.0, "reference": 1001.0, "torch_compile": 803.0}
+    assert (len(evidence["confirmation"]["blocks"]), evidence["confirmation"]["blocks"][0]) == (6, first)
+    assert json.loads((tmp_path / "b" / MANIFEST).read_text())["confirmed"] is True
+
+
+@pytest.mark.parametrize("choice", [UNCONFIRMED, ("--trial", "7")])
+def test_what_was_not_confirmed_is_exported_with_one_warning(
+    study: ReplayedCli, tmp_path: Path, choice: tuple[str, str]
+) -> None:
+    study.change_calls(7, throttled=["hardware slowdown"])
+    study.change_calls(4, throttled=["hardware slowdown"])  # nobody's concern here
+    said = study("export", "-o", str(tmp_path / "b"), *choice)
+    assert said.code == 0
+    (warning,) = said.err.splitlines()
+    assert warning.startswith("warning: Trial 7 is unconfirmed: it was not measured in blocks against the reference; ")
+    assert warning.endswith("During the measurements, the GPU was throttled in trial 7.")
+    evidence = json.loads((tmp_path / "b" / "evidence" / "measurements.json").read_text())
+    assert (evidence["confirmed"], evidence["confirmation"]) == (False, None)
+    assert json.loads((tmp_path / "b" / MANIFEST).read_text())["confirmed"] is False
+    for doubt in evidence["doubts"]:
+        assert f"> {doubt}" in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_a_trial_that_breaks_a_limit_or_was_cut_short_is_exported_with_a_warning(
+    study: ReplayedCli, tmp_path: Path
+) -> None:
+    broken = study("export", "--trial", "3", "-o", str(tmp_path / "b")).err
+    assert "Trial 3 breaks the study's limits: pictures are visible, the limit is near-lossless." in broken
+    early = study("export", "--trial", "6", "-o", str(tmp_path / "b")).err
+    assert (
+        "The figures of trial 6 are rough: measuring ended early because trial 2 was clearly better in everything."
+        in early
+    )
+
+
+def test_the_reference_alone_needs_no_confirmation(study: ReplayedCli, tmp_path: Path) -> None:
+    said = study("export", "--trial", "0", "-o", str(tmp_path / "b"))
+    assert (said.code, said.err) == (0, "")
+
+
+def test_the_readme_of_a_bundle_says_what_was_shown(study: ReplayedCli, tmp_path: Path) -> None:
+    text = bundle_readme(study.results.trial(2))
+    for words in (
+        "Latency: 2.50 times as fast as the reference (95 % interval 2.48 to 2.52), 2.00 times as fast as "
+        "torch.compile (95 % interval 1.98 to 2.02), in 6 blocks of fresh processes.",
+        "Pictures: **near-lossless** (4 of 4 pictures, 2 of 2 prompts: failure rate of prompts below 77.6 % at 95 % "
+        "confidence).",
+        "| this bundle | 401 ms | 2.50x (2.48 to 2.52 in 6 blocks) | 2.10 GiB | 5.7 s (median of 3; estimated 5.5 s) |",
+        "Noise floor: 2.3% in latency and 0.9% in memory",
+        "Cold start of this bundle in 3 fresh processes with empty caches: 5.7 s (median), of which, each a median: "
+        "interpreter 0.1 s, imports 4.2 s, weights 2.5 s (not counted), apply 0.3 s, first picture 1.1 s.",
+        "Drift is 1.62 on the 4 of them that every trial of the study has",
+    ):
+        assert words in text
+    (tmp_path / "untrusted").mkdir()
+    unconfirmed: Results = replay(tmp_path / "untrusted", trusted=False)
+    unsure = bundle_readme(unconfirmed.trial(7))
+    assert "Latency: 2.53 times the reference's speed when each was measured once.\nIts gain is unconfirmed" in unsure
+    assert unsure.index("> Trial 7 is unconfirmed") < unsure.index("## Use it")
+    assert "The noise floor was not measured" in unsure
+    assert "This is the reference itself: nothing was changed." in bundle_readme(unconfirmed.reference)
