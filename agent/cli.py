@@ -59,7 +59,7 @@ LossOption = Annotated[
 ByOption = Annotated[
     str | None,
     typer.Option(
-        "--by", help="What is to be least: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
+        "--by", help="What to minimise: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
     ),
 ]
 
@@ -76,7 +76,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """What `paretune` itself takes, before a command."""
+    """Options of `paretune` itself, before a command."""
 
 
 @app.command()
@@ -96,7 +96,7 @@ def launch(
     name: Annotated[str | None, typer.Option(help="Name of the study; by default the file's.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override any key: limits.peak_vram_gib=16.")] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure also what other studies here have measured of this workload.")
+        bool, typer.Option("--fresh", help="Measure everything, even what other studies in the database have measured.")
     ] = False,
 ) -> None:
     """Search: measure configurations until the budget is spent, and confirm the best. Launch again to continue."""
@@ -196,11 +196,11 @@ def export(
     by: ByOption = None,
     loss: LossOption = None,
     unconfirmed: Annotated[
-        bool, typer.Option("--unconfirmed", help="Also where the reference was never again where it had been.")
+        bool, typer.Option("--unconfirmed", help="Even if the machine changed so much that nothing can be compared.")
     ] = False,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Write a configuration as a bundle that runs without paretune; on stderr, what speaks against trusting it."""
+    """Write a configuration as a bundle that runs without paretune; warn of what speaks against its figures."""
     from .bundle import export as run
     from .results import Results
 
@@ -235,14 +235,14 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 @app.command()
 def compare(
     first: Annotated[str, typer.Argument(help="A bundle's folder, or STUDY:TRIAL (a number, reference, best).")],
-    second: Annotated[str, typer.Argument(help="Likewise; the answer says what this one is against the first.")],
+    second: Annotated[str, typer.Argument(help="Likewise; this one is compared with the first.")],
     blocks: Annotated[int, typer.Option(min=3, help="Fresh processes of each; more see smaller differences.")] = 8,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls per shape of request in each process.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     storage: Storage = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether the second is faster, slower, or a tie: in turns, in fresh processes, with the interval."""
+    """Measure both in turns, in fresh processes, and say whether the second is faster, slower or a tie."""
     from .measuring import compare as run
     from .measuring import contender
     from .progress import step_progress
@@ -266,9 +266,9 @@ def judge(
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Judge the stored pictures of a study again, with the metrics of now: nothing is generated.
+    """Judge the stored pictures of a study again; nothing is generated.
 
-    Written when the last picture is judged; a launch goes on with the same --set.
+    Stored once the last picture is judged. A launch that continues the study needs the same --set.
     """
     from .progress import step_progress
     from .search import rejudge
@@ -282,7 +282,7 @@ def judge(
     _say(f"{done.pictures} pictures of {name} were judged again")
     if done.settings:
         settings = " ".join(f"--set {setting}" for setting in done.settings)
-        _say(f"A launch that continues it needs {settings}")
+        _say(f"To continue it, launch it with {settings}")
 
 
 @app.command()
@@ -291,10 +291,10 @@ def rate(
     trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
     picture: Annotated[str, typer.Argument(help="The picture's file, such as portrait-0.png.")],
     rating: Annotated[str, typer.Argument(help="better, same or worse than the reference's picture.")],
-    by: Annotated[str, typer.Option("--by", help="Who says so.")],
+    by: Annotated[str, typer.Option("--by", help="Who gives the rating.")],
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Keep what a person says of one picture; the report shows it beside the metrics."""
+    """Store a person's opinion of one picture; the report shows it beside the metrics."""
     from .results import Results
 
     results = Results(Records(storage, must_exist=True), name)

@@ -31,7 +31,7 @@ class LaunchProgress:
             TextColumn("front {task.fields[front]}"),
             TimeElapsedColumn(),
             TextColumn("left {task.fields[left]}"),
-            # The one that gives way in a narrow terminal.
+            # The only column that is cut short in a narrow terminal.
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=console,
             expand=True,
@@ -79,7 +79,7 @@ class LaunchProgress:
 
 @contextmanager
 def step_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for work of known length: the function that it gives takes steps done, steps in all, and what is done."""
+    """A bar for work of known length. Yields a function of the steps done, all steps, and what is done now."""
     with Progress(
         SpinnerColumn(),
         MofNCompleteColumn(),

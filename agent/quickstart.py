@@ -43,9 +43,9 @@ def _three_jobs(console: Console, storage: str) -> bool:
     best = results.best_or_none or results.reference
     console.print(f"trial {best.number}: {best.configuration}", markup=False)
     console.rule("3. export the best and verify it")
-    # On an unsteady machine too: it shows how, and what is doubtful is said below.
+    # On an unsteady machine too, to show how it is done; the doubts are printed below.
     bundle = export(results, best, FOLDER / "bundle", unconfirmed=True)
-    # Compiling once more would take a minute of the six; `paretune verify` does it, as a new worker would.
+    # Compiling once more would take too long here; `paretune verify` does it, as a new worker would.
     verification = verify(bundle, compiled=best.folder / COMPILED)
     for check in verification.checks:
         mark = "pass" if check.passed else "differs"

@@ -1,7 +1,7 @@
 """What a configuration's verdict rests on. Imports neither torch nor numpy.
 
-The unit is the prompt. Of pictures of one prompt with other seeds, one that falls short makes it likely that others do:
-counted as independent trials they would promise far more than they show.
+The unit is the prompt. When one picture of a prompt falls short, those with other seeds probably do too:
+counted as independent trials, they would promise far more than they show.
 """
 
 import math
@@ -11,7 +11,7 @@ from .verdict import Verdict
 
 
 def failure_rate_bound(n: int, failures: int = 0, confidence: float = 0.95) -> float:
-    """The share that may fail of everything ever tried, when `failures` of `n` did, at most, with this confidence.
+    """The highest failure rate that `failures` of `n` trials leave possible, with this confidence.
 
     Exact one-sided bound of Clopper & Pearson 1934, doi:10.1093/biomet/26.4.404: the rate at which so few failures
     would be a case of one in 20 (for 95 %). Needs trials that fail independently of each other: prompts. Raises

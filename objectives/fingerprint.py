@@ -72,7 +72,7 @@ class Fingerprint:
             driver=gpu.driver if gpu else None,
             cuda=torch.version.cuda,
             python=platform.python_version(),
-            # Without the kernel's release: a fleet's kernels roll, and no measured number was seen to follow them.
+            # Without the kernel's release: a fleet updates it often, and no figure was seen to depend on it.
             platform=f"{platform.system()}-{platform.machine()}",
             cpu_model=cpu_model,
             cpu_threads=torch.get_num_threads(),

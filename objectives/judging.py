@@ -37,7 +37,7 @@ class Judge:
     def _load(self, name: str, metric: Any) -> Callable[..., Any]:
         """The metric's scorer, which reads its weights when it is first called.
 
-        What made the pictures may still fill the GPU, which is no fault of theirs: then it goes on on the CPU.
+        The pipelines may still fill the GPU, which is not the pictures' fault: then it runs on the CPU.
         """
         import torch
 
@@ -120,7 +120,7 @@ def _latent_metrics(reference: Any, candidate: Any) -> dict[str, float]:
 
 
 def _prompts(pictures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which prompt each picture is of: in its words, or where some picture lacks them, by its request of any seed."""
+    """The prompt of each picture; where some picture has none, the name of its request instead, whatever the seed."""
     if all("prompt" in picture for picture in pictures):
         return [str(picture["prompt"]) for picture in pictures]
     return [str(picture["request"]).partition(VARIANT)[0] for picture in pictures]

@@ -1,7 +1,7 @@
 """How far apart the latents are that two pictures were decoded from: before the decoder hides or adds anything.
 
-Reported, and deciding nothing: no scale of these is known to mean anything to a viewer. Only latents that are not
-finite decide, because a decoder may turn them into a picture that looks like one.
+They are reported and decide nothing, because no scale of them is known to match what a viewer sees. Only latents that
+are not finite decide: a decoder may turn them into something that looks like a picture.
 """
 
 import torch

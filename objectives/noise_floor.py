@@ -12,7 +12,7 @@ from .measuring.intervals import quantile, student_quantile
 SCHEMA_VERSION = 1
 PERCENTILE = 0.95
 UNSTEADY = 0.3
-"""A latency floor above this tells nothing of configurations: the machine was disturbed while it was measured."""
+"""Above this floor of latency, single measurements say nothing about configurations: the machine was disturbed."""
 
 
 def relative_difference(one: float, other: float) -> float:

@@ -196,9 +196,9 @@ def judge(
 ) -> Verdict:
     """The verdict on one picture from its metrics and what the detectors found.
 
-    `broken`: one that breaks it spoke; `flagged`: the names of those that spoke (see CAPS). Metrics without a row are
-    ignored. Without a required one (or the equality metric) the verdict is `not-assessed`. A metric that is NaN proves
-    nothing and gives `different`.
+    `broken`: whether one that breaks pictures hit; `flagged`: the names of those that hit (see CAPS). Metrics without a
+    row are ignored. Without a required one (or the equality metric) the verdict is `not-assessed`. A metric that is NaN
+    proves nothing and gives `different`.
     """
     if broken:
         return Verdict.BROKEN

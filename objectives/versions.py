@@ -1,4 +1,4 @@
-"""Which versions of our dependencies are needed, which were tested, and what that says of those installed here."""
+"""Which versions of our dependencies are needed, which were tested, and what that says about those installed here."""
 
 from dataclasses import dataclass
 from importlib import metadata

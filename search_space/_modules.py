@@ -1,6 +1,6 @@
 """How techniques find modules: by role, once each, however many pipelines share them.
 
-These functions are exported with the techniques that use them, so they stand on public libraries and on each other:
+These functions are exported with the techniques that use them, so they use only public libraries and each other:
 a technique names in its `helpers` the functions that it calls and `torch_modules`, which all of them call.
 """
 

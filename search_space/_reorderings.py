@@ -1,5 +1,4 @@
-"""Changes that are no changes: the same mathematics in another order. How far they move pictures is the
-reordering floor.
+"""The same mathematics in another order. How far that alone moves pictures is the reordering floor.
 
 Each is a plain function with public libraries and HELPERS only, as a technique's is: its source, with theirs, becomes
 the apply.py of a process.

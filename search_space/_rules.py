@@ -1,8 +1,8 @@
 """Which techniques cannot be combined, and why: the one place that says so.
 
 Each rule names techniques, or traits that any technique may have, and, where not every such combination clashes, says
-which do. A rule stands for something that was seen to fail, or that a library's code refuses; combinations nobody has
-tried are tried.
+which do. A rule stands for something that was seen to fail, or that a library's code refuses; combinations that nobody
+has tried are allowed.
 """
 
 from collections.abc import Callable, Mapping

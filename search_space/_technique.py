@@ -64,7 +64,7 @@ class Stage(IntEnum):
     PLACEMENT = 7
     """Where weights wait: the hook that moves a module to the device has to run before everything else."""
     LAST = 8
-    """After everything: for a technique of a user's own that says nothing else."""
+    """After everything else: a user's own technique that names no stage."""
 
 
 class Trait(StrEnum):

@@ -13,9 +13,9 @@ from ._tables import Base
 
 
 def connect(url: str, *, must_exist: bool) -> Engine:
-    """An engine with our tables made where they are missing.
+    """An engine; our tables are created where they are missing.
 
-    must_exist: an SQLite file that is not there is an error, not made. Raises UserError when it cannot be used.
+    must_exist: a missing SQLite file is an error, and is not created. Raises UserError when it cannot be used.
     """
     try:
         parsed = make_url(url)
@@ -26,7 +26,7 @@ def connect(url: str, *, must_exist: bool) -> Engine:
                 raise UserError(f"--storage {url} would keep nothing: name a file, as in sqlite:///paretune.db")
             if must_exist and not Path(str(parsed.database)).is_file():
                 raise UserError(
-                    f"there is no database {parsed.database}: paretune launch makes one, --storage names another"
+                    f"there is no database {parsed.database}: paretune launch creates one, --storage names another"
                 )
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, pool_pre_ping=True, json_serializer=_to_json)
@@ -46,7 +46,7 @@ def connect(url: str, *, must_exist: bool) -> Engine:
 
 
 def _refuse_older_tables(engine: Engine, url: str) -> None:
-    """Tables that an earlier version made stay as they are, and lack what this one writes."""
+    """Raise UserError for tables of an earlier version, which lack what this one writes."""
     found = inspect(engine)
     present = set(found.get_table_names())
     for table in Base.metadata.sorted_tables:

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one clear sentence that says what to change; the exit code is 2."""
+    """Something that the user can fix. Its text is one clear sentence that says what to change; the exit code is 2."""

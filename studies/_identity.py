@@ -12,9 +12,9 @@ SAMPLE_BYTES = 1 << 16
 
 
 def workload_key(study: Study) -> str:
-    """Of everything that the workload is and is judged with, the content of a user's own Python files included.
+    """Stands for the workload and everything that judges it, including the content of a user's own Python files.
 
-    In two parts, because judging again changes the second one only.
+    In two parts, because judging again changes only the second one.
     """
     return f"{_workload_digest(study)}-{_judging_digest(study)}"
 
@@ -52,9 +52,9 @@ def _digest(data: Any) -> str:
 
 
 def _content_digest(place: Path) -> str | None:
-    """Of a model's file or folder: every file's name, size, beginning and end. None for a model of the hub.
+    """Digest of a model's file or folder: every file's name, size, beginning and end. None for a model of the hub.
 
-    Not of every byte, because that takes half a minute for SDXL at each launch; weights that differ do so everywhere.
+    Not every byte, because that takes half a minute for SDXL at each launch, and different weights differ everywhere.
     """
     folder = place.parent if place.is_file() else place
     found = [place] if place.is_file() else place.rglob("*")

@@ -32,9 +32,9 @@ class Records:
     """The tables behind one storage URL."""
 
     def __init__(self, url: str, *, must_exist: bool = False) -> None:
-        """Connect, and make the tables where they are missing.
+        """Connect, and create the tables where they are missing.
 
-        must_exist: an SQLite file that is not there is an error, not made: for commands that only read.
+        must_exist: a missing SQLite file is an error, and is not created: for commands that only read.
         Raises UserError when the database cannot be used.
         """
         self.url = url
@@ -102,7 +102,7 @@ class Records:
             session.add_all(_link(study, trial, run) for run in runs)
 
     def judge_again(self, name: str, study: dict[str, Any], workload_key: str, runs: Sequence[RunRecord]) -> None:
-        """Write the new judgements of a study's pictures, and that the study is judged so from now on: both or neither.
+        """Store new judgements of a study's pictures together with the settings they were made with: both or neither.
 
         study: the study file with its new `quality`; workload_key: of the new way to judge.
         """
@@ -121,7 +121,7 @@ class Records:
         return sorted(newest.values(), key=lambda rating: rating.id)
 
     def rate(self, study: str, trial: int, picture: str, rating: str, rater: str) -> None:
-        """Keep what a person says of a picture; a later word of the same person counts instead of an earlier one.
+        """Store a person's rating of a picture; the newest one of each person counts.
 
         Raises UserError for an unknown study or rating, or without a name.
         """

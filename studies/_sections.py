@@ -56,7 +56,7 @@ class RequestSpec(Section):
     prompt: str
     """What the picture is to show."""
     negative_prompt: str | None = None
-    """What it is not to show. To some models, SDXL among them, none at all is something else than an empty text."""
+    """What it is not to show. To some models, SDXL among them, no negative prompt and an empty one are not the same."""
     width_px: int = Field(gt=0, multiple_of=8)
     """Width of the picture."""
     height_px: int = Field(gt=0, multiple_of=8)
@@ -100,7 +100,7 @@ class WorkloadSpec(Section):
     @model_validator(mode="after")
     def _one_source(self) -> "WorkloadSpec":
         if (self.pipelines is None) == (self.python is None):
-            raise ValueError("give either pipelines or python, not both and not neither")
+            raise ValueError("give either pipelines or python, one of the two")
         names = [request.name or f"request-{index + 1}" for index, request in enumerate(self.requests)]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two requests are called {twice!r}, and their pictures are kept by that name")
@@ -139,13 +139,13 @@ class Space(Section):
     `paretune techniques` lists them all."""
     presets: list[list[dict[str, dict[str, Any] | None]]] = []
     """Configurations to measure first, each a list of techniques: `- [deepcache: {interval: 2}, fused_qkv: {}]`. A
-    parameter that is left out has its default. What is not in the space is left out, and said to be."""
+    parameter that is left out has its default. One that is not in the space is left out, and the launch says so."""
     files: list[str] = []
     """Python files (relative to the study file) with techniques of your own."""
 
 
 class LimitsSection(Section):
-    """What a configuration has to keep to be acceptable; the sampler learns from what breaks it."""
+    """What a configuration has to keep to be acceptable; the sampler learns to avoid what breaks it."""
 
     verdict: Literal["bit-exact", "imperceptible", "near-lossless", "visible"] | None = None
     """The worst verdict on the pictures that is acceptable."""
@@ -168,7 +168,7 @@ else:  # what can be limited is said by the table of figures
                 Field(
                     default=None,
                     gt=0,
-                    description=f"At most so much {figure.label}, in {figure.unit}: {figure.meaning}.",
+                    description=f"The highest acceptable {figure.label}, in {figure.unit}: {figure.meaning}.",
                 ),
             )
             for figure in FIGURES
@@ -178,7 +178,7 @@ else:  # what can be limited is said by the table of figures
 
 
 class Budget(Section):
-    """When to stop: after so many measured trials, or so many minutes, whichever comes first."""
+    """When to stop: after a number of trials or of minutes, whichever comes first."""
 
     trials: int = Field(default=40, ge=1)
     """Trials in all: the reference, failures, and those of earlier launches count."""
@@ -205,7 +205,7 @@ class Measurement(Section):
     """Fresh processes that the unchanged reference is measured in, to know the noise floor."""
     canary_every: int = Field(default=20, ge=0)
     """After so many measured trials the unchanged reference is measured again, to see whether the machine has changed;
-    0 never looks."""
+    0 turns this off."""
 
 
 class Finalists(Section):
@@ -216,7 +216,7 @@ class Finalists(Section):
     blocks: int = Field(default=8, ge=3)
     """Each block measures the reference, torch.compile and every finalist once, each in a fresh process."""
     minutes: float | None = Field(default=None, gt=0)
-    """Begin no block after so long (three are made in any case); fewer blocks see larger differences only."""
+    """Start no block after so many minutes (three are made in any case). Fewer blocks show only larger differences."""
     calls: int = Field(default=3, ge=1)
     """Timed calls per shape of request in each process."""
     cold_starts: int = Field(default=3, ge=0)
@@ -278,6 +278,6 @@ class Sampler(Section):
     """Optuna's TPE sampler, multivariate and grouped."""
 
     seed: int = 0
-    """Seed of the sampler. Two searches with the same seed still part ways, because measured times differ."""
+    """Seed of the sampler. Two searches with the same seed still differ, because measured times do."""
     startup_trials: int = Field(default=8, ge=1)
-    """So many trials, presets among them, are known before proposals follow from them; until then they are random."""
+    """Proposals are random until so many trials, presets included, are known."""

@@ -50,10 +50,10 @@ class Study(Section):
     space: Space = Space()
     """Which techniques may be used."""
     torch_compile_baseline: bool = True
-    """Measure torch.compile as people use it today, also where the space leaves it out: reports compare with it. It is
+    """Measure torch.compile as people use it today, even if the space leaves it out: reports compare with it. It is
     the first trial after the reference, unless the presets give it another place."""
     objectives: list[Objective] = Field(default=["latency_ms", "peak_vram_gib", "drift"], min_length=1)
-    """What is to be least; the Pareto front is of these. `drift` is left out where pictures are not judged."""
+    """What to minimise; the Pareto front is drawn over these. `drift` is left out where pictures are not judged."""
     limits: Limits = Limits()
     """What a configuration has to keep to be acceptable."""
     budget: Budget = Budget()

@@ -32,7 +32,7 @@ class RunKind(StrEnum):
     FLOOR = "floor"
     """The unchanged reference in one more process, for the noise floor."""
     CANARY = "canary"
-    """The unchanged reference again, to see whether the machine is still what it was."""
+    """The unchanged reference again, to see whether the machine has changed."""
     PICTURES = "pictures"
     """More pictures of a configuration; judged together with those it had."""
     BLOCK = "block"
@@ -139,7 +139,7 @@ class StudyRunRecord(Base, kw_only=True):
 
 
 class RatingRecord(Base, kw_only=True):
-    """What a person says of one picture beside the reference's; the newest word of a person counts."""
+    """What a person says of one picture beside the reference's; the newest one of each person counts."""
 
     __tablename__ = "paretune_rating"
 

@@ -41,7 +41,7 @@ def check_technique(
 ) -> int:
     """Check everything that a technique promises, with every value of every parameter, though not in all combinations.
 
-    pipeline_factory, make_picture: what to try it on, where the tiny SDXL pipeline is not what it is for.
+    pipeline_factory, make_picture: what to try it on, where the tiny SDXL pipeline does not suit it.
     dtype: of the pipeline; by default float32 on the CPU and bfloat16 on a GPU.
 
     Returns how many combinations of parameters were applied: 0 where it refuses all of them on this device. Raises
@@ -72,12 +72,12 @@ def check_description(known: Technique) -> None:
 def check_exported_source(known: Technique, parameters: Parameters | None, pipeline: Any) -> None:
     """Its source runs where paretune is not: it uses its helpers, and what is imported inside of functions.
 
-    parameters: with which to run it on `pipeline`; None to look at it only.
+    parameters: what to run it with on `pipeline`; None only looks at it.
     """
     namespace: dict[str, Any] = {"Any": Any}
     for function in (*known.helpers, known.apply):
         source = inspect.getsource(function)
-        assert "paretune" not in source, f"{known.name}: {function.__name__}() mentions paretune, apply.py runs without"
+        assert "paretune" not in source, f"{known.name}: {function.__name__}() mentions paretune, which apply.py lacks"
         try:
             exec(source, namespace)
         except Exception as error:
@@ -165,7 +165,7 @@ def this_machine(device: str, packages: Iterable[str] = ()) -> Target:
 
 
 def forget_compiled() -> None:
-    """Nothing of torch.compile's is left in this process: took_effect may count graphs."""
+    """Reset torch.compile in this process, because took_effect may count graphs."""
     # Only where something was compiled: importing the compiler takes seconds.
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
@@ -182,7 +182,7 @@ def _untouched(
 
 
 def _with_every_value(combinations: list[Parameters]) -> list[Parameters]:
-    """A few of them, in which every value of every parameter is there that is in any."""
+    """A few of them, which together have every value of every parameter that any has."""
     seen: set[tuple[str, Any]] = set()
     kept: list[Parameters] = []
     for parameters in combinations:

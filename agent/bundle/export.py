@@ -25,8 +25,8 @@ def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = 
     """
     if not (trial.exportable or unconfirmed):
         raise UserError(
-            f"trial {trial.number} of {results.name} is unconfirmed, and the reference was never again where it had "
-            "been: launch the study again under another --name, or export it as it is with --unconfirmed"
+            f"trial {trial.number} of {results.name} is unconfirmed, and the machine changed too much for any "
+            "comparison: launch the study again under another --name, or export it as it is with --unconfirmed"
         )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another folder with -o")

@@ -143,7 +143,9 @@ def _compare_latency(
         tolerated, words = UNKNOWN_FLOOR, f"; no noise floor known, tolerated {UNKNOWN_FLOOR:.0%})"
     elif floor.unsteady:
         tolerated = UNSTEADY_TOLERANCE
-        words = "): the evidence is from a machine too unsteady to compare closely, so up to half as slow again passes"
+        words = (
+            "): the evidence is from a machine too unsteady to compare closely, so up to 1.5 times the latency passes"
+        )
     elif floor.tie("latency_ms", before, now):
         words = f"): a tie, within the noise floor of {noise:.1%}"
     elif change < 0:

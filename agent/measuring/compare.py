@@ -90,7 +90,7 @@ def compare(
     device: str = "auto",
     on_step: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> Compared:
-    """Measure both once a block, each in a fresh process; the order turns round from block to block.
+    """Measure both once a block, each in a fresh process; the order is reversed from block to block.
 
     Raises UserError when the workloads differ, or when one of them fails.
     """
@@ -119,8 +119,8 @@ def compare(
 
 
 def in_turns(blocks: int, contenders: Sequence[T]) -> list[tuple[int, T]]:
-    """(block, contender): each of them once a block. The order turns round from block to block (ABBA), so that a drift
-    of the machine favours nobody.
+    """(block, contender): each of them once per block. The order is reversed from block to block (ABBA), so that a slow
+    change of the machine favours none of them.
     """
     return [(block, one) for block in range(blocks) for one in (contenders if block % 2 == 0 else contenders[::-1])]
 
@@ -138,7 +138,7 @@ def _latency_ms(one: Contender, runner: Runner, plan: Plan, folder: Path) -> flo
         technique_files=[],
         import_s=0.0,
         judge=False,
-        # What it compiled the first time: a block times calls, not the compiler.
+        # Compiled in the first block and used in the others: a block times calls, not the compiler.
         compiled=str(folder.with_name(f"{COMPILED}-{folder.name}")),
     )
     result = runner.submit(RunKind.BLOCK, job).result()

@@ -11,15 +11,15 @@ from .more_pictures import judge_more
 from .study_runs import StudyRuns
 
 LEAST_BLOCKS = 3
-"""Are made however long they take: of fewer, nothing can be said."""
+"""Made however long they take: fewer would prove nothing."""
 WARM_UP_CALLS = 1
 """In a block's process, before its timed calls."""
 
 
 def finalists(results: Results, count: int) -> list[Trial]:
-    """The best and the fastest of the front, the reference aside; one more where canaries found the machine changed.
+    """The best and the fastest of the front without the reference; one more if canaries found that the machine changed.
 
-    As if nothing had been confirmed yet, or a continued launch would find other finalists.
+    Chosen as if nothing had been confirmed, so that a continued launch finds the same ones.
     """
     if any(not canary.inside for canary in results.canaries):
         count += 1
@@ -31,9 +31,9 @@ def finalists(results: Results, count: int) -> list[Trial]:
 
 
 def confirm(runs: StudyRuns, say: Callable[[str], None], say_block: Callable[[str, int, int], None]) -> None:
-    """Confirm the finalists; what an earlier launch has measured of the same ones is used.
+    """Confirm the finalists, using what an earlier launch measured of the same ones.
 
-    say: told what is done next; say_block: the same of the blocks' processes, with how many are done, and of how many.
+    say: told what is done next. say_block: likewise for each process of a block, with how many are done, of how many.
     """
     count = runs.study.finalists.count
     if count == 0:
@@ -52,7 +52,7 @@ def confirm(runs: StudyRuns, say: Callable[[str], None], say_block: Callable[[st
     compiled = runs.results.torch_compile
     if compiled is not None and compiled.complete and compiled not in chosen:
         contenders.append(compiled)
-    # By number, so that the same contenders always stand in the same order: a continued launch knows them again.
+    # By number: a continued launch recognises the same contenders by their order.
     contenders.sort(key=lambda trial: trial.number)
     _run_blocks(runs, contenders, say_block)
     for trial in contenders:
@@ -60,7 +60,7 @@ def confirm(runs: StudyRuns, say: Callable[[str], None], say_block: Callable[[st
 
 
 def _run_blocks(runs: StudyRuns, contenders: Sequence[Trial], say: Callable[[str, int, int], None]) -> None:
-    """Every contender once a block, in a fresh process each."""
+    """Measure every contender once per block, each in a fresh process."""
     settings = runs.study.finalists
     planned = in_turns(settings.blocks, contenders)
     made = runs.results.linked_runs(RunKind.BLOCK)
@@ -68,7 +68,7 @@ def _run_blocks(runs: StudyRuns, contenders: Sequence[Trial], say: Callable[[str
     made = [one for one in made if one.run.session == session]
     begun = list(dict.fromkeys((one.run.position, one.trial) for one in made))
     ended = {(one.run.position, one.trial) for one in made if one.run.complete}
-    # An interrupted confirmation goes on where it stopped; one of other contenders cannot be mixed with this one.
+    # An interrupted confirmation goes on where it stopped; blocks of other contenders do not count.
     if not made or begun != [(block, trial.number) for block, trial in planned[: len(begun)]]:
         session, ended = session + 1, set()
     calls = settings.calls

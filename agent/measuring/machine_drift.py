@@ -1,4 +1,4 @@
-"""Canaries: the reference measured again now and then, to see whether the machine is still what it was."""
+"""Canaries: the reference measured again now and then, to see whether the machine has changed."""
 
 import time
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from ..results import Results
 from .study_runs import StudyRuns
 
 PAUSES_S = (0.0, 5.0, 20.0)
-"""Before each attempt. By its definition one canary in twenty lies outside the floor; three in a row mean something,
+"""Before each attempt. By definition one canary in twenty lies outside the floor; three in a row mean something,
 and a disturbance of a few seconds is over by then."""
 
 
 def unchecked_trials(results: Results) -> int:
-    """How many trials the study has taken up since the machine was last looked at."""
+    """How many trials the study has taken up since the last canary."""
     last = max((one.link for one in results.linked_runs(RunKind.CANARY)), default=0)
     return sum(trial.link > last for trial in results.trials if not trial.is_reference)
 
 
 def check_machine(runs: StudyRuns, say: Callable[[str], None], note: Callable[[str], None]) -> None:
-    """Measure the reference again. What was measured around it is in doubt when the machine has changed.
+    """Measure the reference again. If the machine has changed, the trials around this check are in doubt.
 
-    say: told what is measured next; note: what was found, unless all is well.
+    say: told what is measured next. note: told what was found, unless all is well.
     """
     results = runs.results
     floor = results.floor
@@ -41,7 +41,7 @@ def check_machine(runs: StudyRuns, say: Callable[[str], None], note: Callable[[s
 def measure_canary(runs: StudyRuns, floor: NoiseFloor, session: int, say: Callable[[str], None]) -> list[RunRecord]:
     """Measure the reference, several times while it lies outside the floor; the last attempt decides.
 
-    The runs are not written down.
+    The runs are not stored.
     """
     made: list[RunRecord] = []
     for position, pause_s in enumerate(PAUSES_S):
@@ -55,7 +55,7 @@ def measure_canary(runs: StudyRuns, floor: NoiseFloor, session: int, say: Callab
 
 
 def moved_words(made: list[RunRecord], floor: NoiseFloor) -> str:
-    """ "the reference has moved (+30.0%, +29.1%, +30.4%; its noise floor is 2.3%)"."""
+    """ "the reference's latency has changed (+30.0%, +29.1%, +30.4%; its noise floor is 2.3%)"."""
     middle_ms = floor.middle("latency_ms")
     changes = ", ".join(f"{run.measurements['latency_ms'] / middle_ms - 1:+.1%}" for run in made)
-    return f"the reference has moved ({changes}; its noise floor is {floor.text('latency_ms')})"
+    return f"the reference's latency has changed ({changes}; its noise floor is {floor.text('latency_ms')})"

@@ -10,8 +10,8 @@ from .study_runs import StudyRuns
 def judge_more(runs: StudyRuns, number: int, count: int) -> None:
     """Make and judge the pictures of a trial that are missing up to `count`, the reference's first.
 
-    A configuration that makes a broken picture takes on that outcome. A failure of another kind may be the machine's:
-    what was known stays, and the failed run says why.
+    A configuration that makes a broken picture then counts as failed. Any other failure may be the machine's: the trial
+    stays what it was, and the failed run says why.
     """
     trial = runs.results.numbered[number]
     judged = {picture["request"] for picture in trial.quality.get("pictures", ())}
@@ -36,7 +36,7 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
     )
     folder = run_folder(runs.folder, RunKind.PICTURES, session, position)
     if "quality" in run.measurements:
-        # Before the run is written down: what the database knows of has to be there.
+        # Before the run is stored: files that the database names have to exist.
         for kept in (PICTURES, LATENTS):
             if (folder / kept).is_dir():
                 shutil.copytree(folder / kept, trial.folder / kept, dirs_exist_ok=True)

@@ -9,8 +9,8 @@ from .study_runs import StudyRuns
 
 
 def ensure_floor(runs: StudyRuns, say: Callable[[str], None]) -> NoiseFloor:
-    """Measure the reference in as many processes as the study asks for; those that are known are used. Its own trial is
-    the first.
+    """Measure the reference in as many processes as the study asks for. Its own trial and processes
+    of earlier launches count.
 
     say: told what is measured next. Raises UserError when a process fails.
     """

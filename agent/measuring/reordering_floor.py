@@ -9,14 +9,13 @@ from ..trial import run_folder
 from .study_runs import StudyRuns
 
 PICTURES = 4
-"""The worst of a few pictures is a low estimate of the floor: what it calls outside may be rounding all the same, never
-the reverse."""
+"""The worst of a few pictures underestimates the floor: drift beyond it may still be rounding, drift within it is."""
 
 
 def ensure_reordering_floor(runs: StudyRuns, say: Callable[[str], None]) -> None:
-    """Run every variant that was not run as pictures are judged now; none where pictures mean nothing.
+    """Run every variant that was not yet judged as the study judges now; none with random weights.
 
-    A variant that does not run here is kept with its reason.
+    A variant that fails here is stored with its reason.
     """
     study = runs.study
     if not study.workload.quality_assessed or not study.quality.reordering_floor:

@@ -10,7 +10,7 @@ from ...studies import Outcome, RunKind
 from ..trial import Executor, Job, TrialResult, cold_import_s, measure_cold_start, write_trial_folder
 
 INFRASTRUCTURE_TRIES = 3
-"""What the host did to a process says nothing of the configuration, so it is tried again."""
+"""A failure of the host says nothing about the configuration, so the process is run again."""
 
 
 class Runner(Protocol):
@@ -24,9 +24,9 @@ class Runner(Protocol):
         ...
 
     def submit(self, kind: RunKind, job: Job) -> "Future[TrialResult]":
-        """Start a job, or queue it; its result always comes, failures being values.
+        """Start a job, or queue it. A failed job is a result too.
 
-        Raises UserError, at once or from the future, when no job can be run until a user mends something.
+        Raises UserError, at once or from the future, when no job can be run until a user fixes something.
         """
         ...
 
@@ -64,7 +64,7 @@ class LocalRunner:
         return 1
 
     def submit(self, kind: RunKind, job: Job) -> "Future[TrialResult]":
-        """Run it at once: with one place, nobody could do anything meanwhile."""
+        """Run it and wait: with one place, nothing else could run meanwhile."""
         for _ in range(INFRASTRUCTURE_TRIES):
             write_trial_folder(Path(job.folder), job.configuration, job.workload, job.apply_py)
             result = self._executor.run(job)

@@ -1,4 +1,4 @@
-"""The processes of one study: what each is asked to measure, and the writing down of what it found."""
+"""The processes of one study: what each is asked to measure, and the run that is stored of it."""
 
 import dataclasses
 import shutil
@@ -43,7 +43,7 @@ class StudyRuns:
         return self._results.refresh()
 
     def know_floor(self, latency_floor: float) -> None:
-        """From now on, calls are timed until their median is known well beside the noise floor."""
+        """From now on, time calls until the interval of their median is narrow compared with the noise floor."""
         self._target = interval_target(latency_floor)
 
     def plan(self, **changes: Any) -> Plan:
@@ -51,7 +51,7 @@ class StudyRuns:
         settings = self.study.measurement
         wanted = self.study.quality.pictures.screen
         if not self.study.workload.quality_assessed:
-            # Nobody judges pictures of random weights; those of the timed calls show whether they are finite.
+            # With random weights pictures are only checked for being finite, and the timed calls make enough for that.
             wanted = min(wanted, sum(request.batch for request in self.study.requests()))
         usual = Plan(
             calls=settings.calls,
@@ -75,7 +75,7 @@ class StudyRuns:
         return self.runner.submit(RunKind.TRIAL, job)
 
     def trial_run(self, number: int, configuration: Configuration, result: TrialResult) -> RunRecord:
-        """A trial's result as it is written down."""
+        """A trial's result as it is stored."""
         apply_py = apply_source(configuration, self.versions)
         folder = str(trial_folder(self.folder, number))
         return self._record(RunKind.TRIAL, configuration, result, trial=number, apply_py=apply_py, folder=folder)
@@ -92,7 +92,7 @@ class StudyRuns:
         judge: bool = False,
         **job: Any,
     ) -> RunRecord:
-        """Run a configuration in a process beside the trials. The run is not written down.
+        """Run a configuration in a process beside the trials. The run is not stored.
 
         The process's folder stays only when it judges pictures; the caller then takes them and removes it. job: fields
         of its Job that are not the usual ones.
@@ -104,7 +104,7 @@ class StudyRuns:
         return self._record(kind, configuration, result, trial=trial, session=session, position=position)
 
     def cold_start(self, number: int, configuration: Configuration, folder: Path, position: int) -> RunRecord:
-        """Start a trial's folder cold. The run is not written down."""
+        """Start a trial's folder cold. The run is not stored."""
         deadlines_s = self.study.deadlines_s
         timeout_s = deadlines_s.load + deadlines_s.apply + deadlines_s.first_call
         result = self.runner.cold_start(folder, timeout_s)

@@ -72,7 +72,7 @@ def _reference(results: Results) -> Iterator[Doubt]:
         often = {1: "once", 2: "twice"}.get(times, f"{times} times")
         yield Doubt(
             DoubtKind.REFERENCE_CONTRADICTED,
-            f"The reference was measured again {often} during the search and was never where it had been at the start, "
+            f"The reference was measured again {often} during the search and never took the time it had taken before, "
             "so single trials cannot be compared with it. Only what was confirmed in blocks counts; launch the study "
             "again under another --name.",
         )
@@ -166,7 +166,7 @@ def _busy(trials: Sequence[Trial], *, with_cpu: bool) -> Iterator[Doubt]:
 def _moved(trials: Sequence[Trial]) -> Iterator[Doubt]:
     if moved := [trial for trial in trials if trial.in_doubt]:
         which = f"{numbers(moved).capitalize()} {'was' if len(moved) == 1 else 'were'}"
-        text = f"{which} measured while the reference was not where it had been: the figures are in doubt."
+        text = f"{which} measured next to a check that found the machine changed: the figures are in doubt."
         yield Doubt(DoubtKind.MACHINE_MOVED, text)
 
 

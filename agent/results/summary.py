@@ -23,7 +23,7 @@ def headline(results: Results) -> str:
         return _claim(results, best, confirmation, confirmation.reference)
     if results.reference_contradicted:
         return (
-            f"There is no result for {results.name}: the reference was not where it had been whenever it was measured "
+            f"There is no result for {results.name}: the reference took a different time whenever it was measured "
             "again, so nothing can be compared with it."
         )
     if not best.surely_less("latency_ms", reference):

@@ -51,7 +51,7 @@ def dashboard(name: str | None, storage: str, port: int, on_ready: Callable[[str
     if name is not None:
         records.study(name)
     if not records.studies():
-        raise UserError("the database has no study yet: paretune launch makes one")
+        raise UserError("the database has no study yet: paretune launch adds one")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Importances of parameters that few trials have; the page says nothing wrong, and the terminal is no place for it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
@@ -100,7 +100,7 @@ def as_reported(app: WSGIApplication, storage: "ReportedStorage") -> WSGIApplica
     def shown(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD") and not _NOTE.fullmatch(path):
-            return _refused(start_response, "Here only notes can be changed: the rest is what was measured.")
+            return _refused(start_response, "Only notes can be changed here: everything else was measured.")
         if path.startswith("/api/studies"):
             storage.refresh()
         if path.endswith("/param_importances"):

@@ -141,7 +141,7 @@ def _frozen_trials(results: Results, study_id: int) -> Iterator[FrozenTrial]:
         trial = trials.get(number)
         trial_id = study_id * TRIALS_OF_A_STUDY + number
         if trial is None:
-            not_measured = {"outcome": "not measured: known already, or known not to work"}
+            not_measured = {"outcome": "not measured: already known, or known not to work"}
             yield _frozen(number, trial_id, TrialState.FAIL, ended, ended, user_attrs=not_measured)
             continue
         ended = datetime.fromisoformat(trial.timing.finished_at).astimezone().replace(tzinfo=None)

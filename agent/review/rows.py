@@ -192,7 +192,7 @@ def _remarks(trial: Trial) -> list[str]:
     tied = best is not None and not results.unsteady and trial in best.ties()
     words = ["ties with the best one"] if tied else []
     if trial.in_doubt:
-        words.append("in doubt: the reference was not where it had been")
+        words.append("in doubt: measured next to a check that found the machine changed")
     if (early := ended_early_words(trial)) is not None:
         words.append(early)
     if (elsewhere := trial.elsewhere) is not None:

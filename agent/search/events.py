@@ -1,4 +1,4 @@
-"""What a watcher of a launch may want to show."""
+"""What a launch reports while it runs."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class Event:
     process of the confirmation starts), "note"."""
     text: str
     done: int = 0
-    """Trials, for a block its processes; likewise `total`."""
+    """Trials so far (for "block", processes), of `total`."""
     total: int = 0
     front: int = 0
     at_most_s: float | None = None
-    """Seconds until the search ends whatever is done by then; None when only the trials end it."""
+    """Seconds until the time budget ends the search; None without one."""

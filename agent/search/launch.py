@@ -53,10 +53,10 @@ def launch(
     """Run a study until its budget is spent, then confirm its finalists; continue it when it exists.
 
     trials, max_minutes: instead of the study's own budget; trials counts all measured ones, earlier launches included.
-    fresh: measure what other studies of the database have measured on this machine and workload, too.
-    keep_compiled: leave what the front compiled in its folders, for `forget_all_compiled`.
+    fresh: measure everything, even what other studies in the database have measured of this workload on this machine.
+    keep_compiled: leave what the front compiled in its folders; `forget_all_compiled` removes it.
     runner: where processes run; by default on this machine.
-    Raises UserError for whatever the user can mend. Interrupted or killed, it loses nothing but the running trial.
+    Raises UserError for whatever the user can fix. Interrupted or killed, it loses nothing but the running trial.
     """
     records = Records(storage)
     record = records.find_study(study.name)
@@ -88,7 +88,7 @@ def _local_runner(study: Study) -> LocalRunner:
 
 @dataclass(frozen=True)
 class _Launch:
-    """One launch, once it is the only one of its study and has somewhere to run."""
+    """One launch, which holds the lock of its study and has a runner."""
 
     runs: StudyRuns
     storage: str
@@ -129,7 +129,7 @@ class _Launch:
             raise UserError(f"the files of study {results.name} are gone from {where}: give this one its own --name")
 
     def _measure_reference(self) -> None:
-        """A new study is stored once its reference is known, which tells what can work here."""
+        """A new study is stored once its reference was measured, which shows what can work here."""
         runs = self.runs
         self.on_event(Event("trial", "reference", total=self.trials))
         result = runs.submit_trial(0, Configuration()).result()
@@ -141,7 +141,7 @@ class _Launch:
         self._add_study(dict(result.pipelines), [runs.trial_run(0, Configuration(), result)])
 
     def _take_reference_over(self) -> bool:
-        """Use another study's reference and noise floor, if there is one and the machine is what it was then."""
+        """Use another study's reference and noise floor, if there is one and the machine has not changed."""
         runs = self.runs
         found = reference_elsewhere(runs)
         if found is None:
@@ -154,15 +154,15 @@ class _Launch:
             made = measure_canary(runs, floor, 1, self._say_step)
             if not made[-1].complete or not floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
                 why = moved_words(made, floor) if made[-1].complete else made[-1].reason
-                self.on_event(Event("note", f"{why}: nothing of study {name} is taken over"))
+                self.on_event(Event("note", f"{why}: nothing is reused from study {name}"))
                 return False
         self._add_study(reference.results.record.pipelines, made, runs_of(reference))
         age = age_words(reference.timing.finished_at)
-        self.on_event(Event("note", f"the reference is study {name}'s, {age}"))
+        self.on_event(Event("note", f"the reference of study {name}, {age}, is used"))
         return True
 
     def _add_study(self, pipelines: dict[str, Any], made: list[RunRecord], known: Sequence[RunRecord] = ()) -> None:
-        """Write a new study down, with its reference: without it, it could not be continued."""
+        """Store a new study together with its reference, without which it could not be continued."""
         runs, study, fingerprint = self.runs, self.runs.study, self.runs.runner.fingerprint
         facts = {name: PipelineFacts.from_dict(found) for name, found in pipelines.items()}
         space, left_out = study.search_space().possible(target_of(fingerprint), facts)

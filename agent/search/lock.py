@@ -11,14 +11,14 @@ from ...studies import UserError
 
 @contextmanager
 def only_launcher(folder: Path, name: str, doing: str = "launched") -> Iterator[None]:
-    """Hold the study's lock; the system lets go of it however this process ends. Raises UserError when it is held.
+    """Hold the study's lock, which the system releases however this process ends. Raises UserError when it is held.
 
     doing: what is being done with the study, for whoever comes second.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made ({error.strerror}): choose another --storage") from None
+        raise UserError(f"the folder {folder} cannot be created ({error.strerror}): choose another --storage") from None
     with (folder / "launch.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

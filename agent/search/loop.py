@@ -20,7 +20,7 @@ from .sampler import Sampler
 FRUITLESS_ASKS = 300
 """Proposals in a row that were known or refused, after which the space counts as exhausted."""
 SMALL_SPACE, PATIENCE = 2000, 10
-"""In a space of so many configurations, those left over are looked for after so many proposals without a new one."""
+"""In a space of at most so many configurations, those left are listed after so many proposals without a new one."""
 
 
 class SearchLoop:
@@ -36,7 +36,7 @@ class SearchLoop:
         reuse: bool,
         on_event: Callable[[Event], None],
     ) -> None:
-        """storage: Optuna's. trials: measured ones in all. reuse: take over what other studies have measured."""
+        """storage: Optuna's. trials: measured ones in all. reuse: use what other studies have measured."""
         self._runs = runs
         record = runs.results.record
         self._space = SearchSpace.from_dict(record.space)
@@ -54,7 +54,7 @@ class SearchLoop:
         self._recover()
         study = self._runs.study
         if study.measurement.canary_every > 0 and unchecked_trials(self._results) > 0:
-            self._check_machine()  # of an earlier launch: is the machine still the same?
+            self._check_machine()  # has the machine changed since an earlier launch?
         if len(self._results.trials) >= self._trials:
             return
         self._enqueue(self._presets())
@@ -77,12 +77,12 @@ class SearchLoop:
                 fruitless = 0 if self._propose() else fruitless + 1
             elif self._in_flight:
                 self._collect()
-                # A check needs the machine for itself, as the noise floor had it.
+                # A check has to run alone, as the processes of the noise floor did.
                 if 0 < every <= unchecked_trials(self._results) and not self._in_flight:
                     self._check_machine()
             else:
                 if spent:
-                    self._note("the time is spent")
+                    self._note("the time budget is spent")
                 break
         if fruitless >= FRUITLESS_ASKS:
             self._note(f"{FRUITLESS_ASKS} proposals in a row were known or cannot work: the space is exhausted")
@@ -94,14 +94,14 @@ class SearchLoop:
         return self._runs.results
 
     def _presets(self) -> list[Configuration]:
-        """What is measured first. torch.compile, which every report compares with, leads unless it has a place."""
+        """What is measured first. torch.compile, which every report compares with, leads unless it is a preset."""
         presets = self._runs.study.presets()
         if not self._runs.study.torch_compile_baseline or TORCH_COMPILE in presets:
             return presets
         if TORCH_COMPILE in self._space:
             return [TORCH_COMPILE, *presets]
         if self._unknown(TORCH_COMPILE):
-            # Presets are queued later, so what is waiting now is the reference at most; asking would take it.
+            # Only the reference can be queued yet, and asking for another trial would take it.
             while self._sampler.queued():
                 self._propose()
             self._settle(self._sampler.ask_for(TORCH_COMPILE), TORCH_COMPILE)
@@ -139,11 +139,11 @@ class SearchLoop:
                 self._note(f"preset {configuration} is left out: {reason}")
 
     def _propose(self) -> bool:
-        """Ask for one configuration and see to it that it becomes known. Returns whether it was not yet."""
+        """Ask for one configuration, and measure it unless it is known. Returns whether it is new."""
         return self._settle(*self._sampler.ask())
 
     def _settle(self, asked: optuna.Trial, configuration: Configuration) -> bool:
-        """Tell what is known of a configuration, take it over, or start measuring it. Returns whether it is new."""
+        """Tell what is known of a configuration, reuse it, or start measuring it. Returns whether it is new."""
         if reason := impossible(configuration, self._target, self._pipelines):
             self._sampler.refuse(asked, reason)
             return False
@@ -173,7 +173,7 @@ class SearchLoop:
         return True
 
     def _collect(self) -> None:
-        """Wait for what is measured first, and write it down."""
+        """Wait for the next result, and store it."""
         done, _ = wait(self._in_flight, return_when=FIRST_COMPLETED)
         for future in done:
             asked, configuration = self._in_flight[future]
@@ -185,7 +185,7 @@ class SearchLoop:
             self._finish(asked)
 
     def _tell(self, asked: optuna.Trial) -> Trial:
-        """A trial is known: judge more of it if it may be chosen, and tell the sampler."""
+        """Judge more pictures of a trial that may be chosen, and tell the sampler."""
         if any(trial.number == asked.number for trial in self._results.front):
             judge_more(self._runs, asked.number, self._runs.study.quality.pictures.front)
         trial = self._results.numbered[asked.number]
@@ -193,11 +193,11 @@ class SearchLoop:
         return trial
 
     def _finish(self, asked: optuna.Trial, how: str = "") -> None:
-        """A trial was measured or taken over: tell of it, and tidy up."""
+        """Report a trial that was measured or reused, and tidy up."""
         trial = self._tell(asked)
         results = self._results
         for other in results.trials:
-            # Kept for what may be timed again.
+            # Compiled code is kept only for what may be timed again.
             if other not in results.front and other is not results.torch_compile:
                 forget_compiled(trial_folder(self._runs.folder, other.number))
         self._say("result", f"{trial.configuration}: {_outcome_words(trial)}{how}", front=len(results.front))
@@ -212,7 +212,7 @@ class SearchLoop:
                 shutil.rmtree(trial_folder(self._runs.folder, number), ignore_errors=True)
 
     def _front_points(self) -> list[dict[str, float]]:
-        """What makes a trial pointless while it is measured."""
+        """The trials of the front: one that is clearly better than a running trial ends it early."""
         study = self._runs.study
         if not study.measurement.end_early:
             return []
@@ -238,6 +238,6 @@ def _outcome_words(trial: Trial) -> str:
         return f"{trial.outcome} ({trial.reason})"
     early = trial.ended_early_by
     ended = "" if early is None else f", ended early (trial {early} was clearly better)"
-    # As it was measured: what it is worth beside others is said at the end.
+    # As it was measured: the estimate that all reports show is worked out at the end.
     latency = FIGURE["latency_ms"].text(float(trial.measurements["latency_ms"]))
     return f"{latency}, {trial.text('peak_vram_gib')}, {trial.verdict}{ended}"

@@ -9,7 +9,7 @@ from ...studies import Quality, Study, StudyRecord, UserError, same_workload, wo
 
 
 def refuse_changes(record: StudyRecord | None, study: Study) -> None:
-    """A study is continued only as what it was. Raises UserError."""
+    """A study is continued only unchanged. Raises UserError for anything else."""
     if record is None:
         return
     before = Study.model_validate(record.study)
@@ -28,19 +28,19 @@ def refuse_changes(record: StudyRecord | None, study: Study) -> None:
         as_asked = " ".join(f"--set {setting}" for setting in changed_settings(before.quality, study.quality))
         raise UserError(
             f"study {study.name} exists with pictures judged in another way: launch it with {as_judged}, "
-            f"or judge what there is as this launch would, by paretune judge {study.name} {as_asked}"
+            f"or judge its stored pictures again first: paretune judge {study.name} {as_asked}"
         )
     if record.workload_key != workload_key(study):
         raise UserError(
-            f"the metrics or weights that judge study {study.name} have changed: paretune judge {study.name} "
-            "judges its pictures by those of now"
+            f"the metrics or weights that judge study {study.name} have changed: "
+            f"paretune judge {study.name} judges its pictures again"
         )
     if not Path(record.files).is_dir():
         raise UserError(f"the files of study {study.name} are gone from {record.files}: give this one its own --name")
 
 
 def changed_settings(before: Quality, after: Quality) -> list[str]:
-    """What turns one way to judge into another, as a shell wants it behind --set."""
+    """The keys of quality that differ, with their new values, quoted for --set in a shell."""
     values = [_flat(quality.model_dump(mode="json")) for quality in (before, after)]
     changed = [name for name, value in values[1].items() if value != values[0][name]]
     return [shlex.quote(f"quality.{name}={json.dumps(values[1][name])}") for name in changed]

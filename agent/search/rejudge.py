@@ -32,7 +32,7 @@ class Rejudged:
 
     pictures: int
     settings: list[str]
-    """What a launch that continues the study needs behind --set now, beside what it had before."""
+    """What a launch now needs as --set to continue the study, besides what it had before."""
 
 
 def rejudge(
@@ -43,9 +43,9 @@ def rejudge(
 ) -> Rejudged:
     """Judge every stored picture of a study, and write the new judgements when the last one is made: all or nothing.
 
-    settings: "quality.weights.lpips=PATH" and the like, kept with the study. A trial keeps its outcome: what Optuna was
-    told stays told. Raises UserError when pictures mean nothing there or are gone, a setting is not about quality, or
-    the study is being launched.
+    settings: "quality.weights.lpips=PATH" and the like, kept with the study. A trial keeps its outcome, and
+    Optuna is told nothing new. Raises UserError when the weights are random, pictures are gone, a setting is not about
+    quality, or the study is being launched.
     """
     results = Results(records, name)
     files = Path(results.record.files)
@@ -59,7 +59,7 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
     before = results.study
     study = _with(before, settings)
     if not study.workload.quality_assessed:
-        raise UserError(f"the pictures of {study.name} mean nothing (random weights)")
+        raise UserError(f"the pictures of {study.name} cannot be judged (random weights)")
     if not same_workload(results.record, study):
         raise UserError(
             f"the Python files or models of study {study.name} have changed since its pictures were made: restore them"
@@ -105,7 +105,7 @@ def _judge_again(judge: Judge, trial: Trial, requests: list[Request], known: Map
     latents = [latents_of(folder / LATENTS, request.name, request.batch)[index] for folder in folders]
     try:
         judged = judge.judge_file(load_png(images[0]), load_png(images[1]), request.prompt, *latents)
-    except Exception as error:  # a metric of the user's own, or weights that are none: anything can be wrong with them
+    except Exception as error:  # a user's own metric or weights may fail in any way
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{images[0]} could not be judged ({text}): nothing was changed") from error
     return {"file": known["file"], "request": known["request"], "prompt": request.prompt, **judged}

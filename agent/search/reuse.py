@@ -1,4 +1,4 @@
-"""What other studies of the database have measured of the same workload on this machine: used, not measured again."""
+"""Uses what other studies in the database have measured of the same workload on this machine."""
 
 from ...objectives.noise_floor import NoiseFloor
 from ...search_space import Configuration, apply_source
@@ -8,14 +8,14 @@ from ..results import Results, Trial
 from ..trial import PICTURES
 
 TEACHING = (Outcome.COMPLETE, Outcome.COMPILE_ERROR, Outcome.APPLY_ERROR, Outcome.UNSUPPORTED)
-"""Outcomes that would be the same again. A timeout or a crash may have been the machine's, and how much memory there is
-depends on the study's limits and on other programs."""
+"""Outcomes that would be the same again. A timeout or a crash may have been the machine's fault, and the memory there
+is depends on the study's limits and on other programs."""
 _OF_A_TRIAL = (RunKind.TRIAL, RunKind.PICTURES, RunKind.REJUDGE, RunKind.COLD_START)
 _OF_A_REFERENCE = (*_OF_A_TRIAL, RunKind.FLOOR, RunKind.REORDERING)
 
 
 def runs_of(trial: Trial) -> list[RunRecord]:
-    """What another study needs to know of a trial; of a reference, with its noise floor."""
+    """The runs that another study needs to use a trial; of a reference, those of its noise floor too."""
     kinds = _OF_A_REFERENCE if trial.is_reference else _OF_A_TRIAL
     found = [run for kind in kinds for run in trial.runs(kind)]
     return sorted(found, key=lambda run: run.id)
@@ -65,10 +65,10 @@ def _comparable(runs: StudyRuns) -> list[Results]:
 
 
 def _usable(runs: StudyRuns, trial: Trial) -> bool:
-    """Whether its outcome would be the same, the techniques are written the same, and its files are still there."""
+    """Whether its outcome would be the same, its techniques have not changed, and its files are still there."""
     if trial.outcome not in TEACHING:
         return False
-    # What was ended early was so beside that study's trials and limits.
+    # Ending early depended on that study's trials and limits.
     if trial.complete and (trial.in_doubt or trial.ended_early_by is not None):
         return False
     if trial.timing.apply_py != apply_source(trial.configuration, runs.versions):

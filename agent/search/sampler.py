@@ -1,4 +1,4 @@
-"""What Optuna is asked for and told: its side of a study."""
+"""Optuna's side of a study: what it proposes and what it is told."""
 
 import warnings
 from typing import Any
@@ -16,7 +16,7 @@ class Sampler:
     """Proposes configurations. Samplers ignore failed trials, so a failure is PRUNED with a violated constraint."""
 
     def __init__(self, study: Study, storage: str, space: SearchSpace, measured: int) -> None:
-        """Open Optuna's side of a study, made when it is not there; `measured` is how many trials are known."""
+        """Open the study in Optuna, or create it there. measured: how many trials are known."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # `group` and metric names are experimental in Optuna 5.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -40,20 +40,20 @@ class Sampler:
             self._told.enqueue_trial(space.optuna_parameters(Configuration()))
 
     def ask(self) -> tuple[optuna.Trial, Configuration]:
-        """The next proposal: what is queued first."""
+        """The next proposal; queued ones come first."""
         trial = self._told.ask()
         configuration = self._space.suggest(trial)
         trial.set_user_attr("configuration", str(configuration))
         return trial, configuration
 
     def ask_for(self, configuration: Configuration) -> optuna.Trial:
-        """A trial for a configuration outside the space, of which the sampler can learn nothing."""
+        """A trial for a configuration outside the space, from which the sampler cannot learn."""
         trial = self._told.ask()
         trial.set_user_attr("configuration", str(configuration))
         return trial
 
     def queued(self) -> bool:
-        """Whether proposals are waiting that somebody asked for."""
+        """Whether queued proposals are waiting."""
         return bool(self._told.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def enqueue(self, configuration: Configuration) -> None:
@@ -64,19 +64,19 @@ class Sampler:
             self._told.enqueue_trial(parameters)
 
     def refuse(self, trial: optuna.Trial, reason: str, outcome: Outcome = Outcome.UNSUPPORTED) -> None:
-        """A configuration that does not work here, or is known not to."""
+        """Close a proposal that did not work here, or is known not to."""
         trial.set_user_attr("outcome", outcome.value)
         trial.set_user_attr("reason", reason[:300])
         trial.set_constraint("runs", 1.0)
         self._told.tell(trial, state=TrialState.PRUNED)
 
     def repeat(self, trial: optuna.Trial, known: int) -> None:
-        """A configuration that another trial is."""
+        """Close a proposal that another trial has measured already."""
         trial.set_user_attr("reason", f"the same as trial {known}")
         self._told.tell(trial, state=TrialState.PRUNED)
 
     def tell(self, trial: optuna.Trial, measured: Trial) -> None:
-        """An outcome, with the figures of a complete one."""
+        """Tell how a trial ended, with the figures of a complete one."""
         if not measured.complete:
             self.refuse(trial, measured.reason, measured.outcome)
             return
@@ -98,10 +98,10 @@ class Sampler:
         return optuna.Trial(self._told, self._told.get_trials(deepcopy=False)[number]._trial_id)
 
     def put_back(self, number: int) -> None:
-        """Take a trial that did not come to an end out, and queue its configuration again."""
+        """Fail a trial that was not finished, and queue its configuration again."""
         trial = self._told.get_trials(deepcopy=False)[number]
         self._told.tell(number, state=TrialState.FAIL)
-        # What it was queued with, too: a launch may be killed before it has read all of a preset.
+        # With what it was queued with: a launch may be killed before it has read all of a preset.
         parameters: dict[str, Any] = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if parameters:
             self._told.enqueue_trial(parameters)

@@ -24,7 +24,7 @@ def _gpu_count() -> int:
     import pynvml
 
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1") or "+cpu" in (installed("torch") or ""):
-        return 0  # there may be a GPU, and torch cannot use it
+        return 0  # there may be a GPU, but torch cannot use it
     try:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetCount())

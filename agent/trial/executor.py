@@ -1,4 +1,4 @@
-"""Runs trials, one at a time, each in a process of its own, and always gives back a value."""
+"""Runs trials, one at a time, each in a process of its own. A failed trial is a result, not an exception."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SERVER_START_S = 600.0
 PICTURES_PER_DEADLINE = 16
 GPU_EMPTY_S = 30.0
 GPU_SLACK_GIB = 1.0
-"""A desktop's windows come and go; a model is larger."""
+"""How much other programs, such as a desktop, may take meanwhile; a model needs more."""
 GIB = 1024**3
 
 
@@ -43,7 +43,7 @@ class TrialResult:
 
 
 class Executor:
-    """A fork server and the watch over its children."""
+    """Starts a fork server, and watches over the trials that it forks."""
 
     def __init__(
         self, device: str, classes: list[str], deadlines_s: Mapping[str, float], host_memory_gib: float | None = None
@@ -72,7 +72,7 @@ class Executor:
     def run(self, job: Job) -> TrialResult:
         """Run one trial; returns when its process, and everything it started, is gone.
 
-        Raises UserError when the GPU holds what no trial of this study left there: it would be measured too.
+        Raises UserError when another program has taken memory of the GPU: it would be measured too.
         """
         self._wait_until_gpu_is_empty()
         if self._server is None or self._server.poll() is not None:
@@ -111,7 +111,7 @@ class Executor:
         assert self._server is not None
         assert self._server.stdout is not None
         deadline = time.monotonic() + timeout_s
-        # Bytes, not Python's buffered lines: select() knows nothing of a line that a buffer already holds.
+        # Bytes, not Python's buffered lines: select() does not see a line that is already in a buffer.
         while b"\n" not in self._unread:
             ready, _, _ = select.select([self._server.stdout], [], [], max(deadline - time.monotonic(), 0))
             received = os.read(self._server.stdout.fileno(), 65536) if ready else b""
@@ -153,7 +153,7 @@ class Executor:
             used_gib = _memory_gib(child, "rss")
             if used_gib > limit_gib and (used_gib := _memory_gib(child, "pss")) > limit_gib:
                 self._kill(child)
-                reason = f"{phase} used {used_gib:.1f} GiB of main memory, more than the {limit_gib:.1f} GiB it may"
+                reason = f"{phase} used {used_gib:.1f} GiB of main memory, over its limit of {limit_gib:.1f} GiB"
                 return TrialResult(outcome=Outcome.OOM, reason=reason)
 
     def _kill(self, child: int) -> None:
@@ -165,7 +165,7 @@ class Executor:
         self._kill_leftovers()
 
     def _kill_leftovers(self) -> None:
-        """End what the trial started and did not end: the server has adopted it."""
+        """Kill what the trial started and left running: the server has adopted it."""
         if self._server is not None:
             _kill_each(_descendants(self._server.pid))
 
@@ -181,14 +181,14 @@ class Executor:
         while (used_gib := self._gpu_used_gib()) > self._gpu_used_before_gib + GPU_SLACK_GIB:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{used_gib:.1f} GiB of the GPU are in use and {self._gpu_used_before_gib:.1f} GiB were when the "
+                    f"{used_gib:.1f} GiB of GPU memory are in use, {self._gpu_used_before_gib:.1f} GiB were when the "
                     "launch began: end the program that uses it, and launch again to continue"
                 )
             time.sleep(POLL_S)
 
 
 def _stretch(phase: str, job: Job) -> float:
-    """How many times a phase's deadline holds: shapes of request are measured one by one, pictures made and judged."""
+    """What to multiply a phase's deadline by: it is set per shape of request, or per PICTURES_PER_DEADLINE pictures."""
     if phase in ("warm_up", "measure", "memory", "stages"):
         return max(1, job.shapes)
     if phase in ("pictures", "judge"):
@@ -197,8 +197,8 @@ def _stretch(phase: str, job: Job) -> float:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL to a process's group and to everything it started, also what made a session of its own."""
-    started = _descendants(pid)  # before the killing: what loses its parent is no descendant any more
+    """Kill a process's group and everything it started, including what has a session of its own."""
+    started = _descendants(pid)  # listed first: without its parent, a process is no longer a descendant
     try:
         if os.getpgid(pid) == pid:
             os.killpg(pid, signal.SIGKILL)
@@ -234,7 +234,7 @@ def _result(folder: Path, exit_code: int) -> TrialResult:
     phase = announced[-1]["phase"] if announced else "start"
     if exit_code < 0:
         name = _signal_name(-exit_code)
-        # Nobody here sends SIGKILL without saying so: the kernel does, when main memory runs out.
+        # We report when we send SIGKILL ourselves, so this one is the kernel's: main memory ran out.
         outcome = Outcome.OOM if name == "SIGKILL" else Outcome.CRASH
         return TrialResult(outcome=outcome, reason=f"{phase}: killed by {name}")
     return TrialResult(outcome=Outcome.CRASH, reason=f"{phase}: the process ended with exit code {exit_code}")
@@ -248,9 +248,9 @@ def _signal_name(number: int) -> str:
 
 
 def _with_start(phases_s: Mapping[str, float], folder: Path, started: float) -> dict[str, float]:
-    """Put the seconds from asking for the trial to its first phase in front of the phases.
+    """Add the phase "start", from asking for the trial to its first phase.
 
-    A process that was killed could not say what its phases took; then the times of their announcements do.
+    A process that was killed did not report its phases: then they are worked out from when it announced them.
     """
     entries = _announced(folder)
     start_s = round(entries[0]["at"] - started, 3) if entries else 0.0

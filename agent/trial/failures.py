@@ -19,8 +19,8 @@ _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx"
 def classify(error: BaseException, phase: str) -> Outcome:
     """The outcome that an exception raised in `phase` stands for."""
     if phase == "judge":
-        # Everything was made and measured: pictures that cannot be read, or memory that metrics lack, are no fault of
-        # the configuration, and the sampler must not learn to avoid it.
+        # Everything was made and measured. If judging fails, that is not the configuration's fault, and the sampler
+        # must not learn to avoid it.
         return Outcome.INFRASTRUCTURE
     if any(_is_out_of_memory(cause) for cause in _chain(error)):
         return Outcome.OOM
@@ -36,7 +36,7 @@ def classify(error: BaseException, phase: str) -> Outcome:
 
 
 def sentence(error: BaseException, phase: str) -> str:
-    """The exception in one line, with the phase it was raised in; of an out-of-memory, the sizes where it says them."""
+    """The exception in one line: the phase it was raised in, and the sizes if an out-of-memory error names them."""
     if (shortage := memory_shortage(error)) is not None:
         text = f"{phase}: out of memory: {_size(shortage['asked_gib'])} were asked for"
         if "free_gib" in shortage:
@@ -51,8 +51,8 @@ def sentence(error: BaseException, phase: str) -> str:
 def memory_shortage(error: BaseException) -> dict[str, float] | None:
     """{"asked_gib", "free_gib", "total_gib"} of an out-of-memory error; None for any other, or when it names no sizes.
 
-    CUDA's allocator says all three. The CPU's and numpy's only say what was asked for: what is free and in all are then
-    the machine's, now, so ask soon after the error. Another allocator's error has "asked_gib" alone.
+    CUDA's allocator names all three. The CPU's and numpy's only say what was asked for: the other two are then read
+    from the machine, so ask soon after the error. For any other allocator there is only "asked_gib".
     """
     for cause in _chain(error):
         text = str(cause)

@@ -35,7 +35,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         former = temporary.with_name(f"{temporary.name}.former")
         if path.exists():
-            path.replace(former)  # aside, not away: a crash between the two steps loses neither
+            path.replace(former)  # moved aside, not deleted: a crash between the two steps loses neither
         temporary.replace(path)
         shutil.rmtree(former, ignore_errors=True)
     finally:

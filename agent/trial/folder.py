@@ -29,18 +29,18 @@ def run_folder(files: Path, kind: str, session: int, position: int) -> Path:
 
 
 def forget_compiled(folder: Path) -> None:
-    """Remove what a trial compiled: hundreds of megabytes at times."""
+    """Remove what a trial compiled, which can be hundreds of megabytes."""
     shutil.rmtree(folder / COMPILED, ignore_errors=True)
 
 
 def forget_all_compiled(files: Path) -> None:
-    """The same for every trial of a study, of killed launches too."""
+    """The same for every trial of a study, including those of killed launches."""
     for folder in files.glob("trial-*"):
         forget_compiled(folder)
 
 
 def write_scripts(folder: Path, workload: Mapping[str, Any]) -> None:
-    """run.py, workload.py, workload.json and the package `measuring`: what tries any apply.py."""
+    """Write run.py, workload.py, workload.json and the package `measuring`, which can run any apply.py."""
     (folder / MEASURING).mkdir(parents=True, exist_ok=True)
     write_json(folder / "workload.json", workload)
     shutil.copyfile(Path(__file__).with_name("script.py"), folder / "run.py")

@@ -20,8 +20,9 @@ def judge_made(
 ) -> dict[str, Any]:
     """Save what a process made as PNG in `folder`, judge each picture, and sum up together with `known` ones.
 
-    pictures: {request: (B, 3, H, W) as decoded}; reference: the folder with the reference's pictures, which its latents
-    lie beside, None for the reference itself; prompts by request; latents: {request: (B, ...) as the decoder got them}.
+    pictures: {request: (B, 3, H, W) as decoded}; reference: the folder with the reference's pictures, with its
+    latents beside it, None for the reference itself; prompts by request;
+    latents: {request: (B, ...) as the decoder got them}.
     """
     import torch
 
@@ -43,7 +44,7 @@ def judge_made(
 
 
 def save_unjudged(folder: Path, pictures: Mapping[str, Any]) -> dict[str, Any]:
-    """Save pictures that mean nothing (random weights): only their being finite is looked at."""
+    """Save pictures made with random weights, and only check that their values are finite."""
     from ...objectives.pictures import save_png
 
     first_broken = None
@@ -56,7 +57,7 @@ def save_unjudged(folder: Path, pictures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_latents(folder: Path, latents: Mapping[str, Any]) -> None:
-    """Keep what the decoder got, one safetensors file per request, for metrics that are thought of later."""
+    """Keep what the decoder got, one safetensors file per request, for metrics that are added later."""
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
@@ -73,5 +74,5 @@ def latents_of(folder: Path, name: str, count: int) -> list[Any]:
 
 
 def _per_picture(latents: Any, count: int) -> list[Any]:
-    # A pipeline that decodes picture by picture leaves only its last call's latents: they are nobody's.
+    # A pipeline that decodes picture by picture leaves the latents of its last picture only.
     return [None] * count if latents is None or len(latents) != count else list(latents)

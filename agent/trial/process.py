@@ -43,7 +43,7 @@ class Job:
     reference_pictures: str | None
     """Folder with the reference's pictures; None for the reference itself."""
     quality_assessed: bool
-    """False when pictures mean nothing (random weights): then only their being finite is checked."""
+    """False with random weights: then pictures are only checked for values that are not finite."""
     technique_files: list[str]
     """Python files with the study's own techniques."""
     import_s: float
@@ -59,7 +59,7 @@ class Job:
     front: list[dict[str, float]] = field(default_factory=list)
     """Measured configurations that may make this one pointless (see dominated_by)."""
     shapes: int = 1
-    """How many shapes of request there are: each is timed for itself, so deadlines grow with them."""
+    """How many shapes of request there are: each is timed on its own, so deadlines grow with them."""
     compiled: str | None = None
     """Folder with what this configuration compiled before; by default a new one, empty."""
 
@@ -78,7 +78,7 @@ def run_trial(job: Job) -> None:
         result = {"outcome": Outcome.COMPLETE, **_measure(job, folder, phases)}
     except ChangedNothingError as error:
         result = {"outcome": Outcome.APPLY_ERROR, "reason": str(error)}
-    except BaseException as error:  # a failure of any kind is this trial's outcome, and nobody else's problem
+    except BaseException as error:  # any failure is the outcome of this trial, and of no other
         outcome = classify(error, phases.current)
         result = {"outcome": outcome, "reason": sentence(error, phases.current), "log_tail": tail(error)}
     result["schema"] = SCHEMA_VERSION
@@ -138,7 +138,7 @@ def _cold_start_s(job: Job, phases: Phases, measurements: Mapping[str, Any]) -> 
 
 
 def _free_the_gpu(device: str) -> None:
-    """The pipelines are done with; metrics with weights need their room."""
+    """The pipelines are no longer needed, and metrics with weights need their memory."""
     if device.startswith("cuda"):
         gc.collect()
         release_unused(device)
@@ -153,7 +153,7 @@ def _dominated(job: Job, judge: Judge, known: Mapping[str, Any], pictures: Mappi
         from ...objectives.pictures import judge_pictures, load_png
         from ...objectives.verdict import configuration_drift
 
-        # Judging stands in the way of timing: a few pictures must do. More of them can only drift further.
+        # Judging interrupts timing, so a few pictures have to do. More of them could only drift further.
         some = [
             (f"{name}-{index}.png", image) for name, images in pictures.items() for index, image in enumerate(images)
         ]

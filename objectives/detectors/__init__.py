@@ -1,4 +1,4 @@
-"""Failures that a mean metric can miss: one detector per file, all listed in `DETECTORS`, those that break first.
+"""Failures that a mean metric can miss: one detector per file, all listed in `DETECTORS`, the breaking ones first.
 
 Latents are not looked at here: NaN in them reach the decoded picture.
 """

@@ -1,6 +1,6 @@
 """Another picture, or a part of it replaced: things stand elsewhere than in the reference.
 
-May be a good picture, so it is a flag.
+It may still be a good picture, so this is only a flag.
 """
 
 from torch import Tensor

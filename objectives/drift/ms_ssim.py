@@ -3,7 +3,7 @@
 The published five scales need 161 px a side, because the coarsest (1/16) must hold one window of 11 px. Smaller
 pictures use the scales that fit, with the published weights rescaled to sum to 1: four from 81 px (so at 128 px), three
 from 41 px, two from 21 px, one below. Values of different numbers of scales are not comparable with each other; within
-a study the size of a request is fixed, so they never meet.
+a study the size of a request is fixed, so they are never compared.
 """
 
 import torch

@@ -27,7 +27,7 @@ _REWARD_MEAN, _REWARD_DEVIATION = 0.16717362830052426, 1.0333394966054072
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
-# Of the picture's transformer and the text's: what no tensor's shape tells.
+# Settings of the picture's and the text's transformer that no tensor's shape shows.
 _HEAD_WIDTH = 64
 _VISION_EPSILON = 1e-6
 

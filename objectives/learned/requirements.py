@@ -11,7 +11,7 @@ from torch import Tensor
 
 @contextmanager
 def needs_package(metric: str, package: str) -> Iterator[None]:
-    """Around an import: ValueError with the name that pip knows, whatever the import fails of."""
+    """Around an import: turns any failure into a ValueError with the name that pip knows."""
     try:
         yield
     # Not only ImportError: a torchvision built for another torch raises RuntimeError.
@@ -24,7 +24,7 @@ def needs_package(metric: str, package: str) -> Iterator[None]:
 
 @contextmanager
 def needs_weights(metric: str, path: Path, weights: str) -> Iterator[None]:
-    """Around reading a model from `path`: ValueError that says what must be there, whatever the reading fails of.
+    """Around reading a model from `path`: turns any failure into a ValueError that says what must be there.
 
     A full GPU is not the path's fault and stays torch.OutOfMemoryError.
     """

@@ -42,7 +42,7 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """The GPU at one moment. None is what the driver does not tell. NVML averages power over up to a second."""
+    """The GPU at one moment. None is what the driver does not report. NVML averages power over up to a second."""
 
     at_s: float
     """time.perf_counter()"""
@@ -59,7 +59,7 @@ class MachineState:
     """Context manager that watches the machine in a thread while calls are timed.
 
     `handle` is NVML's handle of the GPU (memory.nvml_handle), None on the CPU or where there is no NVML.
-    A reading that is not to be had is None, never an error.
+    A reading that is not available is None, never an error.
 
     Raises ValueError for a device that is neither "cpu" nor "cuda[:index]".
     """
@@ -106,7 +106,7 @@ class MachineState:
         Either the driver says so (THROTTLING) in a sample taken during the call, or in the one nearest to a call
         shorter than the interval; or the call's median SM clock is more than CLOCK_DROP under the highest median of
         the calls asked about before. Clocks of samples in which the GPU was idle, or at its power cap, do not count:
-        a high load at the power cap is how this GPU works. None on the CPU and without NVML.
+        under high load, a GPU normally runs at its power cap. None on the CPU and without NVML.
         """
         if self._handle is None or not self._samples:
             return None
@@ -208,7 +208,7 @@ def foreign_gpu_processes(handle: Any | None, own_pids: Collection[int]) -> list
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """What in a MachineState's summary() a person should know of, one short sentence each; empty when all was quiet."""
+    """What in a MachineState's summary() a person should know, one short sentence each; empty when all was quiet."""
     reasons: Mapping[str, float] = summary["clock_event_reasons"]
     said = [
         f"the GPU was throttled ({name}) in {_percent(reasons[name])} of the readings"
@@ -264,7 +264,7 @@ def _reading(pynvml: Any, function: str, *arguments: Any) -> Any:
 def _cpu_seconds() -> tuple[float, float, float] | None:
     """Seconds of CPU time since the start of the machine, over all CPUs: in all, not idle, and of our process tree.
 
-    None where /proc/stat is not to be had. Fields as in proc(5); user time includes that of guests.
+    None where /proc/stat is not available. Fields as in proc(5); user time includes that of guests.
     """
     ticks_per_s = os.sysconf("SC_CLK_TCK")
     try:

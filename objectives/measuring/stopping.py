@@ -8,9 +8,9 @@ from .intervals import relative_interval_width
 CLEARLY = 1.5
 """A configuration that takes this many times as long as another one is not saved by more calls."""
 INTERVAL_SHARE = 0.5
-"""Of the noise floor: a median whose interval is as wide as the floor adds noise that the floor knows nothing of."""
+"""Of the noise floor: a median whose interval is as wide as the floor adds noise that the floor does not include."""
 NARROWEST_TARGET = 0.002
-"""A floor below this asks for more calls than anybody waits for."""
+"""A narrower interval would need more calls than anyone waits for."""
 
 INTERVAL, TIME, CALLS = "interval", "time", "calls"
 """Why measuring stopped: the median's interval is narrow enough; the time is spent; so are the calls."""

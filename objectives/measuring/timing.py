@@ -13,7 +13,7 @@ from .stopping import StopRule
 
 CALLS_BEFORE_DOMINATED = 3
 MOST_REPEATS = 3
-"""A throttled call is repeated so often; after that, throttled calls count and are flagged: a result is owed."""
+"""So many throttled calls of a shape are repeated. Further ones count and are flagged, so that there is a result."""
 REPEAT_PAUSE_S = 0.5
 LONG_PAUSE_S = 0.5
 """After a longer pause clocks have fallen: a call that is not timed comes first."""

@@ -47,7 +47,7 @@ def study(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("workload.requests.0.width_px=65", "tiny.yaml: workload.requests.0.width_px: input should be a multiple of 8"),
         ("workload.requests.0.pipeline=man", "tiny.yaml: workload: a request names the pipeline 'man', which is not d"),
         ("workload.requests=[]", "tiny.yaml: workload.requests: list should have at least 1 item"),
-        ("workload.python=x.py", "tiny.yaml: workload: give either pipelines or python, not both and not neither"),
+        ("workload.python=x.py", "tiny.yaml: workload: give either pipelines or python, one of the two"),
         ("workload=null", "tiny.yaml: workload: "),
         ("name=a/b", "tiny.yaml: name: "),
         ("schema=2", "tiny.yaml: schema: input should be 1, not 2"),

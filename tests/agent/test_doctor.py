@@ -8,7 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from paretune.agent import doctor, versions
+from paretune.agent import doctor
+from paretune.objectives import versions
 from paretune.objectives.versions import Dependency
 from support.launched import Cli
 

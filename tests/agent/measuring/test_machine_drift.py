@@ -57,8 +57,8 @@ def test_trials_next_to_a_canary_that_found_the_machine_changed_are_in_doubt(wor
     assert [trial.number for trial in results.trials if trial.in_doubt] == [2, 3]
     assert [canary.inside for canary in results.canaries] == [True, False, False]
     (doubt,) = [one for one in study_doubts(results) if one.kind is DoubtKind.MACHINE_MOVED]
-    assert doubt.text.startswith("Trials 2, 3 were measured while the reference was not where it had been")
-    assert any("the reference has moved (+30.0%, +30.0%, +30.0%" in note for note in world.notes)
+    assert doubt.text.startswith("Trials 2, 3 were measured next to a check that found the machine changed")
+    assert any("the reference's latency has changed (+30.0%, +30.0%, +30.0%" in note for note in world.notes)
 
 
 def test_in_doubt_is_worked_out_from_the_canaries_and_nothing_is_measured_again(world: World) -> None:
@@ -84,7 +84,7 @@ def test_a_reference_that_no_canary_finds_again_is_no_result(world: World) -> No
     slow_from(world, 4)
     results = world.launch(world.study("a", PRESETS, **EVERY_3))
     assert results.reference_contradicted
-    assert headline(results).startswith("There is no result for a: the reference was not where it had been")
+    assert headline(results).startswith("There is no result for a: the reference took a different time")
     assert "times as fast" not in headline(results)
     assert study_doubts(results)[0].kind is DoubtKind.REFERENCE_CONTRADICTED
 

@@ -220,7 +220,7 @@ def test_doubts_come_before_the_figures(tmp_path: Path) -> None:
     text = Page(report_html(results)).text
     head = text[: text.index("Configuration Latency, median")]
     assert "more than 1.5 times as long as the fastest in trial 0" in head
-    assert "Trials 2, 7 were measured while the reference was not where it had been: the figures are in doubt." in head
+    assert "Trials 2, 7 were measured next to a check that found the machine changed: the figures are in doubt." in head
     assert "the GPU was throttled in trial 2" in head
     assert "1.10 s +10.0% beyond" in text
     assert "throttled calls are in the figures (1: hardware slowdown): trial 2" in text
@@ -286,9 +286,9 @@ def test_figures_that_a_moved_machine_throws_doubt_upon_are_named(tmp_path: Path
     add(results, run(RunKind.CANARY, 0, 0, "cpu", session=9, latency_ms=1100.0), missing)
     page = Page(report_html(results))
     head = page.text[: page.text.index("Configuration Latency, median")]
-    assert "Trials 2, 7 were measured while the reference was not where it had been: the figures are in doubt." in head
+    assert "Trials 2, 7 were measured next to a check that found the machine changed: the figures are in doubt." in head
     assert "More pictures of trial 2 could not be made (oom: out of memory)." in head
-    assert page.text.count("in doubt: the reference was not where it had been") == 2
+    assert page.text.count("in doubt: measured next to a check that found the machine changed") == 2
     assert "Trial 2, more pictures oom 1 of 1 failed: out of memory" in page.text
     assert "> Trial 7 was measured while the reference" in bundle_readme(results.trial(7))
 

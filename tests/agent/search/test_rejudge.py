@@ -100,7 +100,7 @@ def test_a_metric_that_was_changed_is_judged_with_again_and_the_launch_goes_on(l
     storage = ("--storage", launched.world.storage)
     cli("judge", "tiny", "--set", launched.setting, *storage)
     launched.metric.write_text(OWN_METRIC.format(factor=3))
-    with pytest.raises(UserError, match="paretune judge tiny judges its pictures by those of now"):
+    with pytest.raises(UserError, match="paretune judge tiny judges its pictures again"):
         launched.world.launch(launched.with_own_metric(), trials=3)
     said = cli("judge", "tiny", *storage)
     assert (said.code, "--set" in said.out) == (0, False)

@@ -21,7 +21,7 @@ PRESETS: dict[str, tuple[dict[str, dict[str, object]], Outcome, str]] = {
         Outcome.TIMEOUT,
         "apply took longer than its deadline of 6 s",
     ),
-    "allocates without end": ({"devour": {}}, Outcome.OOM, "GiB of main memory, more than the 1.4 GiB it may"),
+    "allocates without end": ({"devour": {}}, Outcome.OOM, "GiB of main memory, over its limit of 1.4 GiB"),
     "segmentation fault": ({"segfault": {}}, Outcome.CRASH, "apply: killed by SIGSEGV"),
     "ends its process": ({"leave": {}}, Outcome.CRASH, "apply: the process ended with exit code 7"),
     "raises": ({"fail": {}}, Outcome.APPLY_ERROR, "apply: ValueError: this U-Net is [/of] the wrong [red]shape"),
