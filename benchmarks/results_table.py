@@ -29,7 +29,7 @@ def table(results: Results, memory_limits_gib: Sequence[float]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in machine.packages.items() if version)
     headings = ["trial", "latency", "speed", "peak memory", "cold start", "calls", "configuration"]
     lines = [
-        f"# {view.description or view.name}",
+        f"# {results.study.description or view.name}",
         "",
         f"{machine.device_name}, driver {machine.driver}, CUDA {machine.cuda}, Python {machine.python}, {versions}.",
         f"{len(view.rows)} trials, {len(view.failures)} of them failed; {view.created_at[:10]}. "

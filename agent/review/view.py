@@ -29,7 +29,6 @@ class StudyView:
 
     schema: int = SCHEMA_VERSION
     name: str
-    description: str
     created_at: str
     files: str
     """Folder with the trials' logs and pictures."""
@@ -122,7 +121,6 @@ def study_view(results: Results) -> StudyView:
     sources = {str(trial.measurements["memory"]["source"]) for trial in results.complete}
     return StudyView(
         name=results.name,
-        description=study.description,
         created_at=record.created_at,
         files=record.files,
         study=dict(record.study),

@@ -91,7 +91,6 @@ def _measure(job: Job, folder: Path, phases: Phases) -> dict[str, Any]:
         load_techniques(Path(file))
     configuration = Configuration.from_dict(job.configuration)
     described: dict[str, Any] = {}
-
     requests: list[Any] = []
 
     def after_load(pipelines: dict[str, Any], loaded: list[Any]) -> None:
