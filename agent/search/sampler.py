@@ -64,7 +64,7 @@ class Sampler:
             self._told.enqueue_trial(parameters)
 
     def refuse(self, trial: optuna.Trial, reason: str, outcome: Outcome = Outcome.UNSUPPORTED) -> None:
-        """Close a proposal that did not work here, or is known not to."""
+        """Close a proposal that does not work here, or is known not to."""
         trial.set_user_attr("outcome", outcome.value)
         trial.set_user_attr("reason", reason[:300])
         trial.set_constraint("runs", 1.0)
