@@ -44,9 +44,9 @@ class TestOneStudyAfterAnother:
         study = study_in(folder, tiny_model, "first", finalists=finalist, quality=quality)
         storage = f"sqlite:///{folder}/paretune.db"
         # Killed in the middle of the second block, and launched again.
-        usual, calls = StudyRuns.run_process, 0
+        usual, calls = StudyRuns.process, 0
 
-        def run_process(self: StudyRuns, kind: RunKind, *args: Any, **kwargs: Any) -> RunRecord:
+        def process(self: StudyRuns, kind: RunKind, *args: Any, **kwargs: Any) -> RunRecord:
             nonlocal calls
             calls += kind is RunKind.BLOCK
             if calls == 4:
@@ -54,7 +54,7 @@ class TestOneStudyAfterAnother:
             return usual(self, kind, *args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(StudyRuns, "run_process", run_process)
+            patch.setattr(StudyRuns, "process", process)
             with pytest.raises(KeyboardInterrupt):
                 launch(study, storage=storage)
         return launch(study, storage=storage)
