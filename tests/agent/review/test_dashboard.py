@@ -128,7 +128,7 @@ def test_nothing_but_notes_can_be_changed(address: str, method: str, path: str) 
     with pytest.raises(urllib.error.HTTPError) as refusal:
         fetch(api(address) + path, method)
     assert refusal.value.code == 403
-    assert b"only notes" in refusal.value.read()
+    assert b"Only notes" in refusal.value.read()
     assert len(json.loads(fetch(api(address))[1])["trials"]) == 8
 
 

@@ -189,7 +189,7 @@ def test_what_rests_on_a_contradicted_reference_is_no_result(tmp_path: Path, cli
     assert not (tmp_path / "bundle").exists()
     asked = cli("export", NAME, "-o", str(tmp_path / "bundle"), "--unconfirmed", *storage)
     assert asked.code == 0
-    assert asked.err.startswith("warning: The reference was measured again twice during the search and was never ")
+    assert asked.err.startswith("warning: The reference was measured again twice during the search and never took ")
     readme = (tmp_path / "bundle" / "README.md").read_text()
     assert "Its gain is unconfirmed" in readme
     assert not re.search(r"2\.50 ?(x|times)", readme)

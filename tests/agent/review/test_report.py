@@ -192,7 +192,7 @@ def test_all_configurations_say_why_measuring_stopped_and_where_it_happened(page
     )
     assert "not on the front." not in page.text
     # What another study measured took no time here; what ran beside the trials did.
-    assert "0.9 minutes in 7 trials, each in a process of its own; 1 measured in another study took none." in page.text
+    assert "0.9 minutes in 7 trials, each in a process of its own; 1 measured in another study took no time." in page.text
     assert "noise floor 4, canaries 2, reordering floor 3, confirming blocks 18, cold starts 9" in page.text
 
 
@@ -290,7 +290,7 @@ def test_figures_that_a_moved_machine_throws_doubt_upon_are_named(tmp_path: Path
     assert "More pictures of trial 2 could not be made (oom: out of memory)." in head
     assert page.text.count("in doubt: measured next to a check that found the machine changed") == 2
     assert "Trial 2, more pictures oom 1 of 1 failed: out of memory" in page.text
-    assert "> Trial 7 was measured while the reference" in bundle_readme(results.trial(7))
+    assert "> Trial 7 was measured next to a check" in bundle_readme(results.trial(7))
 
 
 def test_requests_of_several_shapes_are_kept_apart(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_launch_goes_on_as_the_pictures_were_judged(launched: Launched, cli: C
     said = cli("judge", "tiny", "--set", launched.setting, "--storage", launched.world.storage)
     assert said.code == 0, said.err
     assert "9 pictures of tiny were judged again" in said.out
-    needed = shlex.split(said.out.splitlines()[-1].partition("needs ")[2])
+    needed = shlex.split(said.out.splitlines()[-1].partition("launch it with ")[2])
     assert needed == ["--set", f'quality.files=["{launched.metric}"]']
     assert launched.metrics(1)["redder"] == pytest.approx(1 / 255)
     results = launched.world.launch(launched.with_own_metric(), trials=3)
