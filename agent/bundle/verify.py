@@ -177,7 +177,7 @@ def _compare_latency(
     text += f", in the {('first', 'second', 'third')[processes - 1]} process" if processes > 1 else ""
     if floor is None:
         return Check(
-            "latency_ms", change <= UNKNOWN_FLOOR, f"{text}; no noise floor known, tolerated {UNKNOWN_FLOOR:.0%})"
+            "latency_ms", change <= UNKNOWN_FLOOR, f"{text}; no noise floor known, up to {UNKNOWN_FLOOR:.0%} passes)"
         )
     if floor.unsteady:
         words = "the evidence is from a machine too unsteady to compare closely, so up to 1.5 times the latency passes"
@@ -188,7 +188,7 @@ def _compare_latency(
     if change < 0:
         return Check("latency_ms", True, f"{text}): faster, by more than the noise floor of {noise:.1%}")
     beyond = f"slower, by more than the noise floor of {noise:.1%}"
-    return Check("latency_ms", change <= noise + OTHER_DAY, f"{text}): {beyond}; tolerated {noise + OTHER_DAY:.1%}")
+    return Check("latency_ms", change <= noise + OTHER_DAY, f"{text}): {beyond}; up to {noise + OTHER_DAY:.1%} passes")
 
 
 def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any], floor: NoiseFloor | None) -> Check:
@@ -196,7 +196,7 @@ def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any], fl
     change = now / before - 1
     noise = UNKNOWN_FLOOR if floor is None else min(floor.of_figure("peak_vram_gib"), UNSTEADY)
     tolerance = noise + OTHER_DAY + MEMORY_SLACK_GIB / before
-    text = f"{now:.2f} GiB now, {before:.2f} GiB in the evidence ({change:+.0%}, tolerated {tolerance:.0%})"
+    text = f"{now:.2f} GiB now, {before:.2f} GiB in the evidence ({change:+.0%}, up to {tolerance:.0%} passes)"
     return Check("peak_vram_gib", change <= tolerance, text)
 
 

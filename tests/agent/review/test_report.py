@@ -192,9 +192,7 @@ def test_all_configurations_say_why_measuring_stopped_and_where_it_happened(page
     )
     assert "not on the front." not in page.text
     # What another study measured took no time here; what ran beside the trials did.
-    assert (
-        "0.9 minutes in 7 trials, each in a process of its own; 1 measured in another study took none." in page.text
-    )
+    assert "0.9 minutes in 7 trials, each in a process of its own; 1 measured in another study took none." in page.text
     assert "noise floor 4, canaries 2, reordering floor 3, confirming blocks 18, cold starts 9" in page.text
 
 
