@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..studies import DEFAULT_STORAGE, Records, UserError, read_study
-from .cli_options import AsJson, ByOption, LimitOption, LossOption, Storage, StudyName, VerdictOption, study_names
 
 app = typer.Typer(
     name="paretune",
@@ -24,6 +23,45 @@ app = typer.Typer(
 console = Console()
 
 FASTEST = "latency_ms"
+
+
+def _study_names(context: typer.Context, incomplete: str) -> list[str]:
+    """The studies in the database whose name begins so, for the shell's completion; none when it cannot be read."""
+    storage = context.params.get("storage") or DEFAULT_STORAGE
+    try:
+        names = [record.name for record in Records(storage, must_exist=True).studies()]
+    except UserError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+StudyName = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=_study_names)]
+Storage = Annotated[
+    str, typer.Option(help="Database: sqlite:///FILE or postgresql://USER@HOST/DATABASE.", envvar="PARETUNE_STORAGE")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="Such as 'peak_vram_gib<=20'; also latency_ms, drift, cold_start_s; may be repeated."),
+]
+VerdictOption = Annotated[
+    str | None,
+    typer.Option(
+        "--verdict",
+        help="The worst verdict on the pictures that is accepted: bit-exact, imperceptible, near-lossless, visible, "
+        "different.",
+    ),
+]
+LossOption = Annotated[
+    str | None,
+    typer.Option("--loss", help="The most that techniques may lose by design: bit-identical, reordered, approximate."),
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by", help="What is to be least: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
+    ),
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -45,8 +83,7 @@ def options(
 def launch(
     study: Annotated[str, typer.Argument(help="A study file, or quickstart, or sdxl.")],
     trials: Annotated[
-        int | None,
-        typer.Option(min=1, help="Measured trials in all, instead of the file's budget."),
+        int | None, typer.Option(min=1, help="Measured trials in all, instead of the file's budget.")
     ] = None,
     max_time: Annotated[
         str | None,
@@ -76,16 +113,14 @@ def launch(
                 wanted, storage=storage, trials=trials, max_minutes=minutes, fresh=fresh, on_event=progress.show
             )
     except KeyboardInterrupt:
-        console.print("Interrupted. Nothing that was measured is lost: the same command continues.")
+        _say("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
-    for sentence in (headline(results), *map(str, study_doubts(results))):
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    _say("\n".join([headline(results), *map(str, study_doubts(results))]))
     there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
     following = [f"paretune report {results.name}{there}"]
-    best = results.best_or_none
-    if best is not None and (best.confirmed or not results.reference_contradicted):
+    if results.best_or_none is not None and results.best_or_none.exportable:
         following.append(f"paretune export {results.name} -o bundle{there}")
-    console.print(f"Next: {'; '.join(following)}", soft_wrap=True, markup=False, highlight=False)
+    _say(f"Next: {'; '.join(following)}")
 
 
 @app.command("list")
@@ -95,10 +130,9 @@ def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) ->
 
     studies = listed_studies(Records(storage, must_exist=True))
     if as_json:
-        _print_json([study.to_dict() for study in studies])
+        _print_json([asdict(study) for study in studies])
         return
-    for line in study_lines(studies):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    _say("\n".join(study_lines(studies)))
 
 
 @app.command()
@@ -117,7 +151,7 @@ def report(
         _print_json(study_view(results).to_dict())
         return
     file = write_report(results, output or Path(f"{name}-report"))
-    console.print(f"The report is {escape(str(file))}", soft_wrap=True)
+    _say(f"The report is {file}")
 
 
 @app.command()
@@ -144,11 +178,10 @@ def best(
         trials = [chosen]
     rows = [row_of(trial, by) for trial in trials]
     if as_json:
-        listed = [{"study": name, **row.to_dict()} for row in rows]
+        listed = [{"study": name, **asdict(row)} for row in rows]
         _print_json(listed if all_ else {**listed[0], "headline": headline(results)})
         return
-    for line in [*trial_lines(rows), "", *trust_lines(results, chosen, by)]:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    _say("\n".join([*trial_lines(rows), "", *trust_lines(results, chosen, by)]))
 
 
 @app.command()
@@ -177,25 +210,20 @@ def export(
     results = Results(Records(storage, must_exist=True), name)
     chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by or FASTEST, loss)
     folder = run(results, chosen, output, unconfirmed=unconfirmed)
-    text = f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}"
-    console.print(escape(text), soft_wrap=True)
+    _say(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}")
     if doubts := chosen.doubts():
         _print_error("warning", " ".join(map(str, doubts)))
 
 
 @app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    as_json: AsJson = False,
-) -> None:
+def verify(folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")], as_json: AsJson = False) -> None:
     """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs."""
     from .bundle import verify as run
 
     with console.status("verifying") as status:
         verification = run(folder, on_step=lambda text: status.update(text))
     if as_json:
-        checks = [{"name": c.name, "passed": c.passed, "text": c.text} for c in verification.checks]
-        _print_json({"passed": verification.passed, "checks": checks})
+        _print_json({"passed": verification.passed, **asdict(verification)})
     else:
         for check in verification.checks:
             mark = "[green]pass[/green]" if check.passed else "[red]differs[/red]"
@@ -219,14 +247,14 @@ def compare(
     from .measuring import contender
     from .progress import step_progress
 
-    _one_of(str, "--device", device, ["auto", "cuda", "cpu"])
+    _one_of("--device", device, ["auto", "cuda", "cpu"])
     both = contender(first, storage), contender(second, storage)
     with step_progress(console) as on_step:
         found = run(*both, blocks=blocks, calls=calls, device=device, on_step=on_step)
     if as_json:
         _print_json(found.to_dict())
         return
-    console.print(f"{found.second} against {found.first}: {found.comparison.words()}", soft_wrap=True, markup=False)
+    _say(f"{found.second} against {found.first}: {found.comparison.words()}")
 
 
 @app.command()
@@ -249,12 +277,12 @@ def judge(
         with step_progress(console) as on_step:
             done = rejudge(Records(storage, must_exist=True), name, set_ or [], on_step=on_step)
     except KeyboardInterrupt:
-        console.print("Interrupted. Nothing was changed.")
+        _say("Interrupted. Nothing was changed.")
         raise typer.Exit(130) from None
-    console.print(f"{done.pictures} pictures of {name} were judged again", soft_wrap=True, markup=False)
+    _say(f"{done.pictures} pictures of {name} were judged again")
     if done.settings:
         settings = " ".join(f"--set {setting}" for setting in done.settings)
-        console.print(f"To continue it, launch it with {settings}", soft_wrap=True, markup=False, highlight=False)
+        _say(f"To continue it, launch it with {settings}")
 
 
 @app.command()
@@ -269,18 +297,17 @@ def rate(
     """Store a person's opinion of one picture; the report shows it beside the metrics."""
     from .results import Results
 
-    records = Records(storage, must_exist=True)
-    results = Results(records, name)
+    results = Results(Records(storage, must_exist=True), name)
     files = [file.name for file in results.trial(trial).pictures()]
     if picture not in files:
         raise UserError(f"trial {trial} of {name} has no picture {picture!r}; it has {', '.join(files[:6]) or 'none'}")
-    records.rate(name, trial, picture, rating, by)
-    console.print(f"{picture} of trial {trial}: {rating}, says {by}", soft_wrap=True, markup=False)
+    results.records.rate(name, trial, picture, rating, by)
+    _say(f"{picture} of trial {trial}: {rating}, says {by}")
 
 
 @app.command()
 def dashboard(
-    name: Annotated[str | None, typer.Argument(help="Open at this study.", autocompletion=study_names)] = None,
+    name: Annotated[str | None, typer.Argument(help="Open at this study.", autocompletion=_study_names)] = None,
     storage: Storage = DEFAULT_STORAGE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
 ) -> None:
@@ -297,32 +324,10 @@ def techniques(as_json: AsJson = False) -> None:
 
     found = availability()
     if as_json:
-        _print_json(
-            [
-                {
-                    "name": a.technique.name,
-                    "axis": a.technique.axis,
-                    "loss": a.technique.loss,
-                    "summary": a.technique.summary,
-                    "source": a.technique.source,
-                    "parameters": a.technique.parameters.choices(),
-                    "runs_here": a.reason is None,
-                    "reason": a.reason,
-                }
-                for a in found
-            ]
-        )
+        _print_json([one.to_dict() for one in found])
         return
-    # No table: parameters have many values, and a column that is cut short would hide them.
-    for item in found:
-        named = item.technique
-        runs = "[green]runs here[/green]" if item.reason is None else f"[red]not here:[/red] {escape(item.reason)}"
-        console.print(
-            f"[bold]{named.name}[/bold] ({named.axis}, {named.loss}), {runs}", soft_wrap=True, highlight=False
-        )
-        choices = [f"{key}: {', '.join(map(str, values))}" for key, values in named.parameters.choices().items()]
-        for line in (named.summary, *choices):
-            console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
+    for one in found:
+        console.print(str(one), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -332,11 +337,10 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json([{"name": f.name, "ok": f.ok, "text": f.text} for f in findings])
+        _print_json([asdict(finding) for finding in findings])
     else:
-        marks = {True: "[green]ok[/green]", False: "[red]not ok[/red]", None: ""}
         for finding in findings:
-            console.print(f"{finding.name:18} {escape(finding.text)} {marks[finding.ok]}", soft_wrap=True)
+            console.print(str(finding), soft_wrap=True)
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
 
 
@@ -347,6 +351,11 @@ def main() -> None:
     except UserError as error:
         _print_error("error", str(error))
         sys.exit(2)
+
+
+def _say(text: str) -> None:
+    """Text as it is, its lines whole whatever the terminal's width."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _print_error(kind: str, text: str) -> None:
@@ -362,12 +371,9 @@ def _minutes(text: str) -> float:
     return float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]
 
 
-def _one_of(kind: Callable[[str], Any], option: str, text: str | None, values: list[str]) -> Any:
-    if text is None:
-        return None
-    if text not in values:
+def _one_of(option: str, text: str | None, values: list[str]) -> None:
+    if text is not None and text not in values:
         raise UserError(f"{option} {text}: one of {', '.join(values)}")
-    return kind(text)
 
 
 def _choose(results: Any, limit: list[str] | None, verdict: str | None, by: str, loss: str | None) -> Any:
@@ -376,11 +382,13 @@ def _choose(results: Any, limit: list[str] | None, verdict: str | None, by: str,
     from .results import Limit
 
     acceptable = [v.value for v in Verdict if v not in (Verdict.BROKEN, Verdict.NOT_ASSESSED)]
+    _one_of("--verdict", verdict, acceptable)
+    _one_of("--loss", loss, list(LOSSES))
     return results.best(
         by=by,
         limits=[Limit.parse(text) for text in limit or []],
-        verdict=_one_of(Verdict, "--verdict", verdict, acceptable),
-        loss=_one_of(Loss, "--loss", loss, list(LOSSES)),
+        verdict=verdict and Verdict(verdict),
+        loss=loss and Loss(loss),
     )
 
 

@@ -3,11 +3,13 @@
 import platform
 import shutil
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
+from rich.markup import escape
 
 from ..objectives.versions import Dependency, dependencies, judge_python
-from ..search_space import Technique, known_techniques
+from ..search_space import Technique, known_techniques, why_never
 from .trial import detect_device, installed, target_of
 
 EXTRAS = ("torchao", "dashboard", "postgresql")
@@ -21,6 +23,10 @@ class Finding:
     name: str
     ok: bool | None
     text: str
+
+    def __str__(self) -> str:
+        mark = {True: "[green]ok[/green]", False: "[red]not ok[/red]", None: ""}[self.ok]
+        return f"{self.name:18} {escape(self.text)} {mark}"
 
 
 def examine() -> list[Finding]:
@@ -53,21 +59,14 @@ def _device() -> list[Finding]:
     if device == "cuda":
         import torch
 
-        works = torch.cuda.is_available()
-        findings.append(
-            Finding("driver", None, f"{fingerprint.driver}, compute capability {fingerprint.compute_capability}")
-        )
-        text = (
-            f"torch is built for CUDA {torch.version.cuda}"
-            if works
-            else "this torch cannot use the GPU: install a CUDA build"
-        )
+        driver = f"{fingerprint.driver}, compute capability {fingerprint.compute_capability}"
+        findings.append(Finding("driver", None, driver))
+        works, built = torch.cuda.is_available(), f"torch is built for CUDA {torch.version.cuda}"
+        text = built if works else "this torch cannot use the GPU: install a CUDA build"
         findings.append(Finding("torch on the GPU", works, text))
     compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
-    findings.append(
-        Finding("C compiler", compiler is not None, compiler or "missing: torch.compile needs gcc or clang")
-    )
-    return findings
+    text = compiler or "missing: torch.compile needs gcc or clang"
+    return [*findings, Finding("C compiler", compiler is not None, text)]
 
 
 @dataclass(frozen=True)
@@ -77,35 +76,24 @@ class Availability:
     technique: Technique
     reason: str | None
 
+    def __str__(self) -> str:
+        # No table: parameters have many values, and a column that is cut short would hide them.
+        known = self.technique
+        runs = "[green]runs here[/green]" if self.reason is None else f"[red]not here:[/red] {escape(self.reason)}"
+        choices = [f"{name}: {', '.join(map(str, values))}" for name, values in known.parameters.choices().items()]
+        under = [f"    {escape(line)}" for line in (known.summary, *choices)]
+        return "\n".join([f"[bold]{known.name}[/bold] ({known.axis}, {known.loss}), {runs}", *under])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-able."""
+        described = {name: getattr(self.technique, name) for name in ("name", "axis", "loss", "summary", "source")}
+        choices = self.technique.parameters.choices()
+        return {**described, "parameters": choices, "runs_here": self.reason is None, "reason": self.reason}
+
 
 def availability() -> list[Availability]:
     """Every technique, judged by the machine alone: what depends on the pipelines is found out by a study."""
     from ..objectives.fingerprint import Fingerprint
-    from ..search_space import ModuleFacts, PipelineFacts, Role
 
     target = target_of(Fingerprint.current(detect_device()))
-    # A pipeline that every technique finds something to change in.
-    modules = {
-        "unet": ModuleFacts(
-            class_name="UNet2DConditionModel",
-            role=Role.DENOISER,
-            dtype="float16",
-            parameters_m=2567.0,
-            fuses_qkv=True,
-            has_repeated_blocks=True,
-        ),
-        "vae": ModuleFacts(
-            class_name="AutoencoderKL", role=Role.VAE, dtype="float16", parameters_m=84.0, tile_side_px=512
-        ),
-    }
-    pipelines = {
-        "main": PipelineFacts(
-            class_name="StableDiffusionXLPipeline", modules=modules, largest_batch=4, largest_side_px=1024
-        )
-    }
-    found = []
-    for known in known_techniques():
-        reasons = [known.why_not(target, pipelines, parameters) for parameters in known.parameters.combinations()]
-        workable = any(reason is None for reason in reasons)
-        found.append(Availability(known, None if workable else reasons[0]))
-    return found
+    return [Availability(known, why_never(known, target)) for known in known_techniques()]

@@ -21,20 +21,16 @@ def main() -> None:
     """Launch, report, export, verify; print where everything is. Launched again, it continues."""
     console = Console()
     started = time.monotonic()
+    storage = f"sqlite:///{FOLDER / 'paretune.db'}"
     try:
-        passed = _run(console, f"sqlite:///{FOLDER / 'paretune.db'}")
+        passed = _three_jobs(console, storage)
     except UserError as error:
         Console(stderr=True).print(f"error: {error}", soft_wrap=True, markup=False)
         sys.exit(2)
-    console.print(f"All of it took {time.monotonic() - started:.0f} s.")
-    sys.exit(0 if passed else 1)
-
-
-def _run(console: Console, storage: str) -> bool:
-    try:
-        return _three_jobs(console, storage)
     finally:
         forget_all_compiled(files_folder(storage) / "quickstart")
+    console.print(f"All of it took {time.monotonic() - started:.0f} s.")
+    sys.exit(0 if passed else 1)
 
 
 def _three_jobs(console: Console, storage: str) -> bool:

@@ -15,6 +15,7 @@ import itertools
 import json
 import statistics
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def main() -> None:
     classes = sorted({spec["class"] for spec in workload.get("pipelines", {}).values()})
     plan = Plan(calls=options.calls, most_calls=options.calls, warm_up_calls=2, memory=False, stages=False, pictures=())
     reference = apply_source(Configuration())
-    with Executor(detect_device(study.device), classes, study.deadlines_s.model_dump()) as executor:
+    with closing(Executor(detect_device(study.device), classes, study.deadlines_s.model_dump())) as executor:
         bench = Bench(executor, workload, options.folder, plan)
         floor_ms = [bench.latency_ms(reference) for _ in range(options.floor_processes)]
         names_ms = [bench.latency_ms(reference) for _ in range(options.names)]

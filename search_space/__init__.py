@@ -9,6 +9,7 @@ from ._space import OFF, ON, SearchSpace
 from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
+from ._why_never import why_never
 
 __all__ = [
     "LOSSES",
@@ -46,4 +47,5 @@ __all__ = [
     "text_encoders",
     "torch_modules",
     "vaes",
+    "why_never",
 ]

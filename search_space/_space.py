@@ -1,7 +1,7 @@
 """The conditional Optuna space: which techniques, and which of their values, a study may choose from."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,15 @@ class SearchSpace:
             selection = {known.name: {} for known in known_techniques()}
         chosen = {name: _narrowed(technique(name), wanted or {}) for name, wanted in selection.items()}
         return cls({known.name: chosen[known.name] for known in known_techniques() if known.name in chosen})
+
+    @classmethod
+    def from_dict(cls, techniques: Mapping[str, Mapping[str, Sequence[Value]]]) -> "SearchSpace":
+        """The inverse of to_dict, also after a way through JSON."""
+        return cls({name: {p: tuple(v) for p, v in choices.items()} for name, choices in techniques.items()})
+
+    def to_dict(self) -> dict[str, dict[str, list[Value]]]:
+        """Plain, JSON-able."""
+        return {name: {p: list(v) for p, v in choices.items()} for name, choices in self.techniques.items()}
 
     def possible(self, target: Target, pipelines: Mapping[str, PipelineFacts]) -> tuple["SearchSpace", dict[str, str]]:
         """Without the techniques and values that can never work there, and the reasons of what was left out."""

@@ -2,6 +2,7 @@
 
 from ._errors import UserError
 from ._identity import same_workload, sha256, workload_key
+from ._picture_names import picture_names
 from ._records import DEFAULT_STORAGE, RATINGS, LinkedRun, Records
 from ._sections import Quality
 from ._study import BUILT_IN, Study, built_in_studies, override, parse_study, read_study
@@ -28,6 +29,7 @@ __all__ = [
     "built_in_studies",
     "override",
     "parse_study",
+    "picture_names",
     "read_study",
     "same_workload",
     "sha256",

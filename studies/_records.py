@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from ._database import connect, first_line, shown
 from ._errors import UserError
-from ._tables import SCHEMA_VERSION, RatingRecord, RunRecord, StudyRecord, StudyRunRecord, utc_now
+from ._tables import RatingRecord, RunRecord, StudyRecord, StudyRunRecord
 
 DEFAULT_STORAGE = "sqlite:///paretune.db"
 RATINGS = ("better", "same", "worse")
@@ -88,12 +88,13 @@ class Records:
             session.flush()
             session.add_all(_link(record.name, 0, run) for run in (*known, *reference))
 
-    def add_run(self, run: RunRecord) -> None:
-        """Write one run of the study that asked for it, at once."""
+    def add_run(self, run: RunRecord) -> RunRecord:
+        """Write one run of the study that asked for it, at once; returns it."""
         with self._session() as session:
             session.add(run)
             session.flush()
             session.add(_link(run.study, run.trial, run))
+        return run
 
     def use_runs(self, study: str, trial: int, runs: Sequence[RunRecord]) -> None:
         """Let a study use runs that another one has made, as its own trial `trial`: all of them or none."""
@@ -130,18 +131,8 @@ class Records:
         if not rater.strip():
             raise UserError("a rating needs the name of who gives it")
         with self._session() as session:
-            session.add(
-                RatingRecord(
-                    schema_version=SCHEMA_VERSION,
-                    study=study,
-                    trial=trial,
-                    picture=picture,
-                    rating=rating,
-                    rater=rater,
-                    rated_at=utc_now(),
-                )
-            )
+            session.add(RatingRecord(study=study, trial=trial, picture=picture, rating=rating, rater=rater))
 
 
 def _link(study: str, trial: int, run: RunRecord) -> StudyRunRecord:
-    return StudyRunRecord(schema_version=SCHEMA_VERSION, study=study, run=run.id, trial=trial)
+    return StudyRunRecord(study=study, run=run.id, trial=trial)

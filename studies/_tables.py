@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, ForeignKey, Text, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 SCHEMA_VERSION = 3
 
@@ -45,21 +45,26 @@ class RunKind(StrEnum):
     """Stored pictures judged again; nothing was generated."""
 
 
-class Base(DeclarativeBase):
-    """The tables of one database."""
+def utc_now() -> str:
+    """ISO 8601 with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Base(MappedAsDataclass, DeclarativeBase, eq=False):
+    """The tables of one database; their rows are made like dataclasses, by keywords."""
 
     # None is SQL's NULL, which a query can ask for, not JSON's.
     type_annotation_map = {dict[str, Any]: JSON(none_as_null=True)}  # noqa: RUF012 (SQLAlchemy's own name)
 
 
-class StudyRecord(Base):
+class StudyRecord(Base, kw_only=True):
     """A launched study, with everything that has to stay the same when it is continued."""
 
     __tablename__ = "paretune_study"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    schema_version: Mapped[int]
-    created_at: Mapped[str]
+    schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
+    created_at: Mapped[str] = mapped_column(default_factory=utc_now)
     study: Mapped[dict[str, Any]]
     """The study file, resolved."""
     workload_key: Mapped[str]
@@ -77,64 +82,69 @@ class StudyRecord(Base):
     """{name: PipelineFacts} as the reference found them."""
 
 
-class RunRecord(Base):
+class RunRecord(Base, kw_only=True):
     """One process and what came of it. Runs are only ever added: what they mean is worked out when they are read."""
 
     __tablename__ = "paretune_run"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    schema_version: Mapped[int]
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
     kind: Mapped[str]
     """A RunKind."""
     workload_key: Mapped[str] = mapped_column(index=True)
     configuration_key: Mapped[str]
     configuration: Mapped[dict[str, Any]]
     fingerprint_key: Mapped[str]
-    worker: Mapped[str]
+    worker: Mapped[str] = mapped_column(default="local")
     """The place that ran it: "local" for a process on the launching machine."""
     study: Mapped[str]
     """The study that asked for it, and the number of the trial there; other studies may use it too."""
     trial: Mapped[int]
-    session: Mapped[int]
+    session: Mapped[int] = mapped_column(default=0)
     """What belongs together: the blocks of one confirmation, the attempts of one canary."""
-    position: Mapped[int]
+    position: Mapped[int] = mapped_column(default=0)
     """Its place in the session's order."""
     outcome: Mapped[str]
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text, default="")
     """One sentence; empty when complete."""
-    log_tail: Mapped[str] = mapped_column(Text)
+    log_tail: Mapped[str] = mapped_column(Text, default="")
     measurements: Mapped[dict[str, Any]]
     """latency_ms, peak_vram_gib, drift, ... with their spread; empty unless complete."""
-    phases_s: Mapped[dict[str, Any]]
+    phases_s: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     """Seconds per phase, in order."""
-    apply_py: Mapped[str] = mapped_column(Text)
+    apply_py: Mapped[str] = mapped_column(Text, default="")
     """The apply.py that a trial ran, to be exported as it was; empty for other kinds."""
-    folder: Mapped[str]
+    folder: Mapped[str] = mapped_column(default="")
     """Where a trial left its log, pictures and latents; empty for other kinds."""
-    finished_at: Mapped[str]
+    finished_at: Mapped[str] = mapped_column(default_factory=utc_now)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it came to its end."""
+        return self.outcome == Outcome.COMPLETE
 
 
-class StudyRunRecord(Base):
+class StudyRunRecord(Base, kw_only=True):
     """A study uses a run, as part of one of its trials: its own, or one that another study has made."""
 
     __tablename__ = "paretune_study_run"
     __table_args__ = (UniqueConstraint("study", "run", name="each_run_once_in_a_study"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    schema_version: Mapped[int]
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
     study: Mapped[str] = mapped_column(ForeignKey("paretune_study.name"), index=True)
     run: Mapped[int] = mapped_column(ForeignKey("paretune_run.id"))
     trial: Mapped[int]
     """The trial's number in this study."""
 
 
-class RatingRecord(Base):
+class RatingRecord(Base, kw_only=True):
     """What a person says of one picture beside the reference's; the newest one of each person counts."""
 
     __tablename__ = "paretune_rating"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    schema_version: Mapped[int]
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
     study: Mapped[str] = mapped_column(index=True)
     trial: Mapped[int]
     picture: Mapped[str]
@@ -142,9 +152,4 @@ class RatingRecord(Base):
     rating: Mapped[str]
     """ "better", "same" or "worse" than the reference's."""
     rater: Mapped[str]
-    rated_at: Mapped[str]
-
-
-def utc_now() -> str:
-    """ISO 8601 with seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    rated_at: Mapped[str] = mapped_column(default_factory=utc_now)

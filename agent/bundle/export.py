@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ...objectives.figures import FIGURES
-from ...search_space import technique
+import jinja2
+
+from ...objectives.figures import FIGURE, FIGURES
+from ...search_space import Loss, technique
 from ...studies import UserError, same_workload, utc_now
-from ..results import Results, Trial
+from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, digests, is_bundle
-from .readme import bundle_readme
 
 SEARCH_ONLY = {"optuna", "torchao"}
 """What a fingerprint knows and a configuration needs only where one of its techniques says so."""
@@ -22,7 +23,7 @@ def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = 
     unconfirmed: also where nothing is known of its gain, because the reference was never again where it had been.
     Raises UserError in that case without it, and when the folder holds something that is not a bundle.
     """
-    if results.reference_contradicted and not (trial.confirmed or trial.is_reference or unconfirmed):
+    if not (trial.exportable or unconfirmed):
         raise UserError(
             f"trial {trial.number} of {results.name} is unconfirmed, and the machine changed too much for any "
             "comparison: launch the study again under another --name, or export it as it is with --unconfirmed"
@@ -49,7 +50,7 @@ def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = 
 def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
-        write_text(draft / "apply.py", trial.apply_py)
+        write_text(draft / "apply.py", trial.timing.apply_py)
         write_text(draft / "environment.txt", environment(results, trial))
         write_scripts(draft / "check", results.study.workload_description())
         _write_evidence(draft / "evidence", results, trial)
@@ -81,6 +82,32 @@ def environment(results: Results, trial: Trial) -> str:
     pins = [f"{name}=={version}" for name, version in sorted(machine.packages.items()) if version is not None]
     pins = [pin for pin in pins if pin.partition("==")[0] not in SEARCH_ONLY - needed]
     return "\n".join([*head, *pins]) + "\n"
+
+
+def bundle_readme(trial: Trial) -> str:
+    """README.md; its figures are the ones that every report shows."""
+    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    environment = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    results = trial.results
+    compiled = results.torch_compile
+    named = {"reference": results.reference, "torch.compile": compiled, "this bundle": trial}
+    return environment.get_template("bundle_readme.md.j2").render(
+        results=results,
+        trial=trial,
+        named={name: one for name, one in named.items() if one is not None and one.complete},
+        compiled=compiled if compiled is not None and compiled.complete else None,
+        steps=[(step, technique(step.technique)) for step in trial.configuration.steps],
+        cold_start_words=cold_start_words,
+        cold=trial.cold_start_measured,
+        seconds=FIGURE["cold_start_s"].text,
+        evidence=evidence_words(trial),
+        floor_note=floor_note(results),
+        doubts=trial.doubts(),
+        approximate=trial.configuration.loss is Loss.APPROXIMATE,
+        requests=results.study.workload.requests,
+    )
 
 
 def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
@@ -134,5 +161,5 @@ def _evidence(trial: Trial) -> dict[str, Any]:
         "figures": _figures(trial),
         "measurements": trial.measurements,
         "cold_start": trial.cold_start_measured,
-        "phases_s": dict(trial.phases_s),
+        "phases_s": dict(trial.timing.phases_s),
     }

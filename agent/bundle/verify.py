@@ -1,11 +1,9 @@
 """Verify a bundle: nothing changed, and it still does what its evidence says, in a process without paretune."""
 
 import json
-import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from ...objectives.measuring.stopping import interval_target
 from ...objectives.noise_floor import UNSTEADY, NoiseFloor
 from ...objectives.verdict import Verdict
 from ...studies import UserError
-from ..trial import COMPILED, script_command
+from ..trial import COMPILED, run_script
 from .manifest import read_manifest
 
 OTHER_DAY = 0.05
@@ -66,92 +64,59 @@ def verify(
     on_step("checking the files")
     manifest = read_manifest(folder)
     evidence = json.loads((folder / "evidence" / "measurements.json").read_text())
+    expected, floor = evidence["trial"]["figures"], _floor(evidence)
+    shown = sorted((folder / "evidence" / "winner").glob("*.png"))
     with tempfile.TemporaryDirectory(prefix="paretune-verify-") as scratch:
         on_step("running the bundle in a fresh process")
-        expected = evidence["trial"]["figures"]
-        floor = _floor(evidence)
-        shown = sorted((folder / "evidence" / "winner").glob("*.png"))
-        process = _Process(
-            folder,
-            Path(scratch),
-            str(manifest["fingerprint"]["device_kind"]),
-            evidence["measurement"],
-            floor,
-            compiled or Path(scratch) / COMPILED,
-        )
+        # A copy of it: running it leaves byte code, and a bundle stays as it was exported.
+        script = Path(shutil.copytree(folder, Path(scratch) / "bundle")) / "check" / "run.py"
+        arguments = ["--device", str(manifest["fingerprint"]["device_kind"]), *_options(evidence, floor)]
+        # What the first process compiles, a second one, asked only about latency, need not compile again.
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str((compiled or Path(scratch) / COMPILED).absolute())}
         for attempt in range(PROCESSES):
             # Pictures are the same in every process, so the first one makes them.
-            wanted = () if attempt else _requests_of(shown, _known_requests(folder))
-            measured = process.run(attempt, wanted, seconds_each=float(expected["latency_ms"]) / 1000)
+            wanted = () if attempt else _requests_of(shown, folder)
+            timeout_s = TIMEOUT_S + SLOWER_AT_MOST * float(expected["latency_ms"]) / 1000 * len(wanted)
+            out = Path(scratch) / f"out-{attempt}"
+            try:
+                measured = run_script(
+                    script, [*arguments, *wanted], out=out, environment=environment, timeout_s=timeout_s
+                )
+            except TimeoutError:
+                raise UserError(f"{folder} did not finish within {timeout_s:.0f} s") from None
+            except RuntimeError as error:
+                raise UserError(f"{folder} could not be run: {error}") from None
             latency = _compare_latency(expected, measured, floor, attempt + 1)
             if latency.passed:
                 break
             on_step("slower than in the evidence: measuring again in another process")
         on_step("comparing with the evidence")
+        made, quality = Path(scratch) / "out-0" / "pictures.npz", evidence["trial"]["measurements"]["quality"]
         checks = [
             Check("files", True, f"{len(manifest['sha256'])} files are as they were exported"),
             _compare_machine(Fingerprint.from_dict(manifest["fingerprint"])),
             latency,
             _compare_memory(expected, measured, floor),
-            _compare_pictures(shown, process.out(0) / "pictures.npz", evidence["trial"]["measurements"]["quality"]),
+            _compare_pictures(shown, made, quality),
         ]
     return Verification(tuple(checks))
 
 
-def _known_requests(folder: Path) -> set[str]:
-    workload = json.loads((folder / "check" / "workload.json").read_text())
-    return {str(request["name"]) for request in workload["requests"]}
-
-
-def _requests_of(shown: Sequence[Path], known: Set[str]) -> tuple[str, ...]:
+def _requests_of(shown: Sequence[Path], folder: Path) -> tuple[str, ...]:
     """The requests, and variants of them, that the evidence has pictures of: "cat" and "cat~1" of "cat~1-0.png"."""
-    names = dict.fromkeys(file.stem.rpartition("-")[0] for file in shown)
-    return tuple(name for name in names if name.partition(VARIANT)[0] in known)
+    workload = json.loads((folder / "check" / "workload.json").read_text())
+    known = {str(request["name"]) for request in workload["requests"]}
+    return tuple(name for name in _by_request(shown) if name.partition(VARIANT)[0] in known)
 
 
-@dataclass(frozen=True)
-class _Process:
-    """Runs a copy of the bundle: running it leaves byte code and results, and a bundle stays as it was exported."""
-
-    folder: Path
-    scratch: Path
-    device: str
-    measurement: Mapping[str, Any]
-    floor: NoiseFloor | None
-    compiled: Path
-
-    def out(self, attempt: int) -> Path:
-        """Where a process leaves what it measured and made."""
-        return self.scratch / f"out-{attempt}"
-
-    def run(self, attempt: int, pictures: Sequence[str], seconds_each: float) -> dict[str, Any]:
-        """What a fresh process measures; it makes the pictures too. Raises UserError when it fails."""
-        bundle, out = self.scratch / "bundle", self.out(attempt)
-        shutil.copytree(self.folder, bundle, dirs_exist_ok=True)
-        arguments = ["--device", self.device, "--out", str(out), "--pictures", *pictures]
-        for option in ("calls", "most_calls", "most_seconds", "warm_up_calls"):
-            arguments += [f"--{option.replace('_', '-')}", str(self.measurement[option])]
-        if self.floor is not None:
-            arguments += ["--target", str(interval_target(self.floor.of_figure("latency_ms")))]
-        # What the first process compiles, a second one, asked only about latency, need not compile again.
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(self.compiled.absolute())}
-        timeout_s = TIMEOUT_S + SLOWER_AT_MOST * seconds_each * len(pictures)
-        try:
-            run = script_command(bundle / "check" / "run.py", *arguments)
-            done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise UserError(f"{self.folder} did not finish within {timeout_s:.0f} s") from None
-        if done.returncode != 0:
-            raise UserError(f"{self.folder} could not be run: {_last_words(done.stderr)}")
-        measured: dict[str, Any] = json.loads((out / "result.json").read_text())
-        return measured
-
-
-def _last_words(stderr: str) -> str:
-    """The exception under a traceback, in one line: what follows the last line that is indented."""
-    lines = stderr.strip().splitlines() or ["no message"]
-    indented = [index for index, line in enumerate(lines[:-1]) if line.startswith(" ")]
-    return " ".join(lines[indented[-1] + 1 :] if indented else lines[-1:])[:500]
+def _options(evidence: Mapping[str, Any], floor: NoiseFloor | None) -> list[str]:
+    """What run.py has to be told to measure as the study did; the names of pictures follow."""
+    options = []
+    for name in ("calls", "most_calls", "most_seconds", "warm_up_calls"):
+        options += [f"--{name.replace('_', '-')}", str(evidence["measurement"][name])]
+    if floor is not None:
+        options += ["--target", str(interval_target(floor.of_figure("latency_ms")))]
+    return [*options, "--pictures"]
 
 
 def _compare_machine(expected: Fingerprint) -> Check:
@@ -165,7 +130,7 @@ def _compare_machine(expected: Fingerprint) -> Check:
 
 
 def _floor(evidence: Mapping[str, Any]) -> NoiseFloor | None:
-    return None if evidence.get("noise_floor") is None else NoiseFloor.from_dict(evidence["noise_floor"])
+    return None if evidence["noise_floor"] is None else NoiseFloor.from_dict(evidence["noise_floor"])
 
 
 def _compare_latency(
@@ -175,20 +140,22 @@ def _compare_latency(
     change = now / before - 1
     text = f"{now:.1f} ms now, {before:.1f} ms in the evidence ({change:+.1%}"
     text += f", in the {('first', 'second', 'third')[processes - 1]} process" if processes > 1 else ""
+    noise = UNKNOWN_FLOOR if floor is None else floor.of_figure("latency_ms")
+    tolerated = noise + OTHER_DAY
     if floor is None:
-        return Check(
-            "latency_ms", change <= UNKNOWN_FLOOR, f"{text}; no noise floor known, up to {UNKNOWN_FLOOR:.0%} passes)"
+        tolerated, words = UNKNOWN_FLOOR, f"; no noise floor known, up to {UNKNOWN_FLOOR:.0%} passes)"
+    elif floor.unsteady:
+        tolerated = UNSTEADY_TOLERANCE
+        words = (
+            "): the evidence is from a machine too unsteady to compare closely, so up to 1.5 times the latency passes"
         )
-    if floor.unsteady:
-        words = "the evidence is from a machine too unsteady to compare closely, so up to 1.5 times the latency passes"
-        return Check("latency_ms", change <= UNSTEADY_TOLERANCE, f"{text}): {words}")
-    noise = floor.of_figure("latency_ms")
-    if floor.tie("latency_ms", before, now):
-        return Check("latency_ms", True, f"{text}): a tie, within the noise floor of {noise:.1%}")
-    if change < 0:
-        return Check("latency_ms", True, f"{text}): faster, by more than the noise floor of {noise:.1%}")
-    beyond = f"slower, by more than the noise floor of {noise:.1%}"
-    return Check("latency_ms", change <= noise + OTHER_DAY, f"{text}): {beyond}; up to {noise + OTHER_DAY:.1%} passes")
+    elif floor.tie("latency_ms", before, now):
+        words = f"): a tie, within the noise floor of {noise:.1%}"
+    elif change < 0:
+        words = f"): faster, by more than the noise floor of {noise:.1%}"
+    else:
+        words = f"): slower, by more than the noise floor of {noise:.1%}; up to {tolerated:.1%} passes"
+    return Check("latency_ms", change <= tolerated, text + words)
 
 
 def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any], floor: NoiseFloor | None) -> Check:

@@ -1,27 +1,23 @@
 """What is measured beside trials: the noise floor, canaries, more pictures, finalists in blocks, comparisons."""
 
-from .compare import Compared, Contender, compare, contender
+from .compare import compare, contender
 from .finalists import confirm, finalists
 from .machine_drift import check_machine, measure_canary, moved_words, unchecked_trials
 from .more_pictures import judge_more
 from .noise_floor import ensure_floor
-from .picture_choice import picture_names
 from .reordering_floor import ensure_reordering_floor
 from .replay import ReplayRunner
 from .runner import INFRASTRUCTURE_TRIES, LocalRunner, Runner
-from .study_runs import StudyRuns, complete
+from .study_runs import StudyRuns
 
 __all__ = [
     "INFRASTRUCTURE_TRIES",
-    "Compared",
-    "Contender",
     "LocalRunner",
     "ReplayRunner",
     "Runner",
     "StudyRuns",
     "check_machine",
     "compare",
-    "complete",
     "confirm",
     "contender",
     "ensure_floor",
@@ -30,6 +26,5 @@ __all__ = [
     "judge_more",
     "measure_canary",
     "moved_words",
-    "picture_names",
     "unchecked_trials",
 ]

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...objectives.fingerprint import Fingerprint
 from ...objectives.measuring import Plan
@@ -19,6 +20,7 @@ from ..trial import COMPILED, Job, detect_device
 from .runner import LocalRunner, Runner
 
 WARM_UP_CALLS = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def contender(text: str, storage: str) -> Contender:
     else:
         raise UserError(f"{text}: a trial is a number, reference, torch.compile or best")
     deadlines_s = results.study.deadlines_s.model_dump()
-    return Contender(text, trial.apply_py, results.study.workload_description(), deadlines_s)
+    return Contender(text, trial.timing.apply_py, results.study.workload_description(), deadlines_s)
 
 
 def compare(
@@ -97,26 +99,30 @@ def compare(
     if blocks < 2:
         raise UserError("a comparison needs at least 2 blocks")
     deadlines_s = first.deadlines_s or second.deadlines_s or Study.model_fields["deadlines_s"].default.model_dump()
-    classes = sorted({spec["class"] for spec in first.workload.get("pipelines", {}).values()})
     plan = Plan(calls=calls, most_calls=calls, warm_up_calls=WARM_UP_CALLS, memory=False, stages=False, pictures=())
     latencies: tuple[list[float], list[float]] = ([], [])
     with (
         tempfile.TemporaryDirectory(prefix="paretune-compare-") as scratch,
-        LocalRunner(detect_device(device), classes, deadlines_s) as runner,
+        closing(LocalRunner(detect_device(device), first.workload, deadlines_s)) as runner,
     ):
-        for block in range(blocks):
-            for which in (0, 1) if block % 2 == 0 else (1, 0):
-                one = (first, second)[which]
-                on_step(sum(map(len, latencies)), 2 * blocks, f"block {block + 1} of {blocks}: {one.label}")
-                latencies[which].append(_latency_ms(one, runner, plan, Path(scratch) / f"{which}"))
-        fingerprint = runner.fingerprint
+        for done, (block, which) in enumerate(in_turns(blocks, (0, 1))):
+            one = (first, second)[which]
+            on_step(done, 2 * blocks, f"block {block + 1} of {blocks}: {one.label}")
+            latencies[which].append(_latency_ms(one, runner, plan, Path(scratch) / f"{which}"))
     return Compared(
         first=first.label,
         second=second.label,
         comparison=compare_paired(*latencies),
         latencies_ms=tuple(zip(*latencies, strict=True)),
-        fingerprint=fingerprint,
+        fingerprint=runner.fingerprint,
     )
+
+
+def in_turns(blocks: int, contenders: Sequence[T]) -> list[tuple[int, T]]:
+    """(block, contender): each of them once a block. The order turns round from block to block (ABBA), so that a drift
+    of the machine favours nobody.
+    """
+    return [(block, one) for block in range(blocks) for one in (contenders if block % 2 == 0 else contenders[::-1])]
 
 
 def _latency_ms(one: Contender, runner: Runner, plan: Plan, folder: Path) -> float:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from ...studies import RunKind
 from ..results import Results, Trial
 from ..trial import COMPILED, trial_folder
+from .compare import in_turns
 from .more_pictures import judge_more
-from .study_runs import StudyRuns, complete
+from .study_runs import StudyRuns
 
 LEAST_BLOCKS = 3
 """Made however long they take: fewer would prove nothing."""
@@ -26,9 +27,7 @@ def finalists(results: Results, count: int) -> list[Trial]:
     chosen = sorted(plain.front, key=lambda trial: trial.figure("latency_ms"))
     if (best := plain.best_or_none) is not None:
         chosen = [best, *(trial for trial in chosen if trial is not best)]
-    numbers = [trial.number for trial in chosen if not trial.is_reference][:count]
-    known = {trial.number: trial for trial in results.trials}
-    return [known[number] for number in numbers]
+    return [results.numbered[trial.number] for trial in chosen if not trial.is_reference][:count]
 
 
 def confirm(runs: StudyRuns, say: Callable[[str], None], say_block: Callable[[str, int, int], None]) -> None:
@@ -61,20 +60,14 @@ def confirm(runs: StudyRuns, say: Callable[[str], None], say_block: Callable[[st
 
 
 def _run_blocks(runs: StudyRuns, contenders: Sequence[Trial], say: Callable[[str, int, int], None]) -> None:
-    """Measure every contender once per block, each in a fresh process. The order is reversed from block to block
-    (ABBA), so that a slow change of the machine favours none of them.
-    """
+    """Measure every contender once per block, each in a fresh process."""
     settings = runs.study.finalists
-    planned = [
-        (block, trial)
-        for block in range(settings.blocks)
-        for trial in (contenders if block % 2 == 0 else contenders[::-1])
-    ]
+    planned = in_turns(settings.blocks, contenders)
     made = runs.results.linked_runs(RunKind.BLOCK)
     session = max((one.run.session for one in made), default=0)
     made = [one for one in made if one.run.session == session]
     begun = list(dict.fromkeys((one.run.position, one.trial) for one in made))
-    ended = {(one.run.position, one.trial) for one in made if complete(one.run)}
+    ended = {(one.run.position, one.trial) for one in made if one.run.complete}
     # An interrupted confirmation goes on where it stopped; blocks of other contenders do not count.
     if not made or begun != [(block, trial.number) for block, trial in planned[: len(begun)]]:
         session, ended = session + 1, set()
@@ -88,21 +81,23 @@ def _run_blocks(runs: StudyRuns, contenders: Sequence[Trial], say: Callable[[str
         if (block, trial.number) in ended:
             continue
         say(f"confirming, block {block + 1} of {settings.blocks}: {trial.configuration}", done, len(planned))
-        runs.run_process(
+        run = runs.process(
             RunKind.BLOCK,
             trial.configuration,
             plan,
             trial=trial.number,
             session=session,
             position=block,
-            compiled=trial_folder(runs.folder, trial.number) / COMPILED,
+            compiled=str(trial_folder(runs.folder, trial.number) / COMPILED),
         )
+        runs.records.add_run(run)
 
 
 def _start_cold(runs: StudyRuns, trial: Trial, say: Callable[[str], None]) -> None:
     """Start cold as often as the study asks for; the median stands beside the estimate that every trial has."""
     wanted = runs.study.finalists.cold_starts
     made = trial.runs(RunKind.COLD_START)
-    while sum(map(complete, made)) < wanted and len(made) < 2 * wanted:
+    while sum(run.complete for run in made) < wanted and len(made) < 2 * wanted:
         say(f"cold start {len(made) + 1} of {wanted}: {trial.configuration}")
-        made.append(runs.run_cold_start(trial.number, trial.configuration, trial.folder, len(made)))
+        run = runs.cold_start(trial.number, trial.configuration, trial.folder, len(made))
+        made.append(runs.records.add_run(run))

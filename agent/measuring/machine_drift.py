@@ -7,7 +7,7 @@ from ...objectives.noise_floor import NoiseFloor
 from ...search_space import Configuration
 from ...studies import RunKind, RunRecord
 from ..results import Results
-from .study_runs import StudyRuns, complete
+from .study_runs import StudyRuns
 
 PAUSES_S = (0.0, 5.0, 20.0)
 """Before each attempt. By definition one canary in twenty lies outside the floor; three in a row mean something,
@@ -32,7 +32,7 @@ def check_machine(runs: StudyRuns, say: Callable[[str], None], note: Callable[[s
     made = measure_canary(runs, floor, session, say)
     for run in made:
         runs.records.add_run(run)
-    if not complete(made[-1]):
+    if not made[-1].complete:
         note(f"the reference could not be measured again ({made[-1].outcome}: {made[-1].reason})")
     elif not runs.results.canaries[-1].inside:
         note(f"{moved_words(made, floor)}: the trials around this check are in doubt until blocks decide")
@@ -49,7 +49,7 @@ def measure_canary(runs: StudyRuns, floor: NoiseFloor, session: int, say: Callab
         time.sleep(pause_s)
         plan = runs.timing_plan()
         made.append(runs.process(RunKind.CANARY, Configuration(), plan, session=session, position=position))
-        if not complete(made[-1]) or floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
+        if not made[-1].complete or floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
             break
     return made
 

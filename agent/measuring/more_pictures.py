@@ -1,12 +1,9 @@
 """More pictures of a configuration that may be chosen: a verdict on a few pictures is a weak promise."""
 
 import shutil
-from pathlib import Path
 
-from ...studies import RunKind
-from ..results import Trial
+from ...studies import RunKind, picture_names
 from ..trial import COMPILED, LATENTS, PICTURES, run_folder, trial_folder
-from .picture_choice import picture_names
 from .study_runs import StudyRuns
 
 
@@ -16,14 +13,14 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
     A configuration that makes a broken picture then counts as failed. Any other failure may be the machine's: the trial
     stays what it was, and the failed run says why.
     """
-    trial = _trial(runs, number)
+    trial = runs.results.numbered[number]
     judged = {picture["request"] for picture in trial.quality.get("pictures", ())}
     missing = tuple(name for name in picture_names(runs.study, count) if name not in judged)
     if not missing or not runs.study.workload.quality_assessed or not trial.complete:
         return
     if not trial.is_reference:
         judge_more(runs, runs.results.reference.number, count)
-        trial = _trial(runs, number)
+        trial = runs.results.numbered[number]
     session, position = count, number
     plan = runs.plan(measure=False, memory=False, stages=False, warm_up_calls=1, pictures=missing)
     run = runs.process(
@@ -34,25 +31,14 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
         session=session,
         position=position,
         judge=True,
-        known_pictures=trial.quality["pictures"],
-        compiled=trial_folder(runs.folder, number) / COMPILED,
+        known_pictures=[dict(picture) for picture in trial.quality["pictures"]],
+        compiled=str(trial_folder(runs.folder, number) / COMPILED),
     )
     folder = run_folder(runs.folder, RunKind.PICTURES, session, position)
     if "quality" in run.measurements:
         # Before the run is stored: files that the database names have to exist.
         for kept in (PICTURES, LATENTS):
-            _move_files(folder / kept, trial.folder / kept)
+            if (folder / kept).is_dir():
+                shutil.copytree(folder / kept, trial.folder / kept, dirs_exist_ok=True)
     runs.records.add_run(run)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _trial(runs: StudyRuns, number: int) -> Trial:
-    return next(trial for trial in runs.results.trials if trial.number == number)
-
-
-def _move_files(source: Path, target: Path) -> None:
-    if not source.is_dir():
-        return
-    target.mkdir(exist_ok=True)
-    for file in source.iterdir():
-        file.replace(target / file.name)

@@ -4,9 +4,8 @@ import shutil
 from collections.abc import Callable
 
 from ...search_space import Configuration, reordering_sources
-from ...studies import RunKind
+from ...studies import RunKind, picture_names
 from ..trial import run_folder
-from .picture_choice import picture_names
 from .study_runs import StudyRuns
 
 PICTURES = 4
@@ -28,13 +27,7 @@ def ensure_reordering_floor(runs: StudyRuns, say: Callable[[str], None]) -> None
         if words in known:
             continue
         say(f"reordering floor: {words}")
-        runs.run_process(
-            RunKind.REORDERING,
-            Configuration(),
-            plan,
-            position=position,
-            judge=True,
-            apply_py=apply_py,
-            also={"variant": words},
-        )
+        run = runs.process(RunKind.REORDERING, Configuration(), plan, position=position, judge=True, apply_py=apply_py)
+        run.measurements = {**run.measurements, "variant": words}
+        runs.records.add_run(run)
         shutil.rmtree(run_folder(runs.folder, RunKind.REORDERING, 0, position), ignore_errors=True)

@@ -1,9 +1,8 @@
 """Where processes run: on this machine, or nowhere (recorded runs are replayed, see replay.py)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from ...objectives.fingerprint import Fingerprint
@@ -12,8 +11,6 @@ from ..trial import Executor, Job, TrialResult, cold_import_s, measure_cold_star
 
 INFRASTRUCTURE_TRIES = 3
 """A failure of the host says nothing about the configuration, so the process is run again."""
-ColdStart = tuple[Outcome, str, dict[str, Any]]
-"""How a cold start ended, why it failed, and its seconds."""
 
 
 class Runner(Protocol):
@@ -37,15 +34,13 @@ class Runner(Protocol):
         """Seconds that a fresh process needs until torch, diffusers and the pipeline classes are imported."""
         ...
 
-    def cold_start(self, folder: Path, timeout_s: float) -> ColdStart:
+    def cold_start(self, folder: Path, timeout_s: float) -> TrialResult:
         """Start a trial's folder once in a fresh process with empty compiler caches."""
         ...
 
-    def __enter__(self) -> "Runner": ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def close(self) -> None:
+        """End whatever runs."""
+        ...
 
 
 class LocalRunner:
@@ -54,13 +49,13 @@ class LocalRunner:
     def __init__(
         self,
         device: str,
-        classes: Sequence[str],
+        workload: Mapping[str, Any],
         deadlines_s: Mapping[str, float],
         host_memory_gib: float | None = None,
     ) -> None:
-        """Start the fork server (see Executor). Raises UserError when it cannot start."""
+        """Start the fork server (see Executor). workload: its description. Raises UserError when it cannot start."""
         self.device = device
-        self._classes = list(classes)
+        self._classes = sorted({spec["class"] for spec in workload.get("pipelines", {}).values()})
         self._executor = Executor(device, self._classes, deadlines_s, host_memory_gib)
         self.fingerprint = self._executor.fingerprint
 
@@ -83,14 +78,10 @@ class LocalRunner:
         """Timed in a process that is started for it."""
         return cold_import_s(self._classes)
 
-    def cold_start(self, folder: Path, timeout_s: float) -> ColdStart:
+    def cold_start(self, folder: Path, timeout_s: float) -> TrialResult:
         """See measure_cold_start."""
         return measure_cold_start(folder, self.device, timeout_s)
 
-    def __enter__(self) -> "LocalRunner":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the fork server."""
         self._executor.close()

@@ -1,12 +1,11 @@
 """What is known: trials worked out from runs, the front and the best of it, figures, doubts, and what they say."""
 
-from .confirmation import TORCH_COMPILE, Confirmation
+from .confirmation import TORCH_COMPILE, Speed
 from .doubts import Doubt, DoubtKind, ended_early_words, study_doubts, unconfirmed
 from .front import TIE_RULE, pareto_front
-from .limits import ASKABLE, Limit, constraint_values, limit_words
-from .machine import Canary
+from .limits import Limit, limit_words
+from .machine import Canary, trials_before
 from .results import Results
-from .speed import Speed
 from .summary import (
     age_words,
     call_words,
@@ -21,11 +20,9 @@ from .summary import (
 from .trial import Trial, numbers
 
 __all__ = [
-    "ASKABLE",
     "TIE_RULE",
     "TORCH_COMPILE",
     "Canary",
-    "Confirmation",
     "Doubt",
     "DoubtKind",
     "Limit",
@@ -35,7 +32,6 @@ __all__ = [
     "age_words",
     "call_words",
     "cold_start_words",
-    "constraint_values",
     "cost_words",
     "ended_early_words",
     "evidence_words",
@@ -47,5 +43,6 @@ __all__ = [
     "pictures_note",
     "study_doubts",
     "ties_note",
+    "trials_before",
     "unconfirmed",
 ]

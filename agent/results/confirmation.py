@@ -1,13 +1,12 @@
 """Confirming blocks: fresh processes of several configurations that took turns, and what they say of each other."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...objectives.measuring.intervals import Comparison, compare_paired
 from ...search_space import Configuration
-from ...studies import LinkedRun, Outcome
+from ...studies import LinkedRun
 
 TORCH_COMPILE = Configuration.of({"torch_compile": {"region": "whole", "mode": "default", "vae_decoder": False}})
 """torch.compile as people use it today: the whole denoiser, default mode."""
@@ -66,6 +65,30 @@ class Confirmation:
         return f"{words} A difference of less than {max(missed):.1%} could have been missed."
 
 
+@dataclass(frozen=True)
+class Speed:
+    """How many times as fast as the reference a trial is."""
+
+    times: float | None
+    """None where a trial that was measured once cannot be compared: on an unsteady machine, and when the reference was
+    never again where it had been.
+    """
+    tie: bool = False
+    """Nothing was shown: the difference is within the noise floor, or the blocks' interval holds 1."""
+    interval: tuple[float, float] | None = None
+    """The 95 % interval in confirming blocks, whose ratio `times` is then; None when the trial was measured once."""
+    blocks: int = 0
+    unconfirmed: bool = False
+    """Whether it rests on one measurement of the trial alone."""
+
+    def __str__(self) -> str:
+        words = [] if self.times is None else [f"{self.times:.2f}x"]
+        if self.interval is not None:
+            words[0] += f" ({self.interval[0]:.2f} to {self.interval[1]:.2f} in {self.blocks} blocks)"
+        words += [word for word, so in (("a tie", self.tie), ("unconfirmed", self.unconfirmed)) if so]
+        return ", ".join(words)
+
+
 def compared_words(name: str, comparison: Comparison) -> str:
     """ "1.54 times as fast as the reference (95 % interval 1.27 to 1.62)", or that it is a tie."""
     low, high = comparison.interval
@@ -81,7 +104,7 @@ def newest_blocks(runs: Sequence[LinkedRun]) -> Latencies:
     for session in sorted({one.run.session for one in runs}, reverse=True):
         latencies: Latencies = {}
         for one in runs:
-            if one.run.session == session and one.run.outcome == Outcome.COMPLETE:
+            if one.run.session == session and one.run.complete:
                 latencies.setdefault(one.trial, {})[one.run.position] = float(one.run.measurements["latency_ms"])
         enough = {trial: blocks for trial, blocks in latencies.items() if len(blocks) >= LEAST_BLOCKS}
         if len(enough) > 1:
@@ -95,8 +118,3 @@ def compare_trials(latencies: Latencies, baseline: int, candidate: int) -> Compa
     if baseline == candidate or len(blocks) < LEAST_BLOCKS:
         return None
     return compare_paired([latencies[baseline][b] for b in blocks], [latencies[candidate][b] for b in blocks])
-
-
-def mean_latency_ms(blocks: dict[int, float]) -> float:
-    """The geometric mean, of which a ratio of two is the mean ratio that a comparison gives."""
-    return math.exp(sum(map(math.log, blocks.values())) / len(blocks))

@@ -1,7 +1,6 @@
 """The Pareto front, and which configuration of it is the best: the one order and the one rule for ties."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
 
 from ...search_space import LOSSES
 from .trial import Trial
@@ -12,21 +11,10 @@ TIE_RULE = (
 )
 
 
-class HasFigures(Protocol):
-    """What a front is made of."""
-
-    def figure(self, name: str) -> float:
-        """A figure by name; less is better."""
-        ...
-
-
-T = TypeVar("T", bound=HasFigures)
-
-
-def pareto_front(candidates: Sequence[T], objectives: Sequence[str]) -> list[T]:
+def pareto_front(candidates: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
     """Those that no other one dominates: no worse in any objective and better in one. As Optuna draws it."""
 
-    def dominates(one: T, other: T) -> bool:
+    def dominates(one: Trial, other: Trial) -> bool:
         pairs = [(one.figure(name), other.figure(name)) for name in objectives]
         return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...objectives.figures import FIGURES
-from ...objectives.verdict import Verdict
 from ...studies import Study, UserError
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -44,21 +43,6 @@ class Limit:
 
     def __str__(self) -> str:
         return f"{self.figure}{self.comparison}{self.value:g}"
-
-
-def constraint_values(study: Study, figure: Callable[[str], float], verdict_drift: float | None) -> dict[str, float]:
-    """What a complete trial tells the sampler: at most 0 where the study's limit is kept. Always in the same order.
-
-    figure: a figure of the trial by name. verdict_drift: the drift of all of its pictures, which its verdict rests on.
-    """
-    values = {}
-    if study.limits.verdict is not None and study.workload.quality_assessed and verdict_drift is not None:
-        values["verdict"] = verdict_drift - Verdict(study.limits.verdict).drift_limit
-    for one in FIGURES:
-        limit = study.limits.of(one.name)
-        if limit is not None:
-            values[one.name] = figure(one.name) / limit - 1
-    return values
 
 
 def limit_words(study: Study) -> list[str]:

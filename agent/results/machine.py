@@ -1,11 +1,10 @@
-"""What is known of the machine: its noise floor, and whether canaries found it to be what it was."""
+"""Whether canaries found the machine to be what it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ...objectives.noise_floor import NoiseFloor
-from ...studies import LinkedRun, Outcome, RunKind
+from ...studies import LinkedRun, RunKind
 
 
 @dataclass(frozen=True)
@@ -14,6 +13,7 @@ class Canary:
 
     link: int
     """Of its last attempt; runs with a smaller one were made before it."""
+    after_trials: int
     at: str
     latency_ms: float
     """Of its last attempt, which decides."""
@@ -23,16 +23,6 @@ class Canary:
     """Whether the reference was where it had been."""
 
 
-def noise_floor(reference: Mapping[str, Any], runs: Sequence[LinkedRun], wanted: int) -> NoiseFloor | None:
-    """From the reference's own trial and the processes beside it; None until there are as many as are wanted.
-
-    reference: the measurements of its trial.
-    """
-    beside = [o.run.measurements for o in runs if o.run.kind == RunKind.FLOOR and o.run.outcome == Outcome.COMPLETE]
-    measured = [reference, *beside]
-    return NoiseFloor.of(measured) if len(measured) >= max(wanted, 2) else None
-
-
 def canaries(floor: NoiseFloor | None, runs: Sequence[LinkedRun]) -> list[Canary]:
     """Every canary that could be measured, in order; none without a noise floor, which alone can say what is inside."""
     if floor is None:
@@ -40,11 +30,12 @@ def canaries(floor: NoiseFloor | None, runs: Sequence[LinkedRun]) -> list[Canary
     middle_ms = floor.middle("latency_ms")
     last: dict[int, LinkedRun] = {}
     for one in runs:
-        if one.run.kind == RunKind.CANARY and one.run.outcome == Outcome.COMPLETE:
+        if one.run.kind == RunKind.CANARY and one.run.complete:
             last[one.run.session] = one
     return [
         Canary(
             link=one.link,
+            after_trials=trials_before(runs, one.link),
             at=one.run.finished_at,
             latency_ms=(now_ms := float(one.run.measurements["latency_ms"])),
             change=now_ms / middle_ms - 1,
@@ -52,6 +43,11 @@ def canaries(floor: NoiseFloor | None, runs: Sequence[LinkedRun]) -> list[Canary
         )
         for one in last.values()
     ]
+
+
+def trials_before(runs: Sequence[LinkedRun], link: int) -> int:
+    """How many trials a study had taken up before one of its runs."""
+    return len({one.trial for one in runs if one.run.kind == RunKind.TRIAL and one.link < link})
 
 
 def in_doubt(found: Sequence[Canary], link: int) -> bool:

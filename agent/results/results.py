@@ -1,6 +1,7 @@
 """What a study found: its trials, worked out from its runs, the Pareto front, and the best configuration."""
 
 import copy
+import statistics
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -10,11 +11,11 @@ from ...objectives.measuring.intervals import Comparison
 from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss
-from ...studies import LinkedRun, Outcome, RatingRecord, Records, RunKind, RunRecord, Study, StudyRecord, UserError
-from .confirmation import TORCH_COMPILE, Latencies, compare_trials, mean_latency_ms, newest_blocks
+from ...studies import LinkedRun, RatingRecord, Records, RunKind, RunRecord, Study, StudyRecord, UserError
+from .confirmation import TORCH_COMPILE, Latencies, compare_trials, newest_blocks
 from .front import best_of, pareto_front
 from .limits import ASKABLE, Limit
-from .machine import Canary, canaries, noise_floor
+from .machine import Canary, canaries
 from .trial import Trial
 
 
@@ -85,15 +86,20 @@ class Results:
     # Its trials.
 
     @cached_property
-    def trials(self) -> list[Trial]:
-        """Every trial, by number."""
+    def numbered(self) -> dict[int, Trial]:
+        """Every trial by its number, in that order."""
         by_trial: dict[int, list[LinkedRun]] = {}
         for one in self._runs:
             by_trial.setdefault(one.trial, []).append(one)
         measured = {
             number: runs for number, runs in by_trial.items() if any(one.run.kind == RunKind.TRIAL for one in runs)
         }
-        return [Trial(self, number, measured[number]) for number in sorted(measured)]
+        return {number: Trial(self, number, measured[number]) for number in sorted(measured)}
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The same, without the numbers."""
+        return list(self.numbered.values())
 
     @property
     def complete(self) -> list[Trial]:
@@ -129,7 +135,7 @@ class Results:
 
     def trial(self, number: int) -> Trial:
         """Raises UserError when there is no complete trial of that number."""
-        found = next((t for t in self.trials if t.number == number), None)
+        found = self.numbered.get(number)
         if found is None:
             raise UserError(f"study {self.name} has no trial {number}; paretune best {self.name} --all lists them")
         if not found.complete:
@@ -140,13 +146,13 @@ class Results:
 
     def floor_runs(self) -> list[RunRecord]:
         """The unchanged reference in other processes than its own trial's."""
-        return [run for run in self.runs(RunKind.FLOOR) if run.outcome == Outcome.COMPLETE]
+        return [run for run in self.runs(RunKind.FLOOR) if run.complete]
 
     @cached_property
     def floor(self) -> NoiseFloor | None:
         """How far the reference is from itself; None until it was measured in enough processes."""
-        timing = self.reference.timing.measurements
-        return noise_floor(timing, self.linked_runs(RunKind.FLOOR), self.study.measurement.floor_processes)
+        measured = [run.measurements for run in (self.reference.timing, *self.floor_runs())]
+        return NoiseFloor.of(measured) if len(measured) >= max(self.study.measurement.floor_processes, 2) else None
 
     @property
     def unsteady(self) -> bool:
@@ -195,13 +201,12 @@ class Results:
         """
         alone_ms = float(trial.measurements["latency_ms"])
         reference = self.reference
-        reference_ms = float(reference.measurements["latency_ms"])
-        if self.floor is not None:
-            reference_ms = self.floor.middle("latency_ms")
+        timing_ms = float(reference.measurements["latency_ms"])
+        reference_ms = timing_ms if self.floor is None else self.floor.middle("latency_ms")
         in_blocks = self.blocks.get(reference.number)
         if in_blocks is None:
             return reference_ms if trial is reference else alone_ms
-        scale_ms = mean_latency_ms(in_blocks)
+        scale_ms = statistics.geometric_mean(in_blocks.values())  # as a comparison's ratio is one of such means
         if trial is reference:
             return scale_ms
         found = self.compared(reference, trial)
@@ -271,7 +276,7 @@ class Results:
 
 
 def _variant(run: RunRecord) -> dict[str, Any]:
-    if run.outcome != Outcome.COMPLETE:
+    if not run.complete:
         return {"outcome": run.outcome, "reason": run.reason}
     quality = run.measurements["quality"]
     return {key: quality[key] for key in ("n", "verdict", "drift", "worst_metrics")}

@@ -167,20 +167,13 @@ def call_words(trial: Trial) -> list[str]:
     lines = [] if alone == trial.text("latency_ms") else [f"as a trial: {alone}"]
     for shape in shapes:
         calls = f"n={shape['n']}, {text(shape['min_ms'])} to {text(shape['max_ms'])}"
-        interval = f"interval {shape['interval']:.1%}" if "interval" in shape else ""
-        why = ", ".join(filter(None, [interval, _STOPS.get(shape.get("stop"), "")]))
+        why = f"interval {shape['interval']:.1%}, {_STOPS[shape['stop']]}"
         if len(shapes) == 1:
-            return [line for line in (*lines, calls, why) if line]
+            return [*lines, calls, why]
         names = shape["requests"]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        words = ", ".join(filter(None, [calls, why]))
-        lines.append(f"{names[0]}{more}: {text(shape['median_ms'])} ({words})")
+        lines.append(f"{names[0]}{more}: {text(shape['median_ms'])} ({calls}, {why})")
     return lines
 
 
-_STOPS = {
-    "interval": "narrow enough",
-    "time": "time spent",
-    "calls": "calls spent",
-    "dominated": "ended early",
-}
+_STOPS = {"interval": "narrow enough", "time": "time spent", "calls": "calls spent", "dominated": "ended early"}

@@ -6,17 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...objectives.figures import FIGURE
+from ...objectives.figures import FIGURE, FIGURES
 from ...objectives.measuring.energy import cost_per_1000_images
 from ...objectives.noise_floor import relative_difference
 from ...objectives.verdict import Verdict, configuration_drift
 from ...search_space import Configuration
 from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError
 from ..trial import COLD_START_FIGURES, PICTURES
-from .confirmation import Confirmation, compare_trials
-from .limits import constraint_values
+from .confirmation import Confirmation, Speed
 from .machine import in_doubt
-from .speed import Speed
 
 if TYPE_CHECKING:
     from .doubts import Doubt
@@ -38,11 +36,14 @@ class Trial:
         self.number = number
         self._runs = [one.run for one in runs]
         timed = [one for one in runs if one.run.kind == RunKind.TRIAL]
-        complete = [one for one in timed if one.run.outcome == Outcome.COMPLETE]
+        complete = [one for one in timed if one.run.complete]
         newest = (complete or timed)[-1]
         self.link = newest.link
         """Of its timing, among the runs of the study."""
         self.timing: RunRecord = newest.run
+        """It has the log's end, the seconds per phase and the apply.py that it ran."""
+        self.folder = Path(self.timing.folder)
+        """Where its log, pictures and latents are."""
         try:
             self.configuration = Configuration.from_dict(self.timing.configuration)
         except ValueError as error:
@@ -69,26 +70,6 @@ class Trial:
     def reason(self) -> str:
         """Why it failed, in one sentence; empty when it is complete."""
         return self._last_word.reason
-
-    @property
-    def log_tail(self) -> str:
-        """The end of its log; empty when it is complete."""
-        return self.timing.log_tail
-
-    @property
-    def phases_s(self) -> Mapping[str, float]:
-        """Seconds per phase of its process, in order."""
-        return self.timing.phases_s
-
-    @property
-    def folder(self) -> Path:
-        """Where its log, pictures and latents are."""
-        return Path(self.timing.folder)
-
-    @property
-    def apply_py(self) -> str:
-        """The file that it ran."""
-        return self.timing.apply_py
 
     @property
     def complete(self) -> bool:
@@ -132,8 +113,7 @@ class Trial:
     @property
     def quality(self) -> Mapping[str, Any]:
         """What was said of its pictures; empty when none was judged."""
-        found: Mapping[str, Any] = self.measurements.get("quality", {})
-        return found
+        return dict(self.measurements.get("quality", {}))
 
     @property
     def verdict(self) -> Verdict:
@@ -157,7 +137,7 @@ class Trial:
     @cached_property
     def cold_start_measured(self) -> Mapping[str, float] | None:
         """Medians of real cold processes, in s: each phase, `cold_start_s` in all, and how many (`n`); None without."""
-        found = [run.measurements for run in self.runs(RunKind.COLD_START) if run.outcome == Outcome.COMPLETE]
+        found = [run.measurements for run in self.runs(RunKind.COLD_START) if run.complete]
         if not found:
             return None
         medians = {name: statistics.median(one[name] for one in found) for name in COLD_START_FIGURES}
@@ -202,9 +182,9 @@ class Trial:
     @cached_property
     def confirmation(self) -> Confirmation | None:
         """What the confirming blocks found of it; None when it was not in them."""
-        blocks, compiled = self.results.blocks, self.results.torch_compile
-        against_reference = compare_trials(blocks, self.results.reference.number, self.number)
-        against_compiled = None if compiled is None else compare_trials(blocks, compiled.number, self.number)
+        compiled = self.results.torch_compile
+        against_reference = self.results.compared(self.results.reference, self)
+        against_compiled = None if compiled is None else self.results.compared(compiled, self)
         if self.is_reference or (against_reference is None and against_compiled is None):
             return None
         return Confirmation(against_reference, against_compiled)
@@ -213,6 +193,11 @@ class Trial:
     def confirmed(self) -> bool:
         """Whether blocks showed it to be faster than the reference and no slower than torch.compile."""
         return self.confirmation is not None and self.confirmation.confirmed
+
+    @property
+    def exportable(self) -> bool:
+        """Whether `export` writes it unasked: nothing is known of a gain over a reference that was contradicted."""
+        return self.confirmed or self.is_reference or not self.results.reference_contradicted
 
     @property
     def speed(self) -> Speed:
@@ -254,9 +239,17 @@ class Trial:
 
     @cached_property
     def constraint_values(self) -> dict[str, float]:
-        """At most 0 for each limit that a complete trial keeps; the verdict's is on all of its pictures."""
-        drift = self.measurements.get("drift")
-        return constraint_values(self.results.study, self.figure, None if drift is None else float(drift))
+        """At most 0 for each limit that a complete trial keeps, always in the same order: what the sampler is told.
+
+        The verdict's is on all of its pictures.
+        """
+        limits, values = self.results.study.limits, {}
+        if limits.verdict is not None and self.results.quality_assessed:
+            values["verdict"] = float(self.measurements["drift"]) - Verdict(limits.verdict).drift_limit
+        for figure in FIGURES:
+            if (limit := limits.of(figure.name)) is not None:
+                values[figure.name] = self.figure(figure.name) / limit - 1
+        return values
 
     @property
     def acceptable(self) -> bool:
@@ -266,13 +259,13 @@ class Trial:
     def broken_limits(self) -> list[str]:
         """The study's limits that it breaks, each in words."""
         limits = self.results.study.limits
-        words = []
-        for name in (name for name, value in self.constraint_values.items() if value > 0):
-            if name == "verdict":
-                words.append(f"pictures are {self.verdict}, the limit is {limits.verdict}")
-            else:
-                words.append(f"{FIGURE[name].label} is over {FIGURE[name].text(limits.of(name) or 0)}")
-        return words
+        return [
+            f"pictures are {self.verdict}, the limit is {limits.verdict}"
+            if name == "verdict"
+            else f"{FIGURE[name].label} is over {FIGURE[name].text(limits.of(name) or 0)}"
+            for name, value in self.constraint_values.items()
+            if value > 0
+        ]
 
     @property
     def in_doubt(self) -> bool:
@@ -297,12 +290,12 @@ class Trial:
 
     def cost_per_1000_images(self) -> float | None:
         """In the currency of the study's price; None without a price."""
-        price, per_image_ms = self.results.study.price_per_gpu_hour, self.measurements.get("latency_per_image_ms")
-        if price is None or per_image_ms is None:
+        price = self.results.study.price_per_gpu_hour
+        if price is None:
             return None
         # Per image, on the scale of the latency that is shown.
         scale = self.figure("latency_ms") / float(self.measurements["latency_ms"])
-        return cost_per_1000_images(per_image_ms * scale / 1000, price)
+        return cost_per_1000_images(self.measurements["latency_per_image_ms"] * scale / 1000, price)
 
 
 def numbers(trials: Iterable[Trial]) -> str:

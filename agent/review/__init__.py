@@ -1,10 +1,9 @@
 """What people look at: the view of a study that report, listing, dashboard and JSON show, and these."""
 
 from .dashboard import dashboard
-from .listing import trial_lines, trust_lines
+from .listing import listed_studies, study_lines, trial_lines, trust_lines
 from .report import write_report
 from .rows import Row, row_of
-from .study_list import listed_studies, study_lines
 from .view import StudyView, study_view
 
 __all__ = [

@@ -13,7 +13,8 @@ from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from ...studies import Records, UserError
-from .view import StudyView, study_view
+from .report import template
+from .view import study_view
 
 if TYPE_CHECKING:
     from .optuna_storage import ReportedStorage
@@ -129,44 +130,8 @@ def _change(study: dict[str, Any], study_id: int, storage: "ReportedStorage", af
     study["trials"] = study["trials"][after:]
     written = study["note"]["body"]
     own = (written.partition(OWN_NOTES)[2] if OWN_NOTES in written else written).strip()
-    summary = study_note(view, f"/dashboard/studies/{study_id}")
+    summary = template("dashboard_note.md.j2").render(view=view, page=f"/dashboard/studies/{study_id}")
     study["note"]["body"] = f"{summary}\n\n{OWN_NOTES}\n\n{own or 'What you write here stays.'}\n"
-
-
-def study_note(view: StudyView, page: str) -> str:
-    """The study in Markdown. page: its address on the dashboard."""
-    lines = [" ".join([view.headline, *map(str, view.doubts)])]
-    lines.append(" ".join(filter(None, [view.floor_note, view.ties_note, view.pictures_note])))
-    device = view.fingerprint["device_name"]
-    lines.append(f"{len(view.rows)} trials on {device}; {len(view.failures)} failed.")
-    table = ["| | trial | latency | speed | peak memory | cold start | pictures | drift | configuration |"]
-    table.append("| --- " * 9 + "|")
-    for row in (row for row in view.complete if row.label):
-        drift = row.figures.get("drift")
-        cells = [
-            row.label,
-            str(row.number),
-            row.figures["latency_ms"].text,
-            row.speed_text,
-            row.figures["peak_vram_gib"].text,
-            row.cold_start_text,
-            f"{row.verdict_text} on {row.picture_count}" if row.evidence else row.verdict_text,
-            f"{drift.text} on {row.drift_pictures}" if drift else "not assessed",
-            row.configuration_text,
-        ]
-        table.append(f"| {' | '.join(cells)} |")
-    lines.append("\n".join(table))
-    lines.append(
-        "Values, feasibility and best trials are those of the report. Later measurements can change the latencies of "
-        "earlier trials; load an open page again to see that."
-    )
-    lines.append(f"Export the best: `paretune export {view.name} -o bundle`" if view.exportable else "")
-    front = f"{page}/trials?numbers={','.join(map(str, dict.fromkeys([view.reference, *view.front])))}"
-    lines.append(
-        f"Pictures: [the reference and the front side by side]({front}), or [all of them]({page}/smartSelection) with "
-        f"*Show Artifacts*. `paretune report {view.name}` writes them into one page in full."
-    )
-    return "\n\n".join(line for line in lines if line)
 
 
 def _refused(start_response: StartResponse, sentence: str) -> Iterable[bytes]:

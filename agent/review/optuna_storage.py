@@ -32,7 +32,6 @@ class _Study:
     """A study as it is shown."""
 
     results: Results
-    newest_link: int
     trials: list[FrozenTrial]
 
 
@@ -69,10 +68,9 @@ class ReportedStorage(InMemoryStorage):
         except KeyError:
             raise UserError(f"study {name} has no search yet: paretune launch continues it") from None
         known = self._shown.get(study_id)
-        results = Results(self._records, name) if known is None else known.results.refresh()
-        if known is None or known.newest_link != results.newest_link:
-            trials = list(_frozen_trials(results, study_id))
-            self._shown[study_id] = _Study(results, results.newest_link, trials)
+        results = Results(self._records, name) if known is None else known.results
+        if known is None or results.newest_link != results.refresh().newest_link:
+            self._shown[study_id] = _Study(results, list(_frozen_trials(results, study_id)))
 
     def id_of(self, name: str) -> int:
         """Raises UserError for a study that cannot be shown, and says why."""
@@ -136,8 +134,8 @@ class ReportedStorage(InMemoryStorage):
 
 def _frozen_trials(results: Results, study_id: int) -> Iterator[FrozenTrial]:
     """Every trial by its number. A number in between is of a proposal that was known or refused, so not measured."""
-    trials = {trial.number: trial for trial in results.trials}
-    space = SearchSpace({n: {p: tuple(v) for p, v in c.items()} for n, c in results.record.space.items()})
+    trials = results.numbered
+    space = SearchSpace.from_dict(results.record.space)
     ended = datetime.fromisoformat(results.record.created_at).astimezone().replace(tzinfo=None)
     for number in range(max(trials, default=-1) + 1):
         trial = trials.get(number)
@@ -147,7 +145,7 @@ def _frozen_trials(results: Results, study_id: int) -> Iterator[FrozenTrial]:
             yield _frozen(number, trial_id, TrialState.FAIL, ended, ended, user_attrs=not_measured)
             continue
         ended = datetime.fromisoformat(trial.timing.finished_at).astimezone().replace(tzinfo=None)
-        began = ended - timedelta(seconds=sum(trial.phases_s.values()))
+        began = ended - timedelta(seconds=sum(trial.timing.phases_s.values()))
         params, distributions = _parameters(space, trial)
         told: dict[str, Any] = {"params": params, "distributions": distributions, "user_attrs": _user_attrs(trial)}
         if not trial.complete:

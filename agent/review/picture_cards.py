@@ -37,7 +37,6 @@ class Card:
     uri: str
     alt: str
     verdict: str
-    chip: str
     lines: list[str]
     configuration: str
 
@@ -155,13 +154,11 @@ def _card(results: Results, trial: Trial, one: _Shown, uri: str) -> Card:
         for rating in results.ratings
         if rating.trial == trial.number and rating.picture == one.file
     ]
-    shown_verdict = "" if judged is None or is_reference else str(judged["verdict"])
     return Card(
         title=title,
         uri=uri,
         alt=f"{title}, request {one.request['name']}: {one.request['prompt']}",
-        verdict=shown_verdict,
-        chip=shown_verdict,
+        verdict="" if judged is None or is_reference else str(judged["verdict"]),
         lines=lines,
         configuration=str(trial.configuration),
     )
@@ -170,16 +167,10 @@ def _card(results: Results, trial: Trial, one: _Shown, uri: str) -> Card:
 def _metrics(metrics: Mapping[str, float | None]) -> str:
     if metrics.get("max_abs_difference_lsb") == 0:
         return "every pixel is equal"
-    words = []
-    for name, unit, digits in _METRICS:
-        if name in metrics:
-            value = metrics[name]  # None is infinity: equal in that metric
-            words.append(unit.format("∞" if value is None else f"{value:.{digits}f}"))
-    for name, label in LEARNED_WORDS.items():
-        value = metrics.get(name)
-        if value is not None:
-            words.append(f"{label} {value:.3f}")
-    return ", ".join(words)
+    units = (*_METRICS, *((name, f"{label} {{}}", 3) for name, label in LEARNED_WORDS.items()))
+    known = [(unit, digits, metrics[name]) for name, unit, digits in units if name in metrics]
+    # None is infinity: equal in that metric.
+    return ", ".join(unit.format("∞" if value is None else f"{value:.{digits}f}") for unit, digits, value in known)
 
 
 def _qualities(judged: Mapping[str, Any]) -> list[str]:

@@ -148,12 +148,10 @@ def _add_bands(plot: dict[str, Any], largest: float) -> None:
 
 
 def _add_limit(plot: dict[str, Any], axis: str, value: float) -> None:
-    ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": value, "y1": value, "yref": "y"}
-    label = {"text": "the study's limit", "xref": "paper", "x": 1, "xanchor": "right", "yref": "y", "y": value}
-    if axis == "x":
-        ends = {"y0": 0, "y1": 1, "yref": "paper", "x0": value, "x1": value, "xref": "x"}
-        label = {"text": "the study's limit", "yref": "paper", "y": 1, "xref": "x", "x": value, "xanchor": "right"}
-    plot["layout"]["shapes"].append({"type": "line", "line": {"color": "--warn", "dash": "dash", "width": 1.5}, **ends})
-    plot["layout"]["annotations"].append(
-        {**label, "yanchor": "bottom" if axis == "y" else "top", "showarrow": False, "font": {"color": "--warn"}}
-    )
+    other = "y" if axis == "x" else "x"
+    ends = {f"{axis}0": value, f"{axis}1": value, f"{axis}ref": axis, f"{other}0": 0, f"{other}1": 1}
+    label = {"text": "the study's limit", "textposition": "end", "textangle": 0, "xanchor": "right"}
+    label |= {"yanchor": "top" if axis == "x" else "bottom", "font": {"color": "--warn"}}
+    line = {"color": "--warn", "dash": "dash", "width": 1.5}
+    shape = {"type": "line", "line": line, f"{other}ref": "paper", "label": label, **ends}
+    plot["layout"]["shapes"].append(shape)

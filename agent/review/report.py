@@ -17,7 +17,7 @@ from .picture_cards import LEARNED_WORDS, not_assessed, request_cards, shown_fil
 from .pictures import inline_pictures
 from .plots import plots
 from .sections import COLD_WORDS, STAGES
-from .view import StudyView, study_view
+from .view import study_view
 
 REPORT = "index.html"
 PHASES = ("start", "load", "apply", "first_call", "warm_up", "memory", "measure", "pictures", "stages", "judge")
@@ -65,23 +65,15 @@ def report_html(results: Results) -> str:
     """The whole page; its numbers are the view's. Raises UserError when the study has no reference yet."""
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     view = study_view(results)
     pictured = _pictured(results) if view.quality_assessed else []
     inlined = inline_pictures(shown_files(results, pictured))
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         view=view,
         machine=view.fingerprint,
         on_cpu=view.fingerprint["device_kind"] == "cpu",
         version=metadata.version("paretune"),
         written_at=_date(utc_now()),
-        named=_named(view),
         objectives=[FIGURE[name].label for name in view.optimised],
         priced=any(row.cost for row in view.complete),
         plots=plots(view),
@@ -105,9 +97,16 @@ def report_html(results: Results) -> str:
     )
 
 
-def _named(view: StudyView) -> list[tuple[str, int | None]]:
-    """The three rows of the result; None for what there is not."""
-    return [("reference", view.reference), ("torch.compile", view.torch_compile), ("best", view.best)]
+def template(name: str) -> jinja2.Template:
+    """A template of this folder; HTML escapes what is put into it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
 
 
 def _seconds(value: float) -> str:

@@ -1,6 +1,6 @@
 """One trial as every page, table and JSON shows it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...objectives.figures import FIGURE, FIGURES
@@ -17,8 +17,6 @@ from ..results import (
     ended_early_words,
     evidence_words,
 )
-
-REFERENCE, TORCH_COMPILE, BEST = "reference", "torch.compile", "best"
 
 
 @dataclass(frozen=True)
@@ -112,39 +110,36 @@ class Row:
         """Whether it was measured to its end."""
         return bool(self.figures)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain, JSON-able."""
-        return asdict(self)
-
 
 def row_of(trial: Trial, by: str = "latency_ms") -> Row:
     """A trial in its study. by: the figure that `ties_with` is about."""
     results = trial.results
     elsewhere = trial.elsewhere
-    common: dict[str, Any] = {
-        "number": trial.number,
-        "label": ", ".join(name for name, named in named_trials(results).items() if named is trial),
-        "configuration_text": str(trial.configuration),
-        "steps": [
+    row = Row(
+        number=trial.number,
+        label=", ".join(name for name, named in named_trials(results).items() if named is trial),
+        configuration_text=str(trial.configuration),
+        steps=[
             StepShown(step.technique, dict(step.values()), str(technique(step.technique).loss))
             for step in trial.configuration.steps
         ],
-        "configuration": trial.configuration.to_dict(),
-        "outcome": str(trial.outcome),
-        "reason": trial.reason,
-        "log_tail": trial.log_tail,
-        "phases_s": dict(trial.phases_s),
-        "measured_in": elsewhere
-        and {"study": elsewhere.study, "trial": elsewhere.trial, "finished_at": elsewhere.finished_at},
-    }
+        configuration=trial.configuration.to_dict(),
+        outcome=str(trial.outcome),
+        reason=trial.reason,
+        log_tail=trial.timing.log_tail,
+        phases_s=dict(trial.timing.phases_s),
+        measured_in=None
+        if elsewhere is None
+        else {"study": elsewhere.study, "trial": elsewhere.trial, "finished_at": elsewhere.finished_at},
+    )
     if not trial.complete:
-        return Row(**common)
+        return row
     known = {figure: trial.known_figure(figure.name) for figure in FIGURES}
     figures = {figure.name: Shown(value, figure.text(value)) for figure, value in known.items() if value is not None}
     confirmation, measured = trial.confirmation, trial.cold_start_measured
-    setup_gib = trial.measurements.get("setup_peak_vram_gib")
-    return Row(
-        **common,
+    setup_gib = float(trial.measurements["setup_peak_vram_gib"])
+    return replace(
+        row,
         figures=figures,
         speed=trial.speed,
         speed_text=str(trial.speed),
@@ -152,8 +147,8 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
         cold_start_text=cold_start_words(trial),
         calls=call_words(trial),
         call_range=_call_range(trial),
-        setup_memory=None if setup_gib is None else Shown(setup_gib, FIGURE["peak_vram_gib"].text(setup_gib)),
-        gpu_busy_percent=trial.measurements.get("machine", {}).get("gpu_utilization_percent"),
+        setup_memory=Shown(setup_gib, FIGURE["peak_vram_gib"].text(setup_gib)),
+        gpu_busy_percent=trial.measurements["machine"]["gpu_utilization_percent"],
         cost_per_1000_images=trial.cost_per_1000_images(),
         cost=cost_words(trial),
         verdict=str(trial.verdict if results.quality_assessed else Verdict.NOT_ASSESSED),
@@ -163,7 +158,7 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
         drift_pictures=len(trial.compared_pictures),
         within_reordering_floor=trial.within_reordering_floor() if results.quality_assessed else None,
         confirmed=trial.confirmed,
-        confirmation=_confirmation(trial),
+        confirmation=None if confirmation is None else confirmation.to_dict(),
         confirmation_text="" if confirmation is None else confirmation.words(),
         on_front=trial in results.front,
         acceptable=trial.acceptable,
@@ -179,18 +174,7 @@ def named_trials(results: Results) -> dict[str, Trial | None]:
     """The three that every page names; the best one is none where nothing better than the reference was found."""
     best = results.best_or_none
     best = None if best is results.reference else best
-    return {REFERENCE: results.reference, TORCH_COMPILE: results.torch_compile, BEST: best}
-
-
-def _confirmation(trial: Trial) -> dict[str, dict[str, Any]] | None:
-    if trial.confirmation is None:
-        return None
-    both = {"reference": trial.confirmation.reference, "torch_compile": trial.confirmation.torch_compile}
-    return {
-        name: {**found.to_dict(), "times": found.times, "interval": found.interval}
-        for name, found in both.items()
-        if found is not None
-    }
+    return {"reference": results.reference, "torch.compile": results.torch_compile, "best": best}
 
 
 def _call_range(trial: Trial) -> tuple[float, float] | None:

@@ -1,15 +1,16 @@
 """What stands behind a study's figures: stages, noise floor, canaries, the machine, what failed beside the trials."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...objectives.figures import FIGURE, FIGURES, milliseconds
+from ...objectives.figures import milliseconds
 from ...objectives.measuring.machine_state import notes
 from ...objectives.measuring.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
-from ...studies import LinkedRun, Outcome, RunKind, RunRecord
-from ..results import Results, Trial
+from ...studies import LinkedRun, RunKind
+from ..results import Results, Trial, trials_before
 from ..trial import COLD_PHASES
 from .rows import Shown, named_trials
 
@@ -44,43 +45,6 @@ class StageBar:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The stages of requests that cost the same, for the named configurations."""
-
-    requests: str
-    bars: list[StageBar]
-
-    @property
-    def longest_ms(self) -> float:
-        """What fills a whole bar."""
-        return max(bar.total.value for bar in self.bars)
-
-
-@dataclass(frozen=True)
-class FloorShown:
-    """What each process measured of the unchanged reference, and how far apart that is."""
-
-    processes: int
-    unsteady: bool
-    """Whether latencies scatter so much that single trials cannot be compared."""
-    figures: dict[str, Shown]
-    """Relative: a difference of 0.02 is 2 %."""
-    values: dict[str, list[Shown]]
-
-
-@dataclass(frozen=True)
-class CanaryShown:
-    """The reference, measured again."""
-
-    after_trials: int
-    at: str
-    latency: Shown
-    change: str
-    """Relative to the median of the noise floor's processes; empty on a machine too unsteady to tell."""
-    inside: bool
-
-
-@dataclass(frozen=True)
 class FailedProcesses:
     """Processes of one trial, beside the trial itself, that failed in the same way."""
 
@@ -93,16 +57,14 @@ class FailedProcesses:
     """Of the same kind and trial, those that went well included."""
 
 
-def stages(results: Results) -> list[Shape]:
-    """Where the time of a request goes, shape by shape of request; empty when stages were not measured."""
-    by_requests: dict[str, dict[int, StageBar]] = {}
-    for trial in named_trials(results).values():
-        if trial is None or not trial.complete:
-            continue
-        for measured in trial.measurements.get("stages", ()):
-            bars = by_requests.setdefault(", ".join(measured["requests"]), {})
-            bars[trial.number] = _stage_bar(trial, measured)
-    return [Shape(requests, list(bars.values())) for requests, bars in by_requests.items()]
+def stages(results: Results) -> dict[str, list[StageBar]]:
+    """Where the time of a request goes in the named configurations, by the requests that cost the same."""
+    found: dict[str, list[StageBar]] = {}
+    for trial in dict.fromkeys(named_trials(results).values()):
+        if trial is not None and trial.complete:
+            for measured in trial.measurements.get("stages", ()):  # none where timing was ended early
+                found.setdefault(", ".join(measured["requests"]), []).append(_stage_bar(trial, measured))
+    return found
 
 
 def _stage_bar(trial: Trial, measured: Mapping[str, Any]) -> StageBar:
@@ -131,64 +93,25 @@ def _ms(value: float) -> Shown:
     return Shown(value, milliseconds(value))
 
 
-def floor_shown(results: Results) -> FloorShown | None:
-    """The noise floor; None when it was not measured."""
-    floor = results.floor
-    if floor is None:
-        return None
-    names = [figure.name for figure in FIGURES if figure.has_floor]
-    return FloorShown(
-        processes=floor.processes,
-        unsteady=floor.unsteady,
-        figures={name: Shown(floor.of_figure(name), floor.text(name)) for name in names},
-        values={name: [Shown(value, FIGURE[name].text(value)) for value in floor.values[name]] for name in names},
-    )
-
-
-def canaries(results: Results) -> list[CanaryShown]:
-    """Every time the reference was measured again to see that the machine had not changed."""
-    return [
-        CanaryShown(
-            _trials_before(results, one.link),
-            one.at,
-            _ms(one.latency_ms),
-            "" if results.unsteady else f"{one.change:+.1%}" if one.change <= 1 else f"{1 + one.change:.1f} times",
-            one.inside,
-        )
-        for one in results.canaries
-    ]
-
-
-def _trials_before(results: Results, link: int) -> int:
-    return len({one.trial for one in results.linked_runs(RunKind.TRIAL) if one.link < link})
-
-
 def failed_processes(results: Results) -> list[FailedProcesses]:
     """The processes beside the trials that came to no end, together where the reason is the same.
 
     Variants of the reordering floor have a table of their own.
     """
-    complete = {trial.number for trial in results.complete}
-    beside = {kind: results.linked_runs(kind) for kind in _PROCESSES if kind is not RunKind.REORDERING}
-    again = [one for one in results.linked_runs(RunKind.TRIAL) if one.trial in complete]
-    found = []
-    for what, runs in [*((_PROCESSES[kind], runs) for kind, runs in beside.items()), ("measured again", again)]:
-        together: dict[tuple[int, str, str], int] = {}
-        for one in runs:
-            if one.run.outcome != Outcome.COMPLETE:
-                key = (one.trial, one.run.outcome, one.run.reason)
-                together[key] = together.get(key, 0) + 1
-        for (trial, outcome, reason), failed in together.items():
-            tried = sum(one.trial == trial for one in runs)
-            found.append(FailedProcesses(what, trial, outcome, reason, failed, tried))
-    return found
+    beside = [kind for kind in _PROCESSES if kind is not RunKind.REORDERING]
+    runs = [(_PROCESSES[kind], one) for kind in beside for one in results.linked_runs(kind)]
+    again = [one for one in results.linked_runs(RunKind.TRIAL) if results.numbered[one.trial].complete]
+    runs += [("measured again", one) for one in again]
+    tried = Counter((what, one.trial) for what, one in runs)
+    failed = Counter((what, one.trial, one.run.outcome, one.run.reason) for what, one in runs if not one.run.complete)
+    return [FailedProcesses(*key, count, tried[key[:2]]) for key, count in failed.items()]
 
 
 def machine_notes(results: Results) -> dict[str, list[str]]:
     """What the machine did that a person should know of: {sentence: [where]}, shares as the range of all places."""
     measured = [(f"trial {trial.number}", trial.measurements) for trial in results.complete]
     for kind in (RunKind.FLOOR, RunKind.CANARY, RunKind.BLOCK):
-        linked = [one for one in results.linked_runs(kind) if one.run.outcome == Outcome.COMPLETE]
+        linked = [one for one in results.linked_runs(kind) if one.run.complete]
         measured += [(_where(results, one), one.run.measurements) for one in linked]
     # The same but for its percentage is the same: on a busy machine every place has another one.
     shares: dict[str, list[int]] = {}
@@ -210,11 +133,11 @@ def _range(shares: Sequence[int]) -> str:
 
 
 def _notes(figures: Mapping[str, Any]) -> list[str]:
-    said = notes(figures["machine"]) if "machine" in figures else []
-    for shape in figures.get("latency", ()):
-        if repeated := len(shape.get("throttled_ms", ())):
+    said = notes(figures["machine"])
+    for shape in figures["latency"]:
+        if repeated := len(shape["throttled_ms"]):
             said.append(f"throttled calls were repeated ({repeated})")
-        if counted := shape.get("throttled"):
+        if counted := shape["throttled"]:
             said.append(f"throttled calls are in the figures ({len(counted)}: {'; '.join(dict.fromkeys(counted))})")
     return said
 
@@ -223,25 +146,22 @@ def _where(results: Results, one: LinkedRun) -> str:
     if one.run.kind == RunKind.BLOCK:
         return f"block {one.run.position + 1} of trial {one.trial}"
     if one.run.kind == RunKind.CANARY:
-        return f"canary after {_trials_before(results, one.link)} trials"
+        return f"canary after {trials_before(results.linked_runs(RunKind.TRIAL), one.link)} trials"
     return f"noise floor, process {one.run.position + 2}"  # the reference's own trial is the first
 
 
 def trial_seconds(results: Results) -> float:
     """What the study's own trials took; one that was measured again counts as often."""
-    return sum(_seconds_of(run) for run in results.runs(RunKind.TRIAL) if run.study == results.name)
+    return _seconds_of(results, RunKind.TRIAL)[1]
 
 
 def other_seconds(results: Results) -> dict[str, float]:
     """What the study's processes beside the trials took: {"noise floor, 4": seconds, ...}."""
-    found = {}
-    for kind, name in _PROCESSES.items():
-        if own := [run for run in results.runs(kind) if run.study == results.name]:
-            found[f"{name} {len(own)}"] = sum(_seconds_of(run) for run in own)
-    return found
+    spent = {name: _seconds_of(results, kind) for kind, name in _PROCESSES.items()}
+    return {f"{name} {count}": seconds for name, (count, seconds) in spent.items() if count}
 
 
-def _seconds_of(run: RunRecord) -> float:
-    if run.kind == RunKind.COLD_START:  # a plain process, whose phases are its measurements
-        return sum(float(run.measurements.get(f"{phase}_s", 0.0)) for phase in COLD_PHASES)
-    return float(sum(run.phases_s.values()))
+def _seconds_of(results: Results, kind: RunKind) -> tuple[int, float]:
+    """How many of its own processes of a kind a study had, and what they took in all."""
+    own = [run for run in results.runs(kind) if run.study == results.name]
+    return len(own), float(sum(sum(run.phases_s.values()) for run in own))

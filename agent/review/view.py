@@ -3,11 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...objectives.noise_floor import NoiseFloor
 from ...search_space import known_techniques
 from ..results import (
     TIE_RULE,
+    Canary,
     Doubt,
-    DoubtKind,
     Results,
     floor_note,
     headline,
@@ -51,6 +52,8 @@ class StudyView:
     torch_compile: int | None
     best: int | None
     """The reference's number where nothing better was found; None where no configuration keeps the study's limits."""
+    exportable: bool
+    """Whether there is a better one that `export` writes without being told to by `--unconfirmed`."""
     optimised: list[str]
     """The names of the objectives."""
     front: list[int]
@@ -64,11 +67,12 @@ class StudyView:
 
     techniques: dict[str, str]
     """What each technique that was used does, in a sentence."""
-    floor: sections.FloorShown | None
-    canaries: list[sections.CanaryShown]
+    floor: NoiseFloor | None
+    canaries: list[Canary]
     reordering_floor: dict[str, Any] | None
     """How far pictures drift when only the order of arithmetic changes."""
-    stages: list[sections.Shape]
+    stages: dict[str, list[sections.StageBar]]
+    """By the requests that cost the same: the named configurations."""
     failed_processes: list[sections.FailedProcesses]
     machine_notes: dict[str, list[str]]
     """{what the machine did: [where]}."""
@@ -98,12 +102,6 @@ class StudyView:
         """Whether there is a best configuration other than the reference."""
         return self.best is not None and self.best != self.reference
 
-    @property
-    def exportable(self) -> bool:
-        """Whether there is a best configuration that `export` writes without being told to by `--unconfirmed`."""
-        contradicted = any(doubt.kind is DoubtKind.REFERENCE_CONTRADICTED for doubt in self.doubts)
-        return self.gained and (self.row(self.best or 0).confirmed or not contradicted)
-
     def row(self, number: int) -> Row:
         """The trial of that number. Raises StopIteration without it."""
         return next(row for row in self.rows if row.number == number)
@@ -118,10 +116,10 @@ def study_view(results: Results) -> StudyView:
     record, study = results.record, results.study
     reference, best, compiled = results.reference, results.best_or_none, results.torch_compile
     rows = [row_of(trial) for trial in results.trials]
-    finalists = _finalists(rows)
-    timed_cold = [row.number for row in rows if row.cold_start_measured]
+    confirmed = [trial for trial in results.complete if trial.confirmation is not None]
+    finalists = sorted(confirmed, key=lambda trial: trial.figure("latency_ms"))
     used = {step.technique for row in rows for step in row.steps}
-    sources = {str(trial.measurements.get("memory", {}).get("source", "")) for trial in results.complete}
+    sources = {str(trial.measurements["memory"]["source"]) for trial in results.complete}
     return StudyView(
         name=results.name,
         description=study.description,
@@ -140,30 +138,22 @@ def study_view(results: Results) -> StudyView:
         reference=reference.number,
         torch_compile=None if compiled is None else compiled.number,
         best=None if best is None else best.number,
+        exportable=best is not None and not best.is_reference and best.exportable,
         optimised=list(study.optimised),
         front=[trial.number for trial in results.front],
-        finalists=finalists,
-        cold_starts=[number for number in [reference.number, *finalists] if number in timed_cold],
+        finalists=[trial.number for trial in finalists],
+        cold_starts=[trial.number for trial in (reference, *finalists) if trial.cold_start_measured is not None],
         rows=rows,
         techniques={known.name: known.summary for known in known_techniques() if known.name in used},
-        floor=sections.floor_shown(results),
-        canaries=sections.canaries(results),
+        floor=results.floor,
+        canaries=results.canaries,
         reordering_floor=results.reordering_floor if results.quality_assessed else None,
         stages=sections.stages(results),
         failed_processes=sections.failed_processes(results),
         machine_notes=sections.machine_notes(results),
         left_out=dict(record.left_out),
         memory_sources=sorted(sources),
-        unrepeatable=[t.number for t in results.complete if t.measurements.get("repeat_max_difference", 0) > 0],
+        unrepeatable=[t.number for t in results.complete if t.measurements["repeat_max_difference"] > 0],
         trial_seconds=sections.trial_seconds(results),
         other_seconds=sections.other_seconds(results),
     )
-
-
-def _finalists(rows: list[Row]) -> list[int]:
-    def times(row: Row) -> float:
-        against = (row.confirmation or {}).get("reference")
-        return 1.0 if against is None else float(against["times"])
-
-    confirmed = [row for row in rows if row.confirmation]
-    return [row.number for row in sorted(confirmed, key=times, reverse=True)]

@@ -3,7 +3,7 @@
 from .events import Event
 from .launch import files_folder, launch
 from .lock import only_launcher
-from .rejudge import Rejudged, rejudge
+from .rejudge import rejudge
 from .sampler import Sampler
 
-__all__ = ["Event", "Rejudged", "Sampler", "files_folder", "launch", "only_launcher", "rejudge"]
+__all__ = ["Event", "Sampler", "files_folder", "launch", "only_launcher", "rejudge"]

@@ -1,6 +1,7 @@
 """Launch a study, or continue it: measure the reference, search, and confirm the finalists."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,12 @@ import optuna
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...search_space import Configuration, PipelineFacts, SearchSpace
-from ...studies import (
-    DEFAULT_STORAGE,
-    SCHEMA_VERSION,
-    Outcome,
-    Records,
-    RunRecord,
-    Study,
-    StudyRecord,
-    UserError,
-    utc_now,
-)
+from ...search_space import Configuration, PipelineFacts
+from ...studies import DEFAULT_STORAGE, Outcome, Records, RunRecord, Study, StudyRecord, UserError
 from ..measuring import (
     LocalRunner,
     Runner,
     StudyRuns,
-    complete,
     confirm,
     ensure_floor,
     ensure_reordering_floor,
@@ -39,7 +29,6 @@ from .lock import only_launcher
 from .loop import SearchLoop
 from .refusals import refuse_changes
 from .reuse import reference_elsewhere, runs_of
-from .sampler import Sampler
 
 
 def files_folder(storage: str) -> Path:
@@ -77,13 +66,14 @@ def launch(
     try:
         with only_launcher(folder, study.name):
             on_event(Event("server", "starting the trial server"))
-            with runner or _local_runner(study) as chosen:
+            with closing(runner or _local_runner(study)) as chosen:
                 try:
+                    import_s = chosen.import_s() if record is None else record.import_s
+                    runs = StudyRuns(study, records, chosen, folder, import_s)
                     # A number of trials that was asked for by hand is not cut short by the file's minutes.
                     minutes = max_minutes or (study.budget.minutes if trials is None else None)
                     wanted = trials or study.budget.trials
-                    started = _Launch(study, records, storage, chosen, folder, wanted, minutes, not fresh, on_event)
-                    return started.run(record)
+                    return _Launch(runs, storage, wanted, minutes, not fresh, on_event).run(new=record is None)
                 finally:
                     if not keep_compiled:
                         forget_all_compiled(folder)
@@ -92,30 +82,38 @@ def launch(
 
 
 def _local_runner(study: Study) -> LocalRunner:
-    classes = sorted({spec.class_name for spec in (study.workload.pipelines or {}).values()})
-    return LocalRunner(detect_device(study.device), classes, study.deadlines_s.model_dump(), study.host_memory_gib)
+    device, deadlines_s = detect_device(study.device), study.deadlines_s.model_dump()
+    return LocalRunner(device, study.workload_description(), deadlines_s, study.host_memory_gib)
 
 
 @dataclass(frozen=True)
 class _Launch:
     """One launch, which holds the lock of its study and has a runner."""
 
-    study: Study
-    records: Records
+    runs: StudyRuns
     storage: str
-    runner: Runner
-    folder: Path
     trials: int
     minutes: float | None
     reuse: bool
     on_event: Callable[[Event], None]
 
-    def run(self, record: StudyRecord | None) -> Results:
-        """record: the stored study; None for a new one."""
-        runs = self._new() if record is None else self._continued(record)
+    def run(self, *, new: bool) -> Results:
+        """new: whether the study is not stored yet."""
+        runs = self.runs
+        if not new:
+            self._refuse_another_machine()
+        elif not (self.reuse and self._take_reference_over()):
+            self._measure_reference()
         ensure_floor(runs, self._say_step)
         ensure_reordering_floor(runs, self._say_step)
-        self._search(runs)
+        SearchLoop(
+            runs,
+            self.storage,
+            trials=self.trials,
+            minutes=self.minutes,
+            reuse=self.reuse,
+            on_event=self.on_event,
+        ).run()
         known = len(runs.results.trials)
         confirm(
             runs,
@@ -124,87 +122,67 @@ class _Launch:
         )
         return runs.results
 
-    def _search(self, runs: StudyRuns) -> None:
-        chosen = runs.results.record.space.items()
-        space = SearchSpace({name: {p: tuple(v) for p, v in choices.items()} for name, choices in chosen})
-        SearchLoop(
-            runs,
-            Sampler(self.study, self.storage, space, len(runs.results.trials)),
-            space,
-            target_of(self.runner.fingerprint),
-            trials=self.trials,
-            minutes=self.minutes,
-            reuse=self.reuse,
-            on_event=self.on_event,
-        ).run()
-
-    def _continued(self, record: StudyRecord) -> StudyRuns:
-        runs = StudyRuns(self.study, self.records, self.runner, self.folder, record.import_s)
-        if differences := runs.results.fingerprint.differences(self.runner.fingerprint):
+    def _refuse_another_machine(self) -> None:
+        results = self.runs.results
+        if differences := results.fingerprint.differences(self.runs.runner.fingerprint):
             raise UserError(
-                f"study {self.study.name} was measured on another machine or with other versions "
+                f"study {results.name} was measured on another machine or with other versions "
                 f"({'; '.join(differences[:3])}): give this one its own --name"
             )
-        where = runs.results.reference.folder
+        where = results.reference.folder
         if not (where / PICTURES).is_dir():
-            raise UserError(f"the files of study {self.study.name} are gone from {where}: give this one its own --name")
-        return runs
+            raise UserError(f"the files of study {results.name} are gone from {where}: give this one its own --name")
 
-    def _new(self) -> StudyRuns:
+    def _measure_reference(self) -> None:
         """A new study is stored once its reference was measured, which shows what can work here."""
-        runs = StudyRuns(self.study, self.records, self.runner, self.folder, self.runner.import_s())
-        if self.reuse and self._take_reference_over(runs):
-            return runs
+        runs = self.runs
         self.on_event(Event("trial", "reference", total=self.trials))
         result = runs.submit_trial(0, Configuration()).result()
         if result.outcome is not Outcome.COMPLETE:
             raise UserError(
                 f"the unchanged pipelines could not be measured: {result.reason}; "
-                f"the log is {trial_folder(self.folder, 0) / LOG}"
+                f"the log is {trial_folder(runs.folder, 0) / LOG}"
             )
-        self._add_study(runs, dict(result.pipelines), [runs.trial_run(0, Configuration(), result)])
-        return runs
+        self._add_study(dict(result.pipelines), [runs.trial_run(0, Configuration(), result)])
 
-    def _take_reference_over(self, runs: StudyRuns) -> bool:
+    def _take_reference_over(self) -> bool:
         """Use another study's reference and noise floor, if there is one and the machine has not changed."""
+        runs = self.runs
         found = reference_elsewhere(runs)
         if found is None:
             return False
         reference, floor = found
         name = reference.results.name
         made: list[RunRecord] = []
-        if self.study.measurement.canary_every > 0:
+        if runs.study.measurement.canary_every > 0:
             runs.know_floor(floor.of_figure("latency_ms"))
             made = measure_canary(runs, floor, 1, self._say_step)
-            if not complete(made[-1]) or not floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
-                why = moved_words(made, floor) if complete(made[-1]) else made[-1].reason
+            if not made[-1].complete or not floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
+                why = moved_words(made, floor) if made[-1].complete else made[-1].reason
                 self.on_event(Event("note", f"{why}: nothing is reused from study {name}"))
                 return False
-        self._add_study(runs, reference.results.record.pipelines, made, runs_of(reference))
+        self._add_study(reference.results.record.pipelines, made, runs_of(reference))
         age = age_words(reference.timing.finished_at)
         self.on_event(Event("note", f"the reference of study {name}, {age}, is used"))
         return True
 
-    def _add_study(
-        self, runs: StudyRuns, pipelines: dict[str, Any], made: list[RunRecord], known: Sequence[RunRecord] = ()
-    ) -> None:
+    def _add_study(self, pipelines: dict[str, Any], made: list[RunRecord], known: Sequence[RunRecord] = ()) -> None:
         """Store a new study together with its reference, without which it could not be continued."""
+        runs, study, fingerprint = self.runs, self.runs.study, self.runs.runner.fingerprint
         facts = {name: PipelineFacts.from_dict(found) for name, found in pipelines.items()}
-        space, left_out = self.study.search_space().possible(target_of(self.runner.fingerprint), facts)
+        space, left_out = study.search_space().possible(target_of(fingerprint), facts)
         record = StudyRecord(
-            name=self.study.name,
-            schema_version=SCHEMA_VERSION,
-            created_at=utc_now(),
-            study=self.study.model_dump(by_alias=True, mode="json"),
+            name=study.name,
+            study=study.model_dump(by_alias=True, mode="json"),
             workload_key=runs.workload_key,
-            fingerprint=self.runner.fingerprint.to_dict(),
+            fingerprint=fingerprint.to_dict(),
             import_s=runs.import_s,
-            files=str(self.folder),
-            space={name: {p: list(v) for p, v in choices.items()} for name, choices in space.techniques.items()},
+            files=str(runs.folder),
+            space=space.to_dict(),
             left_out=left_out,
             pipelines=pipelines,
         )
-        self.records.add_study(record, made, known)
+        runs.records.add_study(record, made, known)
 
     def _say_step(self, text: str) -> None:
         self.on_event(Event("step", text, total=self.trials))

@@ -4,16 +4,15 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
 
 import optuna
 
 from ...objectives.figures import FIGURE
-from ...search_space import Configuration, PipelineFacts, SearchSpace, Target, impossible
+from ...search_space import Configuration, PipelineFacts, SearchSpace, impossible
 from ...studies import Outcome, UserError
 from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
 from ..results import TORCH_COMPILE, Results, Trial, age_words
-from ..trial import TrialResult, forget_compiled, trial_folder
+from ..trial import TrialResult, forget_compiled, target_of, trial_folder
 from .events import Event
 from .reuse import Elsewhere, runs_of
 from .sampler import Sampler
@@ -24,40 +23,31 @@ SMALL_SPACE, PATIENCE = 2000, 10
 """In a space of at most so many configurations, those left are listed after so many proposals without a new one."""
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """A configuration that is being measured."""
-
-    asked: optuna.Trial
-    configuration: Configuration
-
-
 class SearchLoop:
     """Keeps as many configurations in flight as the runner has places, and never the same one twice."""
 
     def __init__(
         self,
         runs: StudyRuns,
-        sampler: Sampler,
-        space: SearchSpace,
-        target: Target,
+        storage: str,
         *,
         trials: int,
         minutes: float | None,
         reuse: bool,
         on_event: Callable[[Event], None],
     ) -> None:
-        """trials: measured ones in all. reuse: use what other studies have measured."""
+        """storage: Optuna's. trials: measured ones in all. reuse: use what other studies have measured."""
         self._runs = runs
-        self._sampler = sampler
-        self._space = space
-        self._target = target
-        self._pipelines = {k: PipelineFacts.from_dict(v) for k, v in runs.results.record.pipelines.items()}
+        record = runs.results.record
+        self._space = SearchSpace.from_dict(record.space)
+        self._target = target_of(runs.runner.fingerprint)
+        self._pipelines = {k: PipelineFacts.from_dict(v) for k, v in record.pipelines.items()}
+        self._sampler = Sampler(runs.study, storage, self._space, len(runs.results.trials))
         self._trials = trials
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._on_event = on_event
         self._elsewhere = Elsewhere(runs) if reuse else None
-        self._in_flight: dict[Future[TrialResult], _Measured] = {}
+        self._in_flight: dict[Future[TrialResult], tuple[optuna.Trial, Configuration]] = {}
 
     def run(self) -> None:
         """Search until the trials are measured, the time is spent, or the space is exhausted."""
@@ -71,8 +61,8 @@ class SearchLoop:
         try:
             self._search()
         except BaseException:
-            for measured in self._in_flight.values():  # interrupted: the next launch measures them
-                self._sampler.put_back(measured.asked.number)
+            for asked, _ in self._in_flight.values():  # interrupted: the next launch measures them
+                self._sampler.put_back(asked.number)
             raise
 
     def _search(self) -> None:
@@ -129,14 +119,12 @@ class SearchLoop:
         self._enqueue([left])
         return True
 
-    def _known(self, configuration: Configuration) -> Trial | None:
-        return self._results.of(configuration)
-
     def _unknown(self, configuration: Configuration) -> bool:
         """Whether a configuration may work and is neither measured nor being measured."""
-        if any(one.configuration == configuration for one in self._in_flight.values()):
+        if configuration in (measured for _, measured in self._in_flight.values()):
             return False
-        return impossible(configuration, self._target, self._pipelines) is None and self._known(configuration) is None
+        works = impossible(configuration, self._target, self._pipelines) is None
+        return works and self._results.of(configuration) is None
 
     def _enqueue(self, configurations: list[Configuration]) -> None:
         """Queue what may work and was not measured; say why the others are left out."""
@@ -161,15 +149,15 @@ class SearchLoop:
         if reason := impossible(configuration, self._target, self._pipelines):
             self._sampler.refuse(asked, reason)
             return False
-        if (known := self._known(configuration)) is not None:
+        if (known := self._results.of(configuration)) is not None:
             if known.number == asked.number:
                 self._sampler.tell(asked, known)
             else:
                 self._sampler.repeat(asked, known.number)
             return False
-        for one in self._in_flight.values():
-            if one.configuration == configuration:
-                self._sampler.repeat(asked, one.asked.number)
+        for other, measured in self._in_flight.values():
+            if measured == configuration:
+                self._sampler.repeat(asked, other.number)
                 return False
         elsewhere = None if self._elsewhere is None else self._elsewhere.find(configuration)
         if elsewhere is not None:
@@ -183,27 +171,26 @@ class SearchLoop:
         except BaseException:
             self._sampler.put_back(asked.number)
             raise
-        self._in_flight[future] = _Measured(asked, configuration)
+        self._in_flight[future] = asked, configuration
         return True
 
     def _collect(self) -> None:
         """Wait for the next result, and store it."""
         done, _ = wait(self._in_flight, return_when=FIRST_COMPLETED)
         for future in done:
-            measured = self._in_flight[future]
+            asked, configuration = self._in_flight[future]
             result = future.result()
             if result.outcome is Outcome.INFRASTRUCTURE:
                 raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {result.reason}")
-            run = self._runs.trial_run(measured.asked.number, measured.configuration, result)
-            self._runs.records.add_run(run)
+            self._runs.records.add_run(self._runs.trial_run(asked.number, configuration, result))
             del self._in_flight[future]
-            self._finish(measured.asked)
+            self._finish(asked)
 
     def _tell(self, asked: optuna.Trial) -> Trial:
         """Judge more pictures of a trial that may be chosen, and tell the sampler."""
         if any(trial.number == asked.number for trial in self._results.front):
             judge_more(self._runs, asked.number, self._runs.study.quality.pictures.front)
-        trial = next(trial for trial in self._results.trials if trial.number == asked.number)
+        trial = self._results.numbered[asked.number]
         self._sampler.tell(asked, trial)
         return trial
 
@@ -219,9 +206,8 @@ class SearchLoop:
 
     def _recover(self) -> None:
         """Finish what a killed launch left running: what was measured is told, what was not is queued again."""
-        known = {trial.number for trial in self._results.trials}
         for number in self._sampler.running():
-            if number in known:
+            if number in self._results.numbered:
                 self._tell(self._sampler.resume(number))
             else:
                 self._sampler.put_back(number)

@@ -13,17 +13,16 @@ def refuse_changes(record: StudyRecord | None, study: Study) -> None:
     if record is None:
         return
     before = Study.model_validate(record.study)
-    hint = f"study {study.name} exists with {{}}: launch this one under another --name"
-    if before.optimised != study.optimised:
-        raise UserError(hint.format(f"other objectives ({', '.join(before.optimised)})"))
-    if not same_workload(record, study):
-        raise UserError(hint.format("another workload or changed Python files"))
-    if before.space.model_dump(exclude={"presets"}) != study.space.model_dump(exclude={"presets"}):
-        raise UserError(hint.format("another search space"))
-    if before.limits != study.limits:
-        raise UserError(hint.format("other limits"))
-    if before.measurement != study.measurement:
-        raise UserError(hint.format("other measurement settings"))
+    spaces = [one.space.model_dump(exclude={"presets"}) for one in (before, study)]
+    for words, changed in (
+        (f"other objectives ({', '.join(before.optimised)})", before.optimised != study.optimised),
+        ("another workload or changed Python files", not same_workload(record, study)),
+        ("another search space", spaces[0] != spaces[1]),
+        ("other limits", before.limits != study.limits),
+        ("other measurement settings", before.measurement != study.measurement),
+    ):
+        if changed:
+            raise UserError(f"study {study.name} exists with {words}: launch this one under another --name")
     if before.quality != study.quality:
         as_judged = " ".join(f"--set {setting}" for setting in changed_settings(study.quality, before.quality))
         as_asked = " ".join(f"--set {setting}" for setting in changed_settings(before.quality, study.quality))

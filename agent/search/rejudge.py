@@ -8,7 +8,6 @@ from typing import Any
 from ...objectives.judging import Judge
 from ...objectives.measuring import variant
 from ...studies import (
-    SCHEMA_VERSION,
     Outcome,
     Records,
     Request,
@@ -19,7 +18,6 @@ from ...studies import (
     override,
     parse_study,
     same_workload,
-    utc_now,
     workload_key,
 )
 from ..results import Results, Trial
@@ -78,7 +76,19 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             on_step(done, total, str(trial.configuration))
             pictures.append(_judge_again(judge, trial, requests, known))
             done += 1
-        runs.append(_run(trial, judge.sum_up(pictures), key))
+        quality = judge.sum_up(pictures)
+        run = RunRecord(
+            kind=RunKind.REJUDGE,
+            workload_key=key,
+            configuration_key=trial.configuration.key,
+            configuration=trial.configuration.to_dict(),
+            fingerprint_key=trial.timing.fingerprint_key,
+            study=study.name,
+            trial=trial.number,
+            outcome=Outcome.COMPLETE,
+            measurements={"quality": quality, "drift": quality["drift"]},
+        )
+        runs.append(run)
     results.records.judge_again(study.name, study.model_dump(by_alias=True, mode="json"), key, runs)
     return Rejudged(done, changed_settings(before.quality, study.quality))
 
@@ -99,30 +109,6 @@ def _judge_again(judge: Judge, trial: Trial, requests: list[Request], known: Map
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{images[0]} could not be judged ({text}): nothing was changed") from error
     return {"file": known["file"], "request": known["request"], "prompt": request.prompt, **judged}
-
-
-def _run(trial: Trial, quality: dict[str, Any], workload_key: str) -> RunRecord:
-    return RunRecord(
-        schema_version=SCHEMA_VERSION,
-        kind=RunKind.REJUDGE,
-        workload_key=workload_key,
-        configuration_key=trial.configuration.key,
-        configuration=trial.configuration.to_dict(),
-        fingerprint_key=trial.timing.fingerprint_key,
-        worker=trial.timing.worker,
-        study=trial.results.name,
-        trial=trial.number,
-        session=0,
-        position=0,
-        outcome=Outcome.COMPLETE,
-        reason="",
-        log_tail="",
-        measurements={"quality": quality, "drift": quality["drift"]},
-        phases_s={},
-        apply_py="",
-        folder="",
-        finished_at=utc_now(),
-    )
 
 
 def _with(study: Study, settings: list[str]) -> Study:

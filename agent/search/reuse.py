@@ -71,6 +71,6 @@ def _usable(runs: StudyRuns, trial: Trial) -> bool:
     # Ending early depended on that study's trials and limits.
     if trial.complete and (trial.in_doubt or trial.ended_early_by is not None):
         return False
-    if trial.apply_py != apply_source(trial.configuration, runs.versions):
+    if trial.timing.apply_py != apply_source(trial.configuration, runs.versions):
         return False
     return not trial.complete or (trial.folder / PICTURES).is_dir()

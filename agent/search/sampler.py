@@ -61,10 +61,10 @@ class Sampler:
         if parameters not in [trial.system_attrs.get("fixed_params") for trial in waiting]:
             self._told.enqueue_trial(parameters)
 
-    def refuse(self, trial: optuna.Trial, reason: str) -> None:
-        """Close a proposal that is known not to work here."""
-        trial.set_user_attr("outcome", Outcome.UNSUPPORTED.value)
-        trial.set_user_attr("reason", reason)
+    def refuse(self, trial: optuna.Trial, reason: str, outcome: Outcome = Outcome.UNSUPPORTED) -> None:
+        """Close a proposal that does not work here, or is known not to."""
+        trial.set_user_attr("outcome", outcome.value)
+        trial.set_user_attr("reason", reason[:300])
         trial.set_constraint("runs", 1.0)
         self._told.tell(trial, state=TrialState.PRUNED)
 
@@ -75,12 +75,10 @@ class Sampler:
 
     def tell(self, trial: optuna.Trial, measured: Trial) -> None:
         """Tell how a trial ended, with the figures of a complete one."""
-        trial.set_user_attr("outcome", measured.outcome.value)
         if not measured.complete:
-            trial.set_user_attr("reason", measured.reason[:300])
-            trial.set_constraint("runs", 1.0)
-            self._told.tell(trial, state=TrialState.PRUNED)
+            self.refuse(trial, measured.reason, measured.outcome)
             return
+        trial.set_user_attr("outcome", measured.outcome.value)
         trial.set_user_attr("verdict", str(measured.verdict))
         if measured.elsewhere is not None:
             trial.set_user_attr("measured in study", measured.elsewhere.study)

@@ -1,9 +1,8 @@
 """One configuration in a process of its own: started, watched, measured, judged; always giving back a value."""
 
-from .cold_start import COLD_PHASES, COLD_START_FIGURES, measure_cold_start, script_command
+from .cold_start import COLD_PHASES, COLD_START_FIGURES, measure_cold_start
 from .device import detect_device, installed, target_of
 from .executor import Executor, TrialResult, cold_import_s
-from .failures import without_secrets
 from .files import whole_folder, write_json, write_text
 from .folder import (
     COMPILED,
@@ -17,6 +16,7 @@ from .folder import (
     write_scripts,
     write_trial_folder,
 )
+from .fresh_process import run_script
 from .judge import latents_of
 from .process import Job
 
@@ -38,11 +38,10 @@ __all__ = [
     "latents_of",
     "measure_cold_start",
     "run_folder",
-    "script_command",
+    "run_script",
     "target_of",
     "trial_folder",
     "whole_folder",
-    "without_secrets",
     "write_json",
     "write_scripts",
     "write_text",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,8 @@ class Executor:
         self.device = device
         self._settings = {"device": device, "classes": classes}
         self._server: subprocess.Popen[bytes] | None = None
-        ready = self._start_server()
-        self.fingerprint = Fingerprint.from_dict(ready["fingerprint"])
+        self.fingerprint = Fingerprint.from_dict(self._start_server()["fingerprint"])
         self._gpu_used_before_gib = self._gpu_used_gib()
-
-    def __enter__(self) -> "Executor":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the server and whatever runs in it."""
@@ -86,7 +79,9 @@ class Executor:
             self._start_server()
         folder = Path(job.folder)
         started = time.time()
-        return _with_start(self._watch(job, folder), folder, started)
+        result = self._watch(job, folder)
+        log_tail = "" if result.outcome is Outcome.COMPLETE else result.log_tail or _log_tail(folder)
+        return replace(result, log_tail=log_tail, phases_s=_with_start(result.phases_s, folder, started))
 
     def _start_server(self) -> dict[str, Any]:
         self._unread = b""
@@ -130,7 +125,7 @@ class Executor:
 
     def _watch(self, job: Job, folder: Path) -> TrialResult:
         try:
-            self._send(job.to_json())
+            self._send(json.dumps(asdict(job)))
             answer = self._answer(timeout_s=60)
         except BrokenPipeError:
             answer = None
@@ -147,19 +142,19 @@ class Executor:
                 return _result(folder, int(ended["exit"]))
             if self._server is None or self._server.poll() is not None:
                 return TrialResult(outcome=Outcome.INFRASTRUCTURE, reason="the trial server ended")
-            announced = _phases(folder)
+            announced = _announced(folder)
             if len(announced) > seen:
-                phase, since, seen = announced[-1], time.monotonic(), len(announced)
+                phase, since, seen = announced[-1]["phase"], time.monotonic(), len(announced)
             deadline_s = self._deadlines_s[phase] * _stretch(phase, job)
             if time.monotonic() - since > deadline_s:
                 self._kill(child)
                 reason = f"{phase} took longer than its deadline of {deadline_s:g} s"
-                return TrialResult(outcome=Outcome.TIMEOUT, reason=reason, log_tail=_log_tail(folder))
+                return TrialResult(outcome=Outcome.TIMEOUT, reason=reason)
             used_gib = _memory_gib(child, "rss")
             if used_gib > limit_gib and (used_gib := _memory_gib(child, "pss")) > limit_gib:
                 self._kill(child)
                 reason = f"{phase} used {used_gib:.1f} GiB of main memory, over its limit of {limit_gib:.1f} GiB"
-                return TrialResult(outcome=Outcome.OOM, reason=reason, log_tail=_log_tail(folder))
+                return TrialResult(outcome=Outcome.OOM, reason=reason)
 
     def _kill(self, child: int) -> None:
         # SIGKILL at once: a trial has nothing to save, and one that hangs in a driver ignores anything softer.
@@ -233,22 +228,16 @@ def _result(folder: Path, exit_code: int) -> TrialResult:
     file = folder / RESULT
     if file.is_file():
         data = json.loads(file.read_text())
-        return TrialResult(
-            outcome=Outcome(data["outcome"]),
-            reason=data["reason"],
-            log_tail=data["log_tail"] or ("" if data["outcome"] == Outcome.COMPLETE else _log_tail(folder)),
-            measurements=data.get("measurements", {}),
-            pipelines=data.get("pipelines", {}),
-            phases_s=data["phases_s"],
-        )
-    phase = (_phases(folder) or ["start"])[-1]
+        del data["schema"]
+        return TrialResult(**{**data, "outcome": Outcome(data["outcome"])})
+    announced = _announced(folder)
+    phase = announced[-1]["phase"] if announced else "start"
     if exit_code < 0:
         name = _signal_name(-exit_code)
         # We report when we send SIGKILL ourselves, so this one is the kernel's: main memory ran out.
         outcome = Outcome.OOM if name == "SIGKILL" else Outcome.CRASH
-        return TrialResult(outcome=outcome, reason=f"{phase}: killed by {name}", log_tail=_log_tail(folder))
-    reason = f"{phase}: the process ended with exit code {exit_code}"
-    return TrialResult(outcome=Outcome.CRASH, reason=reason, log_tail=_log_tail(folder))
+        return TrialResult(outcome=outcome, reason=f"{phase}: killed by {name}")
+    return TrialResult(outcome=Outcome.CRASH, reason=f"{phase}: the process ended with exit code {exit_code}")
 
 
 def _signal_name(number: int) -> str:
@@ -258,35 +247,25 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"  # a real-time signal
 
 
-def _with_start(result: TrialResult, folder: Path, started: float) -> TrialResult:
+def _with_start(phases_s: Mapping[str, float], folder: Path, started: float) -> dict[str, float]:
     """Add the phase "start", from asking for the trial to its first phase.
 
     A process that was killed did not report its phases: then they are worked out from when it announced them.
     """
-    entries = _phase_entries(folder)
+    entries = _announced(folder)
     start_s = round(entries[0]["at"] - started, 3) if entries else 0.0
     ends = [entry["at"] for entry in entries[1:]] + [time.time()]
-    announced = {entry["phase"]: round(end - entry["at"], 3) for entry, end in zip(entries, ends, strict=False)}
-    return TrialResult(
-        outcome=result.outcome,
-        reason=result.reason,
-        log_tail=result.log_tail,
-        measurements=result.measurements,
-        pipelines=result.pipelines,
-        phases_s={"start": max(start_s, 0.0), **(result.phases_s or announced)},
-    )
+    announced_s = {entry["phase"]: round(end - entry["at"], 3) for entry, end in zip(entries, ends, strict=False)}
+    return {"start": max(start_s, 0.0), **(phases_s or announced_s)}
 
 
-def _phase_entries(folder: Path) -> list[dict[str, Any]]:
+def _announced(folder: Path) -> list[dict[str, Any]]:
+    """{"phase", "at"} of every phase that the process has begun."""
     file = folder / PHASES
     if not file.is_file():
         return []
     # A line may be half written when it is read; it is whole the next time.
     return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _phases(folder: Path) -> list[str]:
-    return [entry["phase"] for entry in _phase_entries(folder)]
 
 
 def _log_tail(folder: Path, characters: int = 4000) -> str:

@@ -20,15 +20,17 @@ from typing import Any
 from unittest.mock import patch
 
 PR_SET_PDEATHSIG = 1
-"""Linux prctl(2): the signal this process gets when its parent dies."""
+"""Linux prctl(2): the signal this process gets when its parent dies, so that nothing is left over when the launching
+process is killed, however hard."""
 PR_SET_CHILD_SUBREAPER = 36
-"""Linux prctl(2): orphans below this process become its children."""
+"""Linux prctl(2): orphans below this process become its children, so that what a trial started can still be found after
+it has ended."""
 
 
 def main() -> None:
     """Serve jobs until standard input closes."""
-    _die_with_parent()
-    _adopt_orphans()
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launching process, which then ends this one
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print while they are imported must not look like an answer
@@ -101,16 +103,16 @@ def _child(line: str, answers: Any, server: int) -> None:
     status = 1
     try:
         os.setsid()
-        _die_with_parent()
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != server:
             return  # the server died before this process asked to die with it
         answers.close()
-        from .folder import COMPILED
+        from .folder import COMPILED, LOG
         from .process import Job, run_trial
 
-        job = Job.from_json(line)
+        job = Job(**json.loads(line))
         folder = Path(job.folder)
-        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source, target)
@@ -126,14 +128,8 @@ def _child(line: str, answers: Any, server: int) -> None:
         os._exit(status)
 
 
-def _die_with_parent() -> None:
-    """So that nothing is left over when the launching process is killed, however hard."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _adopt_orphans() -> None:
-    """So that what a trial started stays findable below this process after the trial has ended."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value)
 
 
 def _bury_orphans() -> None:

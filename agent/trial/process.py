@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,6 @@ class Job:
     compiled: str | None = None
     """Folder with what this configuration compiled before; by default a new one, empty."""
 
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> "Job":
-        """The inverse of to_json."""
-        return cls(**json.loads(line))
-
 
 class ChangedNothingError(Exception):
     """A technique was applied and its effect check says that nothing changed."""
@@ -84,9 +75,9 @@ def run_trial(job: Job) -> None:
     (folder / PICTURES).mkdir()
     result: dict[str, Any]
     try:
-        result = {"outcome": Outcome.COMPLETE, "reason": "", "log_tail": "", **_measure(job, folder, phases)}
+        result = {"outcome": Outcome.COMPLETE, **_measure(job, folder, phases)}
     except ChangedNothingError as error:
-        result = {"outcome": Outcome.APPLY_ERROR, "reason": str(error), "log_tail": ""}
+        result = {"outcome": Outcome.APPLY_ERROR, "reason": str(error)}
     except BaseException as error:  # any failure is the outcome of this trial, and of no other
         outcome = classify(error, phases.current)
         result = {"outcome": outcome, "reason": sentence(error, phases.current), "log_tail": tail(error)}

@@ -23,7 +23,17 @@ def storage(tmp_path: Path) -> str:
 def add_unreadable(storage: str, name: str) -> None:
     """The replayed study once more, as something that later code does not understand."""
     engine = create_engine(storage)
-    columns = ("schema_version", "created_at", "workload_key", "fingerprint", "import_s", "files")
+    columns = (
+        "schema_version",
+        "created_at",
+        "workload_key",
+        "fingerprint",
+        "import_s",
+        "files",
+        "space",
+        "left_out",
+        "pipelines",
+    )
     with engine.begin() as connection:
         connection.execute(
             text(

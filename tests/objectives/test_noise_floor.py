@@ -35,7 +35,9 @@ def test_two_measurements_of_the_same_thing_are_ties_in_95_of_100_cases(processe
 
 
 def test_a_floor_survives_being_written_down() -> None:
-    floor = NoiseFloor.of([{"latency_ms": ms, "peak_vram_gib": 2.0} for ms in (100.0, 104.0, 98.0)])
+    floor = NoiseFloor.of(
+        [{"latency_ms": ms, "peak_vram_gib": 2.0, "cold_start_s": 5.0} for ms in (100.0, 104.0, 98.0)]
+    )
     assert floor.of_figure("peak_vram_gib") == 0
     assert floor.of_figure("drift") == 0
     assert floor.tie("latency_ms", 100, 102)

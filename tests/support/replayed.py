@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy
 import optuna
 from paretune.agent.results import TORCH_COMPILE, Results
+from paretune.agent.trial import COLD_PHASES
 from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import PACKAGES
 from paretune.objectives.verdict import Verdict
@@ -254,7 +255,7 @@ def replay(
         workload_key=workload_key(study),
         fingerprint=fingerprint(device),
         files=str(files),
-        space={name: {p: list(v) for p, v in choices.items()} for name, choices in space.techniques.items()},
+        space=space.to_dict(),
         left_out={"sdpa_kernel.unet=cudnn": "cudnn attention needs a CUDA device <here>"},
         pipelines={},
     )
@@ -309,13 +310,16 @@ def trial_run(folder: Path, number: int, configuration: Configuration, device: s
 def run(kind: RunKind, trial: int, position: int, device: str, *, session: int = 0, **figures: Any) -> RunRecord:
     """A process beside the trials."""
     timed = {"latency": [], "machine": machine(device)} if "latency_ms" in figures else {}
+    phases_s = {"start": 0.1, "load": 1.25, "measure": 3.0}
+    if kind is RunKind.COLD_START:
+        phases_s = {phase: figures.get(f"{phase}_s", 0.0) for phase in COLD_PHASES}
     return _record(
         kind=kind,
         trial=trial,
         session=session,
         position=position,
         measurements={**timed, **figures},
-        phases_s={} if kind is RunKind.COLD_START else {"start": 0.1, "load": 1.25, "measure": 3.0},
+        phases_s=phases_s,
         finished_at=f"2026-05-04T13:{10 + session:02d}:00+00:00",
     )
 

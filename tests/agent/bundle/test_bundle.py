@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 import yaml
 from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, export, files_of, verify
-from paretune.agent.trial import script_command
+from paretune.agent.trial import run_script
 from paretune.objectives.pictures import save_png
 from paretune.search_space import Configuration
 from paretune.studies import sha256
@@ -176,10 +175,7 @@ def with_many_pictures(bundle: Path, out: Path) -> None:
     workload.write_text(json.dumps({**content, "requests": requests}))
     names = [*(request["name"] for request in requests), "cat-3~1"]
     script = bundle / "check" / "run.py"
-    ran = subprocess.run(
-        script_command(script, "--device", "cpu", "--pictures", *names, "--out", str(out)), check=False
-    )
-    assert ran.returncode == 0
+    run_script(script, ["--device", "cpu", "--pictures", *names], out=out, environment={}, timeout_s=600)
     shutil.rmtree(bundle / "check" / "__pycache__", ignore_errors=True)
     shutil.rmtree(bundle / "evidence" / "winner")
     (bundle / "evidence" / "winner").mkdir()

@@ -86,7 +86,7 @@ def test_the_whole_study_is_printed_as_json(
     view = json.loads(study("report", "--json").out)
     assert [entry.name for entry in tmp_path.iterdir()] == ["study"], "no report is written"
     assert (view["reference"], view["torch_compile"], view["best"], view["front"]) == (0, 1, 2, [7, 2, 1, 0])
-    assert view["floor"]["figures"]["latency_ms"]["value"] == pytest.approx(0.023, abs=0.001)
+    assert view["floor"]["floors"]["latency_ms"] == pytest.approx(0.023, abs=0.001)
     assert view["floor"]["processes"] == 5
     assert view["limits"] == ["pictures near-lossless or better"]
     assert study.json("--all")[2] == {"study": NAME, **view["rows"][2]}

@@ -307,21 +307,6 @@ def test_requests_of_several_shapes_are_kept_apart(tmp_path: Path) -> None:
     assert page.text.count("4 steps, median 80.2 ms") == 2
 
 
-def test_measurements_of_an_earlier_version_can_be_reported(tmp_path: Path) -> None:
-    results = replay(tmp_path, trusted=False)
-    for trial in results.complete:
-        for name in ("latency_per_image_ms", "energy_j", "machine", "stages", "setup_peak_vram_gib"):
-            trial.measurements.pop(name, None)
-        for name in ("interval", "stop", "samples_ms", "throttled", "throttled_ms"):
-            trial.measurements["latency"][0].pop(name)
-        for name in ("evidence", "not_assessed", "quality"):
-            trial.measurements["quality"].pop(name)
-    text = Page(report_html(results)).text
-    assert "n=5, 388 ms to 416 ms" in text
-    assert "Where a request's time goes" not in text
-    assert "per 1,000 images" not in text
-
-
 def _section(page: Page, first: str, after: str) -> str:
     """The page's text between two places; a heading with the words after it, as the contents have it too."""
     start = page.text.index(first)

@@ -50,7 +50,7 @@ def test_every_complete_trial_has_every_figure_with_its_spread(launched: Launche
         assert (cat["requests"], dog["requests"]) == (["cat"], ["dog"])
         assert cat["n"] >= 5
         assert dog["min_ms"] <= dog["median_ms"] <= dog["max_ms"]
-        assert list(trial.phases_s) == [
+        assert list(trial.timing.phases_s) == [
             *("start", "load", "apply", "first_call", "warm_up", "memory", "measure", "pictures", "stages", "judge")
         ]
         assert cat["stop"] in ("interval", "calls", "time")
@@ -62,7 +62,7 @@ def test_every_complete_trial_has_every_figure_with_its_spread(launched: Launche
 def test_a_failure_is_kept_with_its_reason_in_one_sentence_and_its_traceback(launched: Launched) -> None:
     failed = launched.trial({"fail": {}})
     assert failed.reason == "apply: ValueError: this U-Net is [/of] the wrong [red]shape"
-    assert "apply.py" in failed.log_tail
+    assert "apply.py" in failed.timing.log_tail
     assert failed.measurements == {}
 
 

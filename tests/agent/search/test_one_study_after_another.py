@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent.measuring import StudyRuns, compare, contender, finalists, picture_names
+from paretune.agent.measuring import StudyRuns, compare, contender, finalists
 from paretune.agent.results import Results
 from paretune.agent.search import Event, launch
-from paretune.studies import Records, RunKind, RunRecord, UserError, read_study
+from paretune.studies import Records, RunKind, RunRecord, UserError, picture_names, read_study
 from support.launched import Cli, Launched
 from support.launching import tiny_study, write_study
 

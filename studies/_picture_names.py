@@ -1,9 +1,11 @@
 """Which pictures are made of a configuration: the requests, and then the same requests with other seeds."""
 
+from itertools import zip_longest
 from typing import Any
 
-from ...objectives.measuring import VARIANT, variant
-from ...studies import Request, Study
+from ..objectives.measuring import VARIANT, variant
+from ._study import Study
+from .workload import Request
 
 
 def picture_names(study: Study, count: int) -> tuple[str, ...]:
@@ -15,16 +17,12 @@ def picture_names(study: Study, count: int) -> tuple[str, ...]:
     shapes: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
         shapes.setdefault(request.shape(), []).append(request)
-    longest = max(map(len, shapes.values()))
-    in_turn = [group[i] for i in range(longest) for group in shapes.values() if i < len(group)]
+    in_turn = [request for turn in zip_longest(*shapes.values()) for request in turn if request is not None]
     names: list[str] = []
     pictures = 0
-    number = 0
     while pictures < count or len(names) < len(shapes):
-        for request in in_turn:
-            if pictures >= count and len(names) >= len(shapes):
-                break
-            names.append(request.name if number == 0 else f"{request.name}{VARIANT}{number}")
-            pictures += variant(requests, names[-1]).batch
-        number += 1
+        seeds, place = divmod(len(names), len(in_turn))
+        request = in_turn[place]
+        names.append(f"{request.name}{VARIANT}{seeds}" if seeds else request.name)
+        pictures += variant(requests, names[-1]).batch
     return tuple(names)
