@@ -72,7 +72,7 @@ def _reference(results: Results) -> Iterator[Doubt]:
         often = {1: "once", 2: "twice"}.get(times, f"{times} times")
         yield Doubt(
             DoubtKind.REFERENCE_CONTRADICTED,
-            f"The reference was measured again {often} during the search and was never where it had been at the start, "
+            f"The reference was measured again {often} during the search and never took the time it had taken before, "
             "so single trials cannot be compared with it. Only what was confirmed in blocks counts; launch the study "
             "again under another --name.",
         )
