@@ -266,10 +266,7 @@ def judge(
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Judge the stored pictures of a study again; nothing is generated.
-
-    Stored once the last picture is judged. A launch that continues the study needs the same --set.
-    """
+    """Judge the stored pictures again, all or none; nothing is generated. A later launch needs the same --set."""
     from .progress import step_progress
     from .search import rejudge
 

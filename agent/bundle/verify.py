@@ -140,7 +140,7 @@ def _compare_latency(
     noise = UNKNOWN_FLOOR if floor is None else floor.of_figure("latency_ms")
     tolerated = noise + OTHER_DAY
     if floor is None:
-        tolerated, words = UNKNOWN_FLOOR, f"; no noise floor known, tolerated {UNKNOWN_FLOOR:.0%})"
+        tolerated, words = UNKNOWN_FLOOR, f"; no noise floor known, up to {UNKNOWN_FLOOR:.0%} passes)"
     elif floor.unsteady:
         tolerated = UNSTEADY_TOLERANCE
         words = (
@@ -151,7 +151,7 @@ def _compare_latency(
     elif change < 0:
         words = f"): faster, by more than the noise floor of {noise:.1%}"
     else:
-        words = f"): slower, by more than the noise floor of {noise:.1%}; tolerated {tolerated:.1%}"
+        words = f"): slower, by more than the noise floor of {noise:.1%}; up to {tolerated:.1%} passes"
     return Check("latency_ms", change <= tolerated, text + words)
 
 
@@ -160,7 +160,7 @@ def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any], fl
     change = now / before - 1
     noise = UNKNOWN_FLOOR if floor is None else min(floor.of_figure("peak_vram_gib"), UNSTEADY)
     tolerance = noise + OTHER_DAY + MEMORY_SLACK_GIB / before
-    text = f"{now:.2f} GiB now, {before:.2f} GiB in the evidence ({change:+.0%}, tolerated {tolerance:.0%})"
+    text = f"{now:.2f} GiB now, {before:.2f} GiB in the evidence ({change:+.0%}, up to {tolerance:.0%} passes)"
     return Check("peak_vram_gib", change <= tolerance, text)
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launching process, which then ends this one
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints while it is imported is not an answer
+    os.dup2(2, 1)  # what libraries print while they are imported must not look like an answer
     settings = json.loads(sys.stdin.readline())
     # torch.cuda.is_available() would otherwise start the driver here, and a forked child could not use the GPU.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
