@@ -90,11 +90,15 @@ class Records:
 
     def add_run(self, run: RunRecord) -> RunRecord:
         """Write one run of the study that asked for it, at once; returns it."""
-        with self._session() as session:
-            session.add(run)
-            session.flush()
-            session.add(_link(run.study, run.trial, run))
+        self.add_runs([run])
         return run
+
+    def add_runs(self, runs: Sequence[RunRecord]) -> None:
+        """Write runs that belong together: all of them or none."""
+        with self._session() as session:
+            session.add_all(runs)
+            session.flush()
+            session.add_all(_link(run.study, run.trial, run) for run in runs)
 
     def use_runs(self, study: str, trial: int, runs: Sequence[RunRecord]) -> None:
         """Let a study use runs that another one has made, as its own trial `trial`: all of them or none."""

@@ -30,8 +30,7 @@ def check_machine(runs: StudyRuns, say: Callable[[str], None], note: Callable[[s
     assert floor is not None
     session = 1 + max((one.run.session for one in results.linked_runs(RunKind.CANARY)), default=0)
     made = measure_canary(runs, floor, session, say)
-    for run in made:
-        runs.records.add_run(run)
+    runs.records.add_runs(made)
     if not made[-1].complete:
         note(f"the reference could not be measured again ({made[-1].outcome}: {made[-1].reason})")
     elif not runs.results.canaries[-1].inside:

@@ -36,9 +36,12 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
     )
     folder = run_folder(runs.folder, RunKind.PICTURES, session, position)
     if "quality" in run.measurements:
-        # Before the run is stored: files that the database names have to exist.
-        for kept in (PICTURES, LATENTS):
-            if (folder / kept).is_dir():
-                shutil.copytree(folder / kept, trial.folder / kept, dirs_exist_ok=True)
+        # Before the run is stored: files that the database names have to exist. Another study's folder stays as it is.
+        own = trial_folder(runs.folder, number)
+        for source in (trial.pictures_folder, folder):
+            for kept in (PICTURES, LATENTS):
+                if source != own and (source / kept).is_dir():
+                    shutil.copytree(source / kept, own / kept, dirs_exist_ok=True)
+        run.folder = str(own)
     runs.records.add_run(run)
     shutil.rmtree(folder, ignore_errors=True)

@@ -42,9 +42,11 @@ class StudyRuns:
             self._results = Results(self.records, self.study.name)
         return self._results.refresh()
 
-    def know_floor(self, latency_floor: float) -> None:
-        """From now on, time calls until the interval of their median is narrow compared with the noise floor."""
-        self._target = interval_target(latency_floor)
+    def know_floor(self, latency_floor: float | None) -> None:
+        """From now on, time calls until the interval of their median is narrow compared with the noise floor; None when
+        it is not known after all.
+        """
+        self._target = UNKNOWN_FLOOR_TARGET if latency_floor is None else interval_target(latency_floor)
 
     def plan(self, **changes: Any) -> Plan:
         """How a trial is measured, with changes."""
@@ -139,7 +141,7 @@ class StudyRuns:
             apply_py=apply_source(configuration, self.versions),
             workload=self.workload,
             plan=dataclasses.asdict(plan),
-            reference_pictures=None if is_reference else str(self.results.reference.folder / PICTURES),
+            reference_pictures=None if is_reference else str(self.results.reference.pictures_folder / PICTURES),
             quality_assessed=self.study.workload.quality_assessed,
             technique_files=self.study.space.files,
             import_s=self.import_s,

@@ -57,12 +57,11 @@ class Confirmation:
         """
         said = ", ".join(compared_words(name, comparison) for name, comparison in self.against.items())
         words = f"{said}, in {self.blocks} blocks of fresh processes."
-        missed = [one.smallest_effect for one in self.against.values() if one.decision == "tie"]
-        if not missed:
+        ties = [one for one in self.against.values() if one.decision == "tie"]
+        if not ties:
             return words
-        if max(missed) > 1:
-            return f"{words} The blocks scatter so much that even a doubling of the speed could have been missed."
-        return f"{words} A difference of less than {max(missed):.1%} could have been missed."
+        missed = max(ties, key=lambda one: one.smallest_effect).missed_words()
+        return f"{words} {missed[0].upper()}{missed[1:]}."
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class DoubtKind(StrEnum):
     ENDED_EARLY = "ended_early"
     UNCONFIRMED = "unconfirmed"
     NO_GAIN = "no_gain"
+    TORCH_COMPILE_FASTER = "torch_compile_faster"
+    FASTER_BREAK_LIMITS = "faster_break_limits"
     PICTURES_MISSING = "pictures_missing"
     COLD_STARTS_FAILED = "cold_starts_failed"
     MACHINE_MOVED = "machine_moved"
@@ -45,7 +47,7 @@ def study_doubts(results: Results) -> list[Doubt]:
     """What concerns the study as a whole: its best configuration, and what the machine did in whatever trial."""
     best = results.best_or_none
     about_best = [] if best is None else _about(best)
-    return [*_reference(results), *about_best, *_machine(results, results.complete)]
+    return [*_reference(results), *_faster_break_limits(results), *about_best, *_machine(results, results.complete)]
 
 
 def trial_doubts(trial: Trial) -> list[Doubt]:
@@ -78,6 +80,19 @@ def _reference(results: Results) -> Iterator[Doubt]:
         )
 
 
+def _faster_break_limits(results: Results) -> Iterator[Doubt]:
+    """That the limits, and not the techniques, are what keeps the gain small."""
+    if results.unsteady or results.reference_contradicted:
+        return
+    best = results.best_or_none or results.reference
+    faster = [t for t in results.complete if not t.acceptable and t.surely_less("latency_ms", best)]
+    if faster:
+        pictures = sorted({t.verdict for t in faster}, key=lambda verdict: verdict.rank)
+        judged = f"; their pictures: {', '.join(pictures)}" if results.quality_assessed else ""
+        text = f"Faster when measured once, but outside the study's limits: {numbers(faster)}{judged}."
+        yield Doubt(DoubtKind.FASTER_BREAK_LIMITS, text)
+
+
 def _about(trial: Trial) -> list[Doubt]:
     gain: list[Doubt] = []
     if not trial.is_reference:
@@ -92,8 +107,12 @@ def unconfirmed(trial: Trial) -> Doubt | None:
     if trial.is_reference or trial.confirmed:
         return None
     results = trial.results
-    if trial.confirmation is not None:
-        text = f"Confirming trial {trial.number} did not show a gain: {trial.confirmation.words()}"
+    found = trial.confirmation
+    if found is not None and found.faster:
+        text = f"Trial {trial.number} is faster than the reference, but torch.compile is faster still: {found.words()}"
+        return Doubt(DoubtKind.TORCH_COMPILE_FASTER, text)
+    if found is not None and found.reference is not None:
+        text = f"Confirming trial {trial.number} did not show a gain: {found.words()}"
         return Doubt(DoubtKind.NO_GAIN, text)
     # A launch that has confirmed others already would not confirm this one if it were launched again.
     to_come = not results.blocks and results.study.finalists.count > 0 and trial is results.best_or_none
@@ -164,7 +183,8 @@ def _busy(trials: Sequence[Trial], *, with_cpu: bool) -> Iterator[Doubt]:
 
 
 def _moved(trials: Sequence[Trial]) -> Iterator[Doubt]:
-    if moved := [trial for trial in trials if trial.in_doubt]:
+    # What was measured in blocks since is decided by these.
+    if moved := [trial for trial in trials if trial.in_doubt and trial.confirmation is None]:
         which = f"{numbers(moved).capitalize()} {'was' if len(moved) == 1 else 'were'}"
         text = f"{which} measured next to a check that found the machine changed: the figures are in doubt."
         yield Doubt(DoubtKind.MACHINE_MOVED, text)

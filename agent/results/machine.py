@@ -30,7 +30,7 @@ def canaries(floor: NoiseFloor | None, runs: Sequence[LinkedRun]) -> list[Canary
     middle_ms = floor.middle("latency_ms")
     last: dict[int, LinkedRun] = {}
     for one in runs:
-        if one.run.kind == RunKind.CANARY and one.run.complete:
+        if one.run.kind == RunKind.CANARY:
             last[one.run.session] = one
     return [
         Canary(
@@ -42,6 +42,7 @@ def canaries(floor: NoiseFloor | None, runs: Sequence[LinkedRun]) -> list[Canary
             inside=floor.holds("latency_ms", now_ms),
         )
         for one in last.values()
+        if one.run.complete
     ]
 
 

@@ -50,6 +50,8 @@ class Results:
         added = self.records.runs(self.name, after=self.newest_link)
         if added:
             self._runs += added
+            self.record = self.records.study(self.name)  # judged again, it has other settings
+            self.study = Study.model_validate(self.record.study)
             self._forget_what_was_derived()
         return self
 
@@ -131,7 +133,11 @@ class Results:
 
     def of(self, configuration: Configuration) -> Trial | None:
         """The trial of a configuration."""
-        return next((trial for trial in self.trials if trial.configuration == configuration), None)
+        return self._by_configuration.get(configuration)
+
+    @cached_property
+    def _by_configuration(self) -> dict[Configuration, Trial]:
+        return {trial.configuration: trial for trial in self.trials}
 
     def trial(self, number: int) -> Trial:
         """Raises UserError when there is no complete trial of that number."""
@@ -233,7 +239,7 @@ class Results:
     @cached_property
     def best_or_none(self) -> Trial | None:
         """The fastest acceptable trial, or None when there is none."""
-        return best_of(self.front, "latency_ms") if self.front else None
+        return self.best() if self.acceptable else None
 
     def best(
         self,
@@ -272,7 +278,8 @@ class Results:
             raise UserError(f"no configuration qualifies: none of {len(self.complete)} measured trials {failed}")
         # The front knows nothing of a figure that is no objective.
         optimised = self.study.optimised
-        return best_of(pareto_front(candidates, optimised) if by in optimised else candidates, by)
+        on_front = by in optimised or by == "latency_ms"  # the fastest is what every page calls the best
+        return best_of(pareto_front(candidates, optimised) if on_front else candidates, by)
 
 
 def _variant(run: RunRecord) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def headline(results: Results) -> str:
     confirmation = best.confirmation
     if confirmation is not None and confirmation.reference is not None and confirmation.faster:
         return _claim(results, best, confirmation, confirmation.reference)
-    if results.reference_contradicted:
+    if results.reference_contradicted and (confirmation is None or confirmation.reference is None):
         return (
             f"There is no result for {results.name}: the reference took a different time whenever it was measured "
             "again, so nothing can be compared with it."

@@ -72,6 +72,11 @@ class Trial:
         return self._last_word.reason
 
     @property
+    def log_tail(self) -> str:
+        """The end of the log of the run that decided how it ended; empty when it is complete."""
+        return self._last_word.log_tail
+
+    @property
     def complete(self) -> bool:
         """Whether it was measured to its end."""
         return self.outcome is Outcome.COMPLETE
@@ -90,9 +95,17 @@ class Trial:
         """Its runs of one kind, in order."""
         return [run for run in self._runs if run.kind == kind]
 
+    @property
+    def pictures_folder(self) -> Path:
+        """The folder in which `pictures` and `latents` lie: another study's, until this one has made more of them."""
+        own = [run.folder for run in self.runs(RunKind.PICTURES) if run.folder]
+        return Path(own[-1]) if own else self.folder
+
     def pictures(self) -> list[Path]:
-        """Its pictures, in the order of the requests' names."""
-        return sorted((self.folder / PICTURES).glob("*.png"))
+        """Its judged pictures, in the order of the requests' names; all that were made where pictures mean nothing."""
+        judged = {str(picture["file"]) for picture in self.quality.get("pictures", ())}
+        made = sorted((self.pictures_folder / PICTURES).glob("*.png"))
+        return [file for file in made if file.name in judged or not judged]
 
     # What was measured.
 
@@ -271,9 +284,11 @@ class Trial:
     def in_doubt(self) -> bool:
         """Whether a canary beside its timing found the machine to be another one than for the reference.
 
-        Never the reference, which the processes of the noise floor vouch for.
+        Never the reference, which the processes of the noise floor vouch for, nor what another study has measured and
+        vouched for: this study's canaries know nothing of that time.
         """
-        return not self.is_reference and in_doubt(self.results.canaries, self.link)
+        own = not self.is_reference and self.elsewhere is None
+        return own and in_doubt(self.results.canaries, self.link)
 
     def doubts(self) -> list["Doubt"]:
         """What a reader has to know before trusting it; empty when nothing speaks against it."""

@@ -126,7 +126,7 @@ def as_reported(app: WSGIApplication, storage: "ReportedStorage") -> WSGIApplica
 def _change(study: dict[str, Any], study_id: int, storage: "ReportedStorage", after: int) -> None:
     view = study_view(storage.results(study_id))
     by_number = {trial["number"]: trial for trial in study["trials"]}
-    study["best_trials"] = [by_number[number] for number in view.front]
+    study["best_trials"] = [by_number[number] for number in view.front if number in by_number]
     study["trials"] = study["trials"][after:]
     written = study["note"]["body"]
     own = (written.partition(OWN_NOTES)[2] if OWN_NOTES in written else written).strip()

@@ -214,5 +214,5 @@ def _pair(results: Results, trial: Trial) -> tuple[Any, Any] | None:
     if not judged:
         return None
     worst = max(judged, key=lambda picture: float(picture["drift"]))["file"]
-    pair = (results.reference.folder / PICTURES / worst, trial.folder / PICTURES / worst)
+    pair = (results.reference.pictures_folder / PICTURES / worst, trial.pictures_folder / PICTURES / worst)
     return pair if all(file.is_file() for file in pair) else None

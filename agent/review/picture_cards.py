@@ -98,7 +98,7 @@ def not_assessed(results: Results) -> list[str]:
 
 
 def _path(trial: Trial, file: str) -> Path:
-    return trial.folder / PICTURES / file
+    return trial.pictures_folder / PICTURES / file
 
 
 def _shown(results: Results, trials: Sequence[Trial]) -> Iterator[_Shown]:

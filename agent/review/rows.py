@@ -126,7 +126,7 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
         configuration=trial.configuration.to_dict(),
         outcome=str(trial.outcome),
         reason=trial.reason,
-        log_tail=trial.timing.log_tail,
+        log_tail=trial.log_tail,
         phases_s=dict(trial.timing.phases_s),
         measured_in=None
         if elsewhere is None
@@ -191,7 +191,7 @@ def _remarks(trial: Trial) -> list[str]:
     # On an unsteady machine everything that was measured once ties with everything.
     tied = best is not None and not results.unsteady and trial in best.ties()
     words = ["ties with the best one"] if tied else []
-    if trial.in_doubt:
+    if trial.in_doubt and trial.confirmation is None:
         words.append("in doubt: measured next to a check that found the machine changed")
     if (early := ended_early_words(trial)) is not None:
         words.append(early)

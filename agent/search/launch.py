@@ -124,7 +124,7 @@ class _Launch:
                 f"study {results.name} was measured on another machine or with other versions "
                 f"({'; '.join(differences[:3])}): give this one its own --name"
             )
-        where = results.reference.folder
+        where = results.reference.pictures_folder
         if not (where / PICTURES).is_dir():
             raise UserError(f"the files of study {results.name} are gone from {where}: give this one its own --name")
 
@@ -155,6 +155,7 @@ class _Launch:
             if not made[-1].complete or not floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
                 why = moved_words(made, floor) if made[-1].complete else made[-1].reason
                 self.on_event(Event("note", f"{why}: nothing is reused from study {name}"))
+                runs.know_floor(None)
                 return False
         self._add_study(reference.results.record.pipelines, made, runs_of(reference))
         age = age_words(reference.timing.finished_at)

@@ -53,12 +53,13 @@ class SearchLoop:
         """Search until the trials are measured, the time is spent, or the space is exhausted."""
         self._recover()
         study = self._runs.study
-        if study.measurement.canary_every > 0 and unchecked_trials(self._results) > 0:
-            self._check_machine()  # has the machine changed since an earlier launch?
         if len(self._results.trials) >= self._trials:
             return
-        self._enqueue(self._presets())
+        moved = [not canary.inside for canary in self._results.canaries[-1:]]
+        if study.measurement.canary_every > 0 and (any(moved) or unchecked_trials(self._results) > 0):
+            self._check_machine()  # has the machine changed since an earlier launch, or is it back?
         try:
+            self._enqueue(self._presets())
             self._search()
         except BaseException:
             for asked, _ in self._in_flight.values():  # interrupted: the next launch measures them
@@ -71,21 +72,25 @@ class SearchLoop:
         while fruitless < FRUITLESS_ASKS:
             spent = self._deadline is not None and time.monotonic() > self._deadline
             wanted = not spent and len(self._results.trials) + len(self._in_flight) < self._trials
-            if wanted and len(self._in_flight) < self._runs.runner.places():
+            if 0 < every <= unchecked_trials(self._results):
+                # A check has to run alone, as the processes of the noise floor did.
+                self._drain()
+                self._check_machine()
+            elif wanted and len(self._in_flight) < self._runs.runner.places():
                 if fruitless and fruitless % PATIENCE == 0 and not self._left_over():
                     break
                 fruitless = 0 if self._propose() else fruitless + 1
             elif self._in_flight:
                 self._collect()
-                # A check has to run alone, as the processes of the noise floor did.
-                if 0 < every <= unchecked_trials(self._results) and not self._in_flight:
-                    self._check_machine()
             else:
                 if spent:
                     self._note("the time budget is spent")
                 break
         if fruitless >= FRUITLESS_ASKS:
             self._note(f"{FRUITLESS_ASKS} proposals in a row were known or cannot work: the space is exhausted")
+        self._drain()
+
+    def _drain(self) -> None:
         while self._in_flight:
             self._collect()
 
@@ -101,9 +106,6 @@ class SearchLoop:
         if TORCH_COMPILE in self._space:
             return [TORCH_COMPILE, *presets]
         if self._unknown(TORCH_COMPILE):
-            # Only the reference can be queued yet, and asking for another trial would take it.
-            while self._sampler.queued():
-                self._propose()
             self._settle(self._sampler.ask_for(TORCH_COMPILE), TORCH_COMPILE)
         return presets
 
@@ -111,7 +113,8 @@ class SearchLoop:
         """In a small space, queue a configuration that is not known yet; False when all of them are."""
         if self._space.size() > SMALL_SPACE:
             return True
-        left = next((c for c in self._space.configurations() if self._unknown(c)), None)
+        known = {trial.configuration for trial in self._results.trials}
+        left = next((c for c in self._space.configurations() if c not in known and self._unknown(c)), None)
         if left is None:
             if not self._in_flight:
                 self._note("every configuration that can work has been measured")
@@ -175,21 +178,23 @@ class SearchLoop:
     def _collect(self) -> None:
         """Wait for the next result, and store it."""
         done, _ = wait(self._in_flight, return_when=FIRST_COMPLETED)
-        for future in done:
-            asked, configuration = self._in_flight[future]
-            result = future.result()
-            if result.outcome is Outcome.INFRASTRUCTURE:
-                raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {result.reason}")
-            self._runs.records.add_run(self._runs.trial_run(asked.number, configuration, result))
-            del self._in_flight[future]
+        failed = [future for future in done if future.result().outcome is Outcome.INFRASTRUCTURE]
+        for future in (one for one in done if one not in failed):
+            # Out of flight first: a launch that is interrupted here finds the trial running, and its run stored or not.
+            asked, configuration = self._in_flight.pop(future)
+            self._runs.records.add_run(self._runs.trial_run(asked.number, configuration, future.result()))
             self._finish(asked)
+        for future in failed:
+            reason = future.result().reason
+            raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {reason}")
 
     def _tell(self, asked: optuna.Trial) -> Trial:
         """Judge more pictures of a trial that may be chosen, and tell the sampler."""
         if any(trial.number == asked.number for trial in self._results.front):
             judge_more(self._runs, asked.number, self._runs.study.quality.pictures.front)
         trial = self._results.numbered[asked.number]
-        self._sampler.tell(asked, trial)
+        # On one scale for all of the sampler's trials, whether blocks were measured meanwhile or not.
+        self._sampler.tell(asked, self._results.before_confirming().numbered[asked.number])
         return trial
 
     def _finish(self, asked: optuna.Trial, how: str = "") -> None:
@@ -218,9 +223,9 @@ class SearchLoop:
             return []
         judged = ["drift"] if study.workload.quality_assessed else []
         names = dict.fromkeys(["latency_ms", "peak_vram_gib", *judged, *study.optimised])
-        return [
-            {"trial": trial.number, **{name: trial.figure(name) for name in names}} for trial in self._results.front
-        ]
+        # As they were measured: a running trial knows nothing of later blocks.
+        front = self._results.before_confirming().front
+        return [{"trial": trial.number, **{name: trial.figure(name) for name in names}} for trial in front]
 
     def _check_machine(self) -> None:
         check_machine(self._runs, lambda text: self._say("step", text), self._note)

@@ -49,7 +49,7 @@ def rejudge(
     """
     results = Results(records, name)
     files = Path(results.record.files)
-    if not files.is_dir() or not (results.reference.folder / PICTURES).is_dir():
+    if not files.is_dir() or not (results.reference.pictures_folder / PICTURES).is_dir():
         raise UserError(f"the pictures of {name} are gone from {files}, so it cannot be judged again")
     with only_launcher(files, name, doing="judged again"):
         return _rejudge(Results(records, name), settings, on_step)
@@ -96,7 +96,7 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
 def _judge_again(judge: Judge, trial: Trial, requests: list[Request], known: Mapping[str, Any]) -> dict[str, Any]:
     from ...objectives.pictures import load_png
 
-    folders = [trial.folder, trial.results.reference.folder]
+    folders = [trial.pictures_folder, trial.results.reference.pictures_folder]
     images = [folder / PICTURES / known["file"] for folder in folders]
     if gone := next((file for file in images if not file.is_file()), None):
         raise UserError(f"{gone} is gone, so {trial.results.name} cannot be judged again")

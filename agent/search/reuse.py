@@ -24,8 +24,10 @@ def runs_of(trial: Trial) -> list[RunRecord]:
 def reference_elsewhere(runs: StudyRuns) -> tuple[Trial, NoiseFloor] | None:
     """The newest reference, its noise floor included, that stands for this study's too; None when there is none."""
     for results in _comparable(runs)[::-1]:
+        if results.unsteady or results.reference_contradicted:
+            continue  # its users are told to measure again
         reference = results.of(Configuration())
-        if reference is not None and reference.complete and _usable(runs, reference) and results.floor is not None:
+        if reference is not None and _usable(runs, reference) and results.floor is not None:
             return reference, results.floor
     return None
 
@@ -41,7 +43,10 @@ class Elsewhere:
     def find(self, configuration: Configuration) -> Trial | None:
         """The newest trial of a configuration that can be used here."""
         for results in self._others[::-1]:
-            trial = results.refresh().of(configuration)
+            try:
+                trial = results.refresh().of(configuration)
+            except UserError:
+                continue  # measured meanwhile by another version
             if trial is not None and _usable(self._runs, trial):
                 return trial
         return None
@@ -57,6 +62,7 @@ def _comparable(runs: StudyRuns) -> list[Results]:
             continue
         try:
             other = Results(runs.records, record.name)
+            other.reference  # noqa: B018 - reads every trial, so that what cannot be read shows here
         except (ValueError, UserError):
             continue  # of another version, or without its own techniques' file
         if other.study.measurement == runs.study.measurement and other.study.quality == runs.study.quality:
@@ -73,4 +79,4 @@ def _usable(runs: StudyRuns, trial: Trial) -> bool:
         return False
     if trial.timing.apply_py != apply_source(trial.configuration, runs.versions):
         return False
-    return not trial.complete or (trial.folder / PICTURES).is_dir()
+    return not trial.complete or (trial.pictures_folder / PICTURES).is_dir()

@@ -48,13 +48,10 @@ class Sampler:
 
     def ask_for(self, configuration: Configuration) -> optuna.Trial:
         """A trial for a configuration outside the space, from which the sampler cannot learn."""
-        trial = self._told.ask()
-        trial.set_user_attr("configuration", str(configuration))
-        return trial
-
-    def queued(self) -> bool:
-        """Whether queued proposals are waiting."""
-        return bool(self._told.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        # Not by asking, which would take what is queued.
+        attrs = {"configuration": str(configuration)}
+        self._told.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attrs))
+        return self.resume(self.running()[-1])
 
     def enqueue(self, configuration: Configuration) -> None:
         """Propose a configuration of the space next, once."""

@@ -116,11 +116,17 @@ class Comparison:
         return {**asdict(self), "times": self.times, "interval": self.interval}
 
     def words(self) -> str:
-        """ "faster: 0.81 times the time (95 % interval 0.79 to 0.83, 8 blocks; ...)"."""
-        return (
-            f"{self.decision}: {self.ratio:.3f} times the time ({CONFIDENCE:.0%} interval {self.low:.3f} to "
-            f"{self.high:.3f}, {self.blocks} blocks; differences under {self.smallest_effect:.1%} could not be seen)"
-        )
+        """ "faster: 1.23 times as fast (95 % interval 1.20 to 1.27, 8 blocks)"; of a tie, what it could have missed."""
+        low, high = self.interval
+        words = f"{self.decision}: {self.times:.2f} times as fast (95 % interval {low:.2f} to {high:.2f}, "
+        words += f"{self.blocks} blocks)"
+        return f"{words}; {self.missed_words()}" if self.decision == "tie" else words
+
+    def missed_words(self) -> str:
+        """How large a difference could have gone unnoticed, as far as a number says something."""
+        if self.smallest_effect > 1:
+            return "the blocks scatter so much that even a doubling of the speed could have been missed"
+        return f"a difference of less than {self.smallest_effect:.1%} could have been missed"
 
 
 def compare_paired(baseline: Sequence[float], candidate: Sequence[float], least_effect: float = 0.0) -> Comparison:

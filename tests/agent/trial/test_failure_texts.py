@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from paretune.agent.trial.failures import classify, memory_shortage, sentence, tail, without_secrets
+from paretune.agent.trial.failures import classify, sentence, tail, without_secrets
+from paretune.objectives.memory_shortage import memory_shortage
 from paretune.studies import Outcome
 
 
