@@ -239,13 +239,22 @@ class TestWhatAnotherStudyMeasured:
         assert not any(trial.in_doubt for trial in results.trials)
 
     def test_is_left_when_it_is_in_doubt(self, world: World) -> None:
+        slow_from(world, 2, until=3)
+        world.launch(world.study("a", PRESETS, **EVERY_1))  # trials 1 and 2 are in doubt
+        world.speed = lambda: 1.0
+        world.ran.clear()
+        results = world.launch(world.study("b", PRESETS, **EVERY_1))
+        assert [kind for kind, _ in world.ran].count("trial") == 2
+        assert results.reference.elsewhere is not None
+
+    def test_is_left_when_the_machine_was_never_again_what_it_had_been(self, world: World) -> None:
         slow_from(world, 4)
         world.launch(world.study("a", PRESETS, **EVERY_3))
         world.speed = lambda: 1.0
         world.ran.clear()
         results = world.launch(world.study("b", PRESETS, **EVERY_3))
-        assert [kind for kind, _ in world.ran].count("trial") == 3, "all but the reference"
-        assert results.reference.elsewhere is not None
+        assert [kind for kind, _ in world.ran].count("trial") == 4
+        assert not any(trial.elsewhere for trial in results.trials)
 
     def test_is_left_when_it_was_out_of_memory(self, world: World) -> None:
         def before(job: Job, kind: str) -> TrialResult | None:

@@ -82,7 +82,7 @@ def test_a_comparison_says_what_it_found() -> None:
     found = compare_paired([100, 102, 101, 99], [80, 82, 80, 80])
     assert found.decision == "faster"
     assert found.low < found.ratio < found.high < 1
-    assert found.words().startswith("faster: 0.80")
+    assert found.words().startswith("faster: 1.25 times as fast")
     assert compare_paired([100, 102], [101, 101]).decision == "tie"
     assert compare_paired([100, 102, 101, 99], [100.2, 102.2, 101.2, 99.2], least_effect=0.01).decision == "tie"
 
