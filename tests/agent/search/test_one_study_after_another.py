@@ -10,6 +10,7 @@ from paretune.agent.search import Event, launch
 from paretune.studies import Records, RunKind, RunRecord, UserError, picture_names, read_study
 from support.launched import Cli, Launched
 from support.launching import tiny_study, write_study
+from support.steady import SteadyRunner
 
 CHANNELS = {"channels_last": {}}
 CACHING = {"deepcache": {"interval": 2, "branch": 1}}
@@ -56,8 +57,8 @@ class TestOneStudyAfterAnother:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(StudyRuns, "process", process)
             with pytest.raises(KeyboardInterrupt):
-                launch(study, storage=storage)
-        return launch(study, storage=storage)
+                launch(study, storage=storage, runner=SteadyRunner(study))
+        return launch(study, storage=storage, runner=SteadyRunner(study))
 
     def test_a_killed_confirmation_goes_on_where_it_stopped(self, first: Results) -> None:
         (finalist,) = finalists(first, 1)
@@ -92,7 +93,8 @@ class TestOneStudyAfterAnother:
         quality = {"pictures": {"screen": 3, "front": 4, "finalists": 6}}
         study = study_in(folder, tiny_model, "second", quality=quality, limits={"verdict": "visible"})
         events: list[Event] = []
-        results = launch(study, storage=f"sqlite:///{folder}/paretune.db", on_event=events.append)
+        storage = f"sqlite:///{folder}/paretune.db"
+        results = launch(study, storage=storage, runner=SteadyRunner(study), on_event=events.append)
         assert [trial.elsewhere is not None for trial in results.trials] == [True] * 3
         assert {trial.elsewhere.study for trial in results.trials if trial.elsewhere} == {"first"}
         assert results.floor == first.floor
