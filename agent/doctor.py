@@ -82,7 +82,7 @@ class Availability:
         runs = "[green]runs here[/green]" if self.reason is None else f"[red]not here:[/red] {escape(self.reason)}"
         choices = [f"{name}: {', '.join(map(str, values))}" for name, values in known.parameters.choices().items()]
         under = [f"    {escape(line)}" for line in (known.summary, *choices)]
-        return "\n".join([f"[bold]{known.name}[/bold] ({known.axis}, {known.loss}), {runs}", *under])
+        return "\n".join([f"[bold]{known.name}[/bold] ({known.axis}, {' to '.join(known.losses())}), {runs}", *under])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-able."""

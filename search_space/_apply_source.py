@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ._configuration import Configuration
+from ._configuration import Configuration, Step
 from ._technique import Technique
 from ._techniques import technique
 
@@ -45,15 +45,15 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
         packages=packages,
         versions=f"Measured with {measured}." if measured else "",
     )
-    calls = [_call(step.technique, step.values(), technique(step.technique)) for step in configuration.steps]
+    calls = [_call(step, technique(step.technique)) for step in configuration.steps]
     body = "\n".join(calls) if calls else "    # The reference: nothing is changed."
     sources = "".join(f"\n\n{inspect.getsource(function).rstrip()}\n" for function in functions)
     return head + sources + APPLY.format(body=body)
 
 
-def _call(name: str, values: Mapping[str, Any], known: Technique) -> str:
-    arguments = "".join(f", {parameter}={value!r}" for parameter, value in values.items())
-    return f"    # {known.summary} ({known.loss})\n    {name}(pipelines{arguments})"
+def _call(step: Step, known: Technique) -> str:
+    arguments = "".join(f", {parameter}={value!r}" for parameter, value in step.values().items())
+    return f"    # {known.summary} ({known.loss_with(step.parameters)})\n    {step.technique}(pipelines{arguments})"
 
 
 def _unique(items: list[Any]) -> list[Callable[..., Any]]:

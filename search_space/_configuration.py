@@ -60,7 +60,7 @@ class Configuration:
     @property
     def loss(self) -> Loss:
         """The most that any of its techniques may lose."""
-        losses = [technique(step.technique).loss for step in self.steps]
+        losses = [technique(step.technique).loss_with(step.parameters) for step in self.steps]
         return max(losses, key=LOSSES.index, default=Loss.BIT_IDENTICAL)
 
     def get(self, name: str) -> dict[str, Any] | None:

@@ -57,6 +57,15 @@ class Case:
         compiled = self.chosen.get("torch_compile", {"mode": None, "vae_decoder": False})
         return compiled["mode"] == "reduce-overhead" and bool(compiled["vae_decoder"])
 
+    @property
+    def graphs_a_moving_vae(self) -> bool:
+        """Whether the VAE's decoder is recorded, and its pipeline converts it in each call."""
+        if "vae_dtype" in self.chosen or self.chosen["cuda_graphs"]["modules"] == "denoiser":
+            return False
+        found = [vae for pipeline in self.pipelines.values() for vae in pipeline.vaes]
+        dtypes = [self.chosen["dtype"]["dtype"]] if "dtype" in self.chosen else [vae.dtype for vae in found]
+        return "float16" in dtypes and any(vae.force_upcast for vae in found)
+
 
 def _always(case: Case) -> bool:
     return True
@@ -120,6 +129,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         (Trait.CUDA_GRAPHS, Trait.MOVES_WEIGHTS),
         "CUDA graphs need weights at fixed addresses, and offload moves them",
+    ),
+    Rule(
+        ("cuda_graphs", "torch_compile"),
+        "torch.compile records CUDA graphs itself in that mode",
+        lambda case: case.chosen["torch_compile"]["mode"] == "reduce-overhead",
+    ),
+    Rule(
+        ("cuda_graphs",),
+        "the pipeline converts a float16 VAE to float32 in each call, so its weights move: choose vae_dtype as well",
+        lambda case: case.graphs_a_moving_vae,
     ),
     Rule(
         (Trait.CALLS_INNER_LAYERS, "group_offload"),

@@ -48,12 +48,19 @@ class ModuleFacts:
     """Millions of parameters."""
     tile_side_px: int | None = None
     """For a VAE: pictures up to this side are decoded in one tile."""
+    force_upcast: bool = False
+    """For a VAE: whether pipelines convert it to float32 in every call where it is in float16."""
     layers_per_block: int | None = None
     """For a U-Net: residual layers in its first block."""
     fuses_qkv: bool = False
     """Whether diffusers can fuse its attention projections."""
     has_repeated_blocks: bool = False
     """Whether diffusers knows which of its blocks repeat, and can compile them one by one."""
+
+    @property
+    def upcasts(self) -> bool:
+        """For a VAE: whether pipelines convert it in every call."""
+        return self.force_upcast and self.dtype == "float16"
 
     @property
     def is_unet(self) -> bool:
@@ -142,6 +149,7 @@ def _describe_module(module: Any, role: Role) -> ModuleFacts:
         dtype=str(parameters[0].dtype).removeprefix("torch.") if parameters else "none",
         parameters_m=round(sum(p.numel() for p in parameters) / 1e6, 3),
         tile_side_px=getattr(module, "tile_sample_min_size", None),
+        force_upcast=bool(getattr(getattr(module, "config", None), "force_upcast", False)),
         layers_per_block=len(first_block.resnets) if hasattr(first_block, "resnets") else None,
         fuses_qkv=hasattr(module, "fuse_qkv_projections"),
         has_repeated_blocks=bool(getattr(module, "_repeated_blocks", None)),

@@ -140,13 +140,15 @@ class Technique:
 
     stage says when it is applied; within a stage, in the order of TECHNIQUES, and a user's own after those.
 
+    loss says what it may lose: one of Loss, or, where that depends on the parameters, a function that takes them.
+
     traits say what may clash with other techniques (search_space/_rules.py): a set, or, where that depends on the
     parameters, a function that takes them and returns a set.
     """
 
     name: str
     axis: Axis
-    loss: Loss
+    loss: Loss | Callable[[Any], Loss]
     summary: str
     """One sentence for people: what it does and what it is good for."""
     source: str
@@ -171,6 +173,15 @@ class Technique:
     def traits_with(self, parameters: Parameters) -> frozenset[Trait]:
         """Its traits with these parameters."""
         return self.traits(parameters) if callable(self.traits) else self.traits
+
+    def loss_with(self, parameters: Parameters) -> Loss:
+        """What it may lose with these parameters."""
+        return self.loss if isinstance(self.loss, Loss) else self.loss(parameters)
+
+    def losses(self) -> tuple[Loss, ...]:
+        """What it may lose with any parameters, from the least to the most."""
+        found = {self.loss_with(parameters) for parameters in self.parameters.combinations()}
+        return tuple(loss for loss in LOSSES if loss in found)
 
     def why_not(self, target: Target, pipelines: Mapping[str, PipelineFacts], parameters: Parameters) -> str | None:
         """Why it cannot be applied with these parameters there, or None."""

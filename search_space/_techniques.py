@@ -13,6 +13,8 @@ from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
 from .attention.sdpa_kernel import TECHNIQUE as SDPA_KERNEL
 from .caching.deepcache import TECHNIQUE as DEEPCACHE
 from .caching.guidance_cutoff import TECHNIQUE as GUIDANCE_CUTOFF
+from .compiler.cuda_graphs import TECHNIQUE as CUDA_GRAPHS
+from .compiler.cudnn_benchmark import TECHNIQUE as CUDNN_BENCHMARK
 from .compiler.torch_compile import TECHNIQUE as TORCH_COMPILE
 from .memory.channels_last import TECHNIQUE as CHANNELS_LAST
 from .memory.group_offload import TECHNIQUE as GROUP_OFFLOAD
@@ -21,14 +23,18 @@ from .memory.vae_slicing import TECHNIQUE as VAE_SLICING
 from .memory.vae_tiling import TECHNIQUE as VAE_TILING
 from .precision.dtype import TECHNIQUE as DTYPE
 from .precision.torchao_quantization import TECHNIQUE as TORCHAO_QUANTIZATION
+from .precision.vae_dtype import TECHNIQUE as VAE_DTYPE
 
 TECHNIQUES: tuple[Technique, ...] = (
     DTYPE,  # first: what follows copies, rearranges or quantizes weights of this dtype
+    VAE_DTYPE,  # after it: this one is the VAE's own
+    CUDNN_BENCHMARK,
     FUSED_QKV,  # before quantization: quantized weights cannot be concatenated
     CHANNELS_LAST,  # before compilation: a later change of layout would recompile
     TORCHAO_QUANTIZATION,
     DEEPCACHE,  # splits forward() into the parts that are compiled next
     TORCH_COMPILE,
+    CUDA_GRAPHS,  # of compiled code, where there is some
     GUIDANCE_CUTOFF,  # from here on: wrappers and hooks, outside of the compiled graphs
     SDPA_KERNEL,
     VAE_SLICING,

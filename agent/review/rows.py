@@ -120,7 +120,7 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
         label=", ".join(name for name, named in named_trials(results).items() if named is trial),
         configuration_text=str(trial.configuration),
         steps=[
-            StepShown(step.technique, dict(step.values()), str(technique(step.technique).loss))
+            StepShown(step.technique, dict(step.values()), str(technique(step.technique).loss_with(step.parameters)))
             for step in trial.configuration.steps
         ],
         configuration=trial.configuration.to_dict(),

@@ -1,0 +1,215 @@
+"""CUDA graphs: the kernels of a call are recorded once, and launched again all at once.
+
+A U-Net of SDXL's size starts some 1,700 kernels in each step. Where the host takes longer to start them than the GPU
+to run them, the GPU waits; a recording starts them in one go. The arithmetic is the same, kernel by kernel.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .._module_state import module_state
+from .._modules import denoisers, text_encoders, torch_modules, vaes
+from .._target import PipelineFacts, Target
+from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
+
+
+class CudaGraphsParameters(Parameters):
+    """modules: which are recorded, as they are or compiled; the VAE's decoder only where its weights stay in place."""
+
+    modules: Literal["denoiser", "denoiser_vae", "denoiser_vae_text"] = "denoiser"
+
+
+def recorded(function: Any, module: Any, counts: dict[str, int]) -> Any:
+    """`function`, which computes with the weights of `module`, as CUDA graphs: one for each combination of shapes,
+    number formats and other arguments, and for each state that the module is in (module_state).
+
+    The first call of a combination runs as it is, which compiles what has to be compiled; the second is recorded. What
+    comes out is copied from the memory of the recording, so that no later call writes over it. counts: "recorded",
+    "replayed" and "direct" calls are counted in it.
+    """
+    import threading
+    from collections import OrderedDict
+
+    import torch
+
+    most_graphs, most_states = 32, 4
+    look = module_state(module)
+    states: list[tuple[Any, Any]] = []  # (what module_state said, the graphs recorded then), the last used at the end
+    pool: list[Any] = []
+    used: list[Any] = []  # the stream of the last call
+    lock = threading.Lock()
+
+    def flatten(value: Any, tensors: list[Any]) -> Any:
+        """The structure of an argument, hashable, with its tensors taken out into `tensors`."""
+        if torch.is_tensor(value):
+            tensors.append(value)
+            return ("tensor", value.shape, value.stride(), value.dtype, value.device.type)
+        if isinstance(value, dict):
+            return (type(value), tuple((name, flatten(item, tensors)) for name, item in value.items()))
+        if isinstance(value, (list, tuple)):
+            return (type(value), tuple(flatten(item, tensors) for item in value))
+        if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):
+            return value
+        raise TypeError("an argument whose changes would not be seen")
+
+    def rebuild(value: Any, copied: Any) -> Any:
+        """The same structure with every tensor passed through `copied`."""
+        if torch.is_tensor(value):
+            return copied(value)
+        if hasattr(value, "__dataclass_fields__"):  # diffusers' and transformers' results, which are dictionaries too
+            return type(value)(**{name: rebuild(item, copied) for name, item in value.items()})
+        if isinstance(value, dict):
+            return {name: rebuild(item, copied) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(rebuild(item, copied) for item in value)
+        return value
+
+    def settings() -> Any:
+        """Switches of the process that decide which kernels run."""
+        cuda = torch.backends.cuda
+        attention = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled())
+        precision = (torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cuda"))
+        return (*attention, *precision, torch.backends.cudnn.benchmark, torch.is_inference_mode_enabled())
+
+    def graphs_now() -> Any:
+        """The graphs that fit the state which the module is in."""
+        now = look()
+        for position, (state, graphs) in enumerate(states):
+            if state == now:
+                states.append(states.pop(position))
+                return graphs
+        # What was recorded with other weights may read memory that is no longer theirs; it is used again only when the
+        # module is found in exactly that state, and forgotten when there have been a few others since.
+        states.append((now, OrderedDict()))
+        del states[:-most_states]
+        return states[-1][1]
+
+    def record(args: Any, kwargs: Any, device: Any) -> Any:
+        inputs: list[Any] = []
+
+        def static(tensor: Any) -> Any:
+            # Never a CPU tensor: a recording cannot fetch what lies in main memory.
+            # With the strides of the original: empty_like keeps the layout of dense tensors.
+            kept = torch.empty_like(tensor, device=device)
+            kept.copy_(tensor)
+            inputs.append(kept)
+            return kept
+
+        static_args, static_kwargs = rebuild(args, static), rebuild(kwargs, static)
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            # Libraries set up what they need for a stream in its first call, which cannot be recorded.
+            function(*static_args, **static_kwargs)
+        torch.cuda.current_stream(device).wait_stream(aside)
+        if not pool:
+            pool.append(torch.cuda.graph_pool_handle())
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may use the GPU meanwhile, to watch its memory for example.
+            with torch.cuda.graph(graph, pool=pool[0], stream=aside, capture_error_mode="thread_local"):
+                result = function(*static_args, **static_kwargs)
+        except Exception as error:
+            name = type(module).__name__
+            raise RuntimeError(
+                f"cuda_graphs: a call of {name} cannot be recorded, because something in it waits for the GPU or reads "
+                f"from main memory: {error}"
+            ) from error
+        counts["recorded"] += 1
+        return graph, inputs, result
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tensors: list[Any] = []
+        try:
+            structure = flatten((args, kwargs), tensors)
+        except TypeError:
+            tensors = []
+        device = next((tensor.device for tensor in tensors if tensor.device.type == "cuda"), None)
+        if device is None or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
+            counts["direct"] += 1
+            return function(*args, **kwargs)
+        key = (structure, device.index, settings())
+        with lock, torch.cuda.device(device):
+            graphs = graphs_now()
+            if key not in graphs:
+                graphs[key] = None
+                if len(graphs) > most_graphs:
+                    graphs.popitem(last=False)
+                counts["direct"] += 1
+                return function(*args, **kwargs)
+            graphs.move_to_end(key)
+            if graphs[key] is None:
+                graphs[key] = record(args, kwargs, device)
+            graph, inputs, result = graphs[key]
+            stream = torch.cuda.current_stream()
+            if used and used[0] != stream:
+                stream.wait_stream(used[0])
+            used[:] = [stream]
+            for kept, tensor in zip(inputs, tensors, strict=True):
+                kept.copy_(tensor, non_blocking=True)
+            graph.replay()
+            counts["replayed"] += 1
+            return rebuild(result, torch.clone)
+
+    return call
+
+
+def cuda_graphs(pipelines: dict[str, Any], *, modules: str) -> None:
+    """Record in place of `forward`: hooks on the module stay outside. A step cache's parts are recorded one by one."""
+
+    def record(module: Any, parts: list[str]) -> None:
+        module.cuda_graph_counts = {}
+        for part in parts:
+            counts = {"recorded": 0, "replayed": 0, "direct": 0}
+            module.cuda_graph_counts[part] = counts
+            setattr(module, part, recorded(getattr(module, part), module, counts))
+
+    for denoiser in denoisers(pipelines):
+        record(denoiser, getattr(denoiser, "forward_parts", ["forward"]))
+    if modules != "denoiser":
+        for vae in vaes(pipelines):
+            record(vae.decoder, ["forward"])
+    if modules == "denoiser_vae_text":
+        for encoder in text_encoders(pipelines):
+            record(encoder, ["forward"])
+
+
+def took_effect(pipelines: dict[str, Any], *, modules: str) -> str | None:
+    """Whether every module ran from its recordings."""
+    chosen = denoisers(pipelines)
+    chosen += [vae.decoder for vae in vaes(pipelines)] if modules != "denoiser" else []
+    chosen += text_encoders(pipelines) if modules == "denoiser_vae_text" else []
+    for module in chosen:
+        for part, counts in getattr(module, "cuda_graph_counts", {"forward": {"replayed": 0}}).items():
+            if not counts["replayed"]:
+                return f"{part} of {type(module).__name__} was not recorded: its weights move, or no call repeated one"
+    return None
+
+
+def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: CudaGraphsParameters) -> str | None:
+    """Devices other than CUDA, and pipelines without the modules."""
+    if target.device != "cuda":
+        return "CUDA graphs need a CUDA device"
+    if not any(pipeline.denoisers for pipeline in pipelines.values()):
+        return "no pipeline has a denoiser"
+    if parameters.modules != "denoiser" and not any(pipeline.vaes for pipeline in pipelines.values()):
+        return "no pipeline has a VAE"
+    if parameters.modules == "denoiser_vae_text" and not any(p.text_encoders for p in pipelines.values()):
+        return "no pipeline has a text encoder"
+    return None
+
+
+TECHNIQUE = Technique(
+    name="cuda_graphs",
+    axis=Axis.COMPILER,
+    loss=Loss.BIT_IDENTICAL,
+    summary="Records the kernels of a call once and starts them all at once: the GPU no longer waits for the host.",
+    source="https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs",
+    parameters=CudaGraphsParameters,
+    apply=cuda_graphs,
+    took_effect=took_effect,
+    refuses=refuses,
+    stage=Stage.COMPILATION,
+    traits=frozenset({Trait.CUDA_GRAPHS}),
+    helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recorded),
+)
