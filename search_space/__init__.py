@@ -3,6 +3,7 @@
 from ._apply_source import apply_source
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._packages import is_installed
 from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
 from ._space import OFF, ON, SearchSpace
@@ -39,6 +40,7 @@ __all__ = [
     "describe_pipelines",
     "forget_techniques",
     "impossible",
+    "is_installed",
     "known_techniques",
     "load_techniques",
     "other_modules",

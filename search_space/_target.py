@@ -56,6 +56,12 @@ class ModuleFacts:
     """Whether diffusers can fuse its attention projections."""
     has_repeated_blocks: bool = False
     """Whether diffusers knows which of its blocks repeat, and can compile them one by one."""
+    has_blocks: bool = False
+    """For a denoiser: whether it has transformer blocks or residual blocks in the places where diffusers keeps them."""
+    casts_layers: bool = False
+    """Whether diffusers can keep its weights in float8 and convert them layer by layer."""
+    dispatches_attention: bool = False
+    """For a denoiser: whether all of its attention processors take a kernel of diffusers' dispatcher."""
 
     @property
     def upcasts(self) -> bool:
@@ -153,4 +159,17 @@ def _describe_module(module: Any, role: Role) -> ModuleFacts:
         layers_per_block=len(first_block.resnets) if hasattr(first_block, "resnets") else None,
         fuses_qkv=hasattr(module, "fuse_qkv_projections"),
         has_repeated_blocks=bool(getattr(module, "_repeated_blocks", None)),
+        casts_layers=hasattr(module, "enable_layerwise_casting"),
+        has_blocks=role is Role.DENOISER and _has_blocks(module),
+        dispatches_attention=role is Role.DENOISER and _dispatches_attention(module),
     )
+
+
+def _has_blocks(module: Any) -> bool:
+    kept = ("transformer_blocks", "single_transformer_blocks", "resnets")
+    return any(len(child) for each in module.modules() for name, child in each._modules.items() if name in kept)
+
+
+def _dispatches_attention(module: Any) -> bool:
+    processors = list(getattr(module, "attn_processors", {}).values())
+    return bool(processors) and all(hasattr(processor, "_attention_backend") for processor in processors)

@@ -24,6 +24,8 @@ TINY_FACTS = PipelineFacts(
             layers_per_block=2,
             fuses_qkv=True,
             has_repeated_blocks=True,
+            casts_layers=True,
+            has_blocks=True,
         ),
         "vae": ModuleFacts(
             class_name="AutoencoderKL",
@@ -32,6 +34,7 @@ TINY_FACTS = PipelineFacts(
             parameters_m=0.3,
             tile_side_px=32,
             fuses_qkv=True,
+            casts_layers=True,
         ),
         "text_encoder": ModuleFacts(
             class_name="CLIPTextModel", role=Role.TEXT_ENCODER, dtype="float32", parameters_m=0.03
