@@ -87,6 +87,8 @@ class PipelineFacts:
     """Whether any request uses classifier-free guidance."""
     adapters: bool = False
     """Whether adapters are loaded and unloaded between requests."""
+    scheduler: str = ""
+    """The class of its scheduler; empty where it has none."""
 
     @property
     def denoisers(self) -> list[ModuleFacts]:
@@ -143,6 +145,7 @@ def _describe(pipeline: Any, roles: Mapping[int, Role], requests: list[Any]) -> 
         largest_side_px=max((max(r.width_px, r.height_px) for r in requests), default=0),
         guided=any(r.guidance > 1 for r in requests),
         adapters=any(r.adapters for r in requests),
+        scheduler=type(scheduler).__name__ if (scheduler := getattr(pipeline, "scheduler", None)) is not None else "",
     )
 
 

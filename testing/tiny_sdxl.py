@@ -33,6 +33,7 @@ TINY_FACTS = PipelineFacts(
             dtype="float32",
             parameters_m=0.3,
             tile_side_px=32,
+            force_upcast=True,
             fuses_qkv=True,
             casts_layers=True,
         ),
@@ -46,6 +47,7 @@ TINY_FACTS = PipelineFacts(
     largest_batch=2,
     largest_side_px=SIDE_PX,
     guided=True,
+    scheduler="EulerDiscreteScheduler",
 )
 """What describe_pipelines says about the pipeline (sizes aside), for tests that only need the description."""
 

@@ -8,7 +8,7 @@ import jinja2
 from packaging.requirements import Requirement
 
 from ...objectives.figures import FIGURE, FIGURES
-from ...search_space import Loss, known_techniques, technique
+from ...search_space import known_techniques, technique
 from ...studies import UserError, same_workload, utc_now
 from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
@@ -106,7 +106,7 @@ def bundle_readme(trial: Trial) -> str:
         evidence=evidence_words(trial),
         floor_note=floor_note(results),
         doubts=trial.doubts(),
-        approximate=trial.configuration.loss is Loss.APPROXIMATE,
+        approximate=not trial.configuration.loss.is_none,
         requests=results.study.workload.requests,
     )
 

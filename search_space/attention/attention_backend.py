@@ -97,7 +97,9 @@ def attention_backend(pipelines: dict[str, Any], *, backend: str) -> None:
 
         # Loading and unloading an IP-Adapter sets processors of diffusers' own again.
         def set_attn_processor(processor: Any, *args: Any, **kwargs: Any) -> None:
-            chosen = {name: dispatched(each) for name, each in processor.items()} if isinstance(processor, dict) else None
+            chosen = (
+                {name: dispatched(each) for name, each in processor.items()} if isinstance(processor, dict) else None
+            )
             inner(dispatched(processor) if chosen is None else chosen, *args, **kwargs)
 
         denoiser.set_attn_processor = set_attn_processor

@@ -31,7 +31,9 @@ def compiled_regions(denoiser: Any, region: str) -> list[Any]:
     """The modules that are compiled, each on its own."""
     if region == "whole":
         return [denoiser]
-    repeated = [m for m in denoiser.modules() if type(m).__name__ in (getattr(denoiser, "_repeated_blocks", None) or ())]
+    repeated = [
+        m for m in denoiser.modules() if type(m).__name__ in (getattr(denoiser, "_repeated_blocks", None) or ())
+    ]
     if region == "repeated_blocks":
         return repeated
     lists = [

@@ -35,10 +35,14 @@ def took_effect(pipelines: dict[str, Any], *, scheduler: str) -> str | None:
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: SchedulerParameters) -> str | None:
-    """Pipelines without a U-Net: most transformers are trained for flow matching, which these do not do."""
+    """The scheduler that there is already, and pipelines without a U-Net: most transformers are trained for flow
+    matching, which these do not do.
+    """
     found = [denoiser for pipeline in pipelines.values() for denoiser in pipeline.denoisers]
     if not found:
         return "no pipeline has a denoiser"
+    if {pipeline.scheduler for pipeline in pipelines.values() if pipeline.scheduler} == {parameters.scheduler}:
+        return f"the scheduler is {parameters.scheduler} already"
     for denoiser in found:
         if not denoiser.is_unet:
             return f"these schedulers are for U-Nets, and the denoiser is a {denoiser.class_name}"

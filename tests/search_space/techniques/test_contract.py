@@ -41,13 +41,18 @@ def _worth_running(known: Technique, device: str, values: dict[str, Any]) -> boo
             return values["dtype"] != "float32" and (values["dtype"], device) != ("float16", "cpu")
         case "torch_compile":
             # The other modes are for the code generator, which does not run here.
-            others = (values["mode"], values["recipe"], values["dynamic"], values["fullgraph"])
-            return others in (
-                ("default", "none", "auto", False),
-                ("default", "none", "always" if values["region"] == "whole" else "never", True),
+            how = (values["mode"], values["recipe"], values["region"], values["dynamic"], values["fullgraph"])
+            return how in (
+                ("default", "none", "whole", "auto", False),
+                ("default", "none", "repeated_blocks", "never", True),
+                ("default", "none", "all_blocks", "always", True),
             )
         case "torch_compile_vae" | "torch_compile_text_encoders":
             return bool(values["mode"] == "default")
+        case "scheduler":
+            return values["scheduler"] in ("DPMSolverMultistepScheduler", "LCMScheduler")
+        case "fewer_steps":
+            return bool(values["percent"] == 50)
         case "deepcache":
             others = (values["branch"], values["full_percent"])
             return others == (0, 0) or (values["interval"] == 2 and 0 in others)
