@@ -145,7 +145,7 @@ RULES: tuple[Rule, ...] = (
         "the conversion of each layer's weights would break the graph",
     ),
     Rule(
-        (Trait.CASTS_WEIGHTS, Trait.QUANTIZES),
+        (Trait.QUANTIZES, Trait.CASTS_WEIGHTS),
         "weights that are in 8 bits already would be rounded once more",
     ),
     Rule(

@@ -135,8 +135,8 @@ class Space(Section):
 
     techniques: dict[str, dict[str, Any] | None] | None = None
     """`{technique: {parameter: value or list of values}}`: only these techniques, with only these choices. A parameter
-    that is left out has all of its choices, and so has a technique with `{}`. Not set, every technique.
-    `paretune techniques` lists them all."""
+    that is left out has all of its choices, and so has a technique with `{}`. Not set, those that the device gains
+    from. `paretune techniques` lists them all; the ones "only on request" are used only where they stand here."""
     presets: list[list[dict[str, dict[str, Any] | None]]] = []
     """Configurations to measure first, each a list of techniques: `- [deepcache: {interval: 2}, fused_qkv: {}]`. A
     parameter that is left out has its default. One that is not in the space is left out, and the launch says so."""

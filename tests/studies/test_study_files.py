@@ -87,11 +87,11 @@ def test_a_model_of_the_hub_stays_as_it_is(folder: Path, model: str) -> None:
 def test_settings_override_keys_items_and_whole_sections(folder: Path) -> None:
     file = write_study(folder / "tiny.yaml", tiny_study(MODEL))
     settings = ["budget.trials=9", "workload.requests.1.prompt=a red cat", "limits.verdict=visible", "name=other"]
-    study = read_study(str(file), [*settings, "space={techniques: {torch_compile: {mode: default}}}"])
+    study = read_study(str(file), [*settings, "space={techniques: {sdpa_kernel: {vae: [default, math]}}}"])
     assert (study.budget.trials, study.limits.verdict, study.name) == (9, "visible", "other")
     assert study.workload.requests[1].prompt == "a red cat"
     assert study.workload.requests[0].prompt == "a cat"
-    assert study.search_space().size() == 1 + 2 * 2
+    assert study.search_space().size() == 1 + 5 * 2
 
 
 def test_what_is_left_out_is_written_out(folder: Path) -> None:

@@ -113,7 +113,7 @@ def test_technique_by_name() -> None:
     assert technique("deepcache").name == "deepcache"
     with pytest.raises(ValueError, match="did you mean deepcache"):
         technique("deep_cache")
-    with pytest.raises(ValueError, match="there are dtype, fused_qkv"):
+    with pytest.raises(ValueError, match="there are dtype, vae_dtype, "):
         technique("zzz")
 
 
