@@ -16,10 +16,10 @@ def compiled(module: Any, part: str, **options: Any) -> None:
     # Every batch size and resolution is a graph of its own, and every width of a block; beyond the limit torch falls
     # back to eager silently.
     torch._dynamo.config.recompile_limit = 256
-    run = torch.compile(getattr(module, part), **options)
+    run: Any = torch.compile(getattr(module, part), **options)
     counts = {"calls": 0, "graphs": 0}
     module.__dict__.setdefault("compiled_parts", {})[part] = counts
-    made = torch._dynamo.utils.counters
+    made: Any = torch._dynamo.utils.counters
 
     def call(*args: Any, **kwargs: Any) -> Any:
         before = made["stats"]["unique_graphs"]
