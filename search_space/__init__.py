@@ -3,6 +3,7 @@
 from ._apply_source import apply_source
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._recipes import RECIPES, Goal, Recipe, fitting_recipes
 from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
 from ._space import OFF, ON, SearchSpace
@@ -15,16 +16,19 @@ __all__ = [
     "LOSSES",
     "OFF",
     "ON",
+    "RECIPES",
     "RULES",
     "TECHNIQUES",
     "Axis",
     "Case",
     "Configuration",
+    "Goal",
     "Loss",
     "ModuleFacts",
     "NoParameters",
     "Parameters",
     "PipelineFacts",
+    "Recipe",
     "Role",
     "Rule",
     "SearchSpace",
@@ -37,6 +41,7 @@ __all__ = [
     "apply_source",
     "denoisers",
     "describe_pipelines",
+    "fitting_recipes",
     "forget_techniques",
     "impossible",
     "known_techniques",

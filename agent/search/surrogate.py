@@ -20,6 +20,8 @@ import numpy as np
 from ...search_space import LOSSES, Configuration, Loss, SearchSpace, Value
 
 Array = np.ndarray
+Chosen = dict[str, dict[str, Value]]
+"""{technique: {parameter: value}}."""
 STARTS = 6
 """Changes are tried of so many of the best."""
 RANDOM_CANDIDATES = 60
@@ -93,24 +95,22 @@ class Surrogate:
         """Changes of one technique of the best, of two at random, and anything at random; each once."""
         order = [working[i] for i in np.argsort(values)]
         good = [one for one in order if one.violation <= 0 and _may(one, lossless)] or order
-        starts = [one.configuration for one in good[:STARTS]]
-        singles = [changed for start in starts for changed in self._changes(start)]
-        doubles = []
+        starts = [{step.technique: step.values() for step in one.configuration.steps} for one in good[:STARTS]]
+        found = [changed for start in starts for changed in self._changes(start)]
         for start in starts:
-            changes = list(self._changes(start))
+            changes = self._changes(start)
             for index in self._random.integers(len(changes), size=RANDOM_CANDIDATES // 2):
-                again = list(self._changes(changes[index]))
-                doubles.append(again[int(self._random.integers(len(again)))])
-        anything = [self._anything() for _ in range(RANDOM_CANDIDATES)]
-        found = [c for c in dict.fromkeys([*singles, *doubles, *anything]) if not lossless or _exact(c)]
+                again = self._changes(changes[index])
+                found.append(again[int(self._random.integers(len(again)))])
+        found += [self._anything() for _ in range(RANDOM_CANDIDATES)]
         if len(found) > MOST_CANDIDATES:
             found = [found[i] for i in self._random.choice(len(found), MOST_CANDIDATES, replace=False)]
-        return [configuration for configuration in found if self._allowed(configuration)]
+        made = dict.fromkeys(Configuration.of(one) for one in found)
+        return [one for one in made if (not lossless or _exact(one)) and self._allowed(one)]
 
-    def _changes(self, start: Configuration) -> list[Configuration]:
-        """Every configuration of the space that differs in one technique, or in one parameter of it."""
-        chosen = {step.technique: step.values() for step in start.steps}
-        changed: list[dict[str, dict[str, Value]]] = []
+    def _changes(self, chosen: Chosen) -> list[Chosen]:
+        """What differs from it in one technique of the space, or in one parameter of one."""
+        changed: list[Chosen] = []
         for name, choices in self._space.techniques.items():
             if name not in chosen:
                 combinations = itertools.product(*choices.values())
@@ -120,16 +120,16 @@ class Surrogate:
             for parameter, values in choices.items():
                 others = [value for value in values if value != chosen[name][parameter]]
                 changed += [{**chosen, name: {**chosen[name], parameter: value}} for value in others]
-        return [Configuration.of(one) for one in changed]
+        return changed
 
-    def _anything(self) -> Configuration:
+    def _anything(self) -> Chosen:
         names = list(self._space.techniques)
         count = int(self._random.integers(1, min(6, len(names)) + 1))
-        chosen = {}
+        chosen: Chosen = {}
         for name in self._random.choice(names, count, replace=False):
             choices = self._space.techniques[name]
             chosen[str(name)] = {p: values[int(self._random.integers(len(values)))] for p, values in choices.items()}
-        return Configuration.of(chosen)
+        return chosen
 
     def _encode(self, configurations: Sequence[Configuration]) -> Array:
         rows = np.zeros((len(configurations), len(self._columns)))
