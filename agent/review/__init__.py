@@ -1,6 +1,7 @@
 """What people look at: the view of a study that report, listing, dashboard and JSON show, and these."""
 
 from .dashboard import dashboard
+from .explain import explain, explanation_lines
 from .listing import listed_studies, study_lines, trial_lines, trust_lines
 from .report import write_report
 from .rows import Row, row_of
@@ -10,6 +11,8 @@ __all__ = [
     "Row",
     "StudyView",
     "dashboard",
+    "explain",
+    "explanation_lines",
     "listed_studies",
     "row_of",
     "study_lines",

@@ -47,6 +47,7 @@ def launch(
     max_minutes: float | None = None,
     fresh: bool = False,
     keep_compiled: bool = False,
+    recipes_only: bool = False,
     runner: Runner | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Results:
@@ -55,6 +56,7 @@ def launch(
     trials, max_minutes: instead of the study's own budget; trials counts all measured ones, earlier launches included.
     fresh: measure everything, even what other studies in the database have measured of this workload on this machine.
     keep_compiled: leave what the front compiled in its folders; `forget_all_compiled` removes it.
+    recipes_only: end the search after presets and recipes.
     runner: where processes run; by default on this machine.
     Raises UserError for whatever the user can fix. Interrupted or killed, it loses nothing but the running trial.
     """
@@ -73,7 +75,9 @@ def launch(
                     # A number of trials that was asked for by hand is not cut short by the file's minutes.
                     minutes = max_minutes or (study.budget.minutes if trials is None else None)
                     wanted = trials or study.budget.trials
-                    return _Launch(runs, storage, wanted, minutes, not fresh, on_event).run(new=record is None)
+                    return _Launch(runs, storage, wanted, minutes, not fresh, recipes_only, on_event).run(
+                        new=record is None
+                    )
                 finally:
                     if not keep_compiled:
                         forget_all_compiled(folder)
@@ -95,6 +99,7 @@ class _Launch:
     trials: int
     minutes: float | None
     reuse: bool
+    recipes_only: bool
     on_event: Callable[[Event], None]
 
     def run(self, *, new: bool) -> Results:
@@ -107,7 +112,13 @@ class _Launch:
         ensure_floor(runs, self._say_step)
         ensure_reordering_floor(runs, self._say_step)
         SearchLoop(
-            runs, self.storage, trials=self.trials, minutes=self.minutes, reuse=self.reuse, on_event=self.on_event
+            runs,
+            self.storage,
+            trials=self.trials,
+            minutes=self.minutes,
+            reuse=self.reuse,
+            recipes_only=self.recipes_only,
+            on_event=self.on_event,
         ).run()
         known = len(runs.results.trials)
         confirm(

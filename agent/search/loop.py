@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 import optuna
 
 from ...objectives.figures import FIGURE
-from ...search_space import Configuration, PipelineFacts, SearchSpace, impossible
+from ...search_space import Configuration, PipelineFacts, SearchSpace, fitting_recipes, impossible
 from ...studies import Outcome, UserError
 from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
 from ..results import TORCH_COMPILE, Results, Trial, age_words
@@ -16,6 +16,7 @@ from ..trial import TrialResult, forget_compiled, target_of, trial_folder
 from .events import Event
 from .reuse import Elsewhere, runs_of
 from .sampler import Sampler
+from .surrogate import Known, Surrogate
 
 FRUITLESS_ASKS = 300
 """Proposals in a row that were known or refused, after which the space counts as exhausted."""
@@ -34,9 +35,12 @@ class SearchLoop:
         trials: int,
         minutes: float | None,
         reuse: bool,
+        recipes_only: bool,
         on_event: Callable[[Event], None],
     ) -> None:
-        """storage: Optuna's. trials: measured ones in all. reuse: use what other studies have measured."""
+        """storage: Optuna's. trials: measured ones in all. reuse: use what other studies have measured. recipes_only:
+        end after presets and recipes.
+        """
         self._runs = runs
         record = runs.results.record
         self._space = SearchSpace.from_dict(record.space)
@@ -45,7 +49,9 @@ class SearchLoop:
         self._sampler = Sampler(runs.study, storage, self._space, len(runs.results.trials))
         self._trials = trials
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._recipes_only = recipes_only
         self._on_event = on_event
+        self._surrogate = Surrogate(self._space, self._unknown, runs.study.sampler.seed + len(runs.results.trials))
         self._elsewhere = Elsewhere(runs) if reuse else None
         self._in_flight: dict[Future[TrialResult], tuple[optuna.Trial, Configuration]] = {}
 
@@ -60,6 +66,8 @@ class SearchLoop:
             self._check_machine()  # has the machine changed since an earlier launch, or is it back?
         try:
             self._enqueue(self._presets())
+            if self._runs.study.space.recipes:
+                self._enqueue([one for _, one in fitting_recipes(self._space, self._target, self._pipelines)])
             self._search()
         except BaseException:
             for asked, _ in self._in_flight.values():  # interrupted: the next launch measures them
@@ -71,12 +79,14 @@ class SearchLoop:
         every = self._runs.study.measurement.canary_every
         while fruitless < FRUITLESS_ASKS:
             spent = self._deadline is not None and time.monotonic() > self._deadline
-            wanted = not spent and len(self._results.trials) + len(self._in_flight) < self._trials
+            done = self._recipes_only and not self._sampler.has_queued()
+            wanted = not (spent or done) and len(self._results.trials) + len(self._in_flight) < self._trials
             if 0 < every <= unchecked_trials(self._results):
                 # A check has to run alone, as the processes of the noise floor did.
                 self._drain()
                 self._check_machine()
             elif wanted and len(self._in_flight) < self._runs.runner.places():
+                self._guide()
                 if fruitless and fruitless % PATIENCE == 0 and not self._left_over():
                     break
                 fruitless = 0 if self._propose() else fruitless + 1
@@ -140,6 +150,14 @@ class SearchLoop:
                     self._sampler.enqueue(configuration)
             if reason is not None:
                 self._note(f"preset {configuration} is left out: {reason}")
+
+    def _guide(self) -> None:
+        """Queue what the model of the measured trials expects most of, unless something waits."""
+        if self._runs.study.sampler.guided and not self._recipes_only and not self._sampler.has_queued():
+            results = self._results.before_confirming()
+            proposed = self._surrogate.propose([_known(trial) for trial in results.trials])
+            if proposed is not None:
+                self._sampler.enqueue(proposed)
 
     def _propose(self) -> bool:
         """Ask for one configuration, and measure it unless it is known. Returns whether it is new."""
@@ -236,6 +254,20 @@ class SearchLoop:
     def _say(self, kind: str, text: str, front: int = 0) -> None:
         at_most_s = None if self._deadline is None else self._deadline - time.monotonic()
         self._on_event(Event(kind, text, len(self._results.trials), self._trials, front, at_most_s))
+
+
+def _known(trial: Trial) -> Known:
+    """A trial as the surrogate sees it."""
+    seconds = sum(trial.timing.phases_s.values())
+    if not trial.complete:
+        return Known(configuration=trial.configuration, works=False, seconds=seconds)
+    return Known(
+        configuration=trial.configuration,
+        works=True,
+        objectives=tuple(trial.figure(name) for name in dict.fromkeys(["latency_ms", *trial.results.study.optimised])),
+        violation=max(trial.constraint_values.values(), default=0.0),
+        seconds=seconds,
+    )
 
 
 def _outcome_words(trial: Trial) -> str:

@@ -53,6 +53,10 @@ class Sampler:
         self._told.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attrs))
         return self.resume(self.running()[-1])
 
+    def has_queued(self) -> bool:
+        """Whether a proposal waits."""
+        return bool(self._told.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
     def enqueue(self, configuration: Configuration) -> None:
         """Propose a configuration of the space next, once."""
         waiting = self._told.get_trials(deepcopy=False, states=(TrialState.WAITING,))
