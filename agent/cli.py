@@ -267,6 +267,29 @@ def compare(
 
 
 @app.command()
+def ablate(
+    name: StudyName,
+    trial: Annotated[int | None, typer.Option(help="Number of the trial; by default the best one.")] = None,
+    blocks: Annotated[int, typer.Option(min=2, help="Fresh processes of each variant.")] = 4,
+    calls: Annotated[int, typer.Option(min=1, help="Timed calls per shape of request in each process.")] = 3,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what each technique of a trial earns: all of them, each left out, each alone, in turns."""
+    from .progress import step_progress
+    from .review import ablation_lines
+    from .search import ablate as run
+
+    records = Records(storage, must_exist=True)
+    with step_progress(console) as on_step:
+        found = run(records, name, trial, blocks=blocks, calls=calls, on_step=on_step)
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    _say("\n".join(ablation_lines(found)))
+
+
+@app.command()
 def explain(
     what: Annotated[str, typer.Argument(help="STUDY:TRIAL (a number, or best), or a configuration.yaml.")],
     code: Annotated[bool, typer.Option("--code/--no-code", help="Show the Python that runs.")] = True,

@@ -1,5 +1,6 @@
 """What people look at: the view of a study that report, listing, dashboard and JSON show, and these."""
 
+from .ablation import ablation_lines
 from .dashboard import dashboard
 from .explain import explain, explanation_lines
 from .listing import listed_studies, study_lines, trial_lines, trust_lines
@@ -10,6 +11,7 @@ from .view import StudyView, study_view
 __all__ = [
     "Row",
     "StudyView",
+    "ablation_lines",
     "dashboard",
     "explain",
     "explanation_lines",

@@ -68,7 +68,7 @@ def launch(
     try:
         with only_launcher(folder, study.name):
             on_event(Event("server", "starting the trial server"))
-            with closing(runner or _local_runner(study)) as chosen:
+            with closing(runner or local_runner(study)) as chosen:
                 try:
                     import_s = chosen.import_s() if record is None else record.import_s
                     runs = StudyRuns(study, records, chosen, folder, import_s)
@@ -85,9 +85,22 @@ def launch(
         raise UserError(f"the database failed: {' '.join(str(error).split())[:200]}") from None
 
 
-def _local_runner(study: Study) -> LocalRunner:
+def local_runner(study: Study) -> LocalRunner:
     device, deadlines_s = detect_device(study.device), study.deadlines_s.model_dump()
     return LocalRunner(device, study.workload_description(), deadlines_s, study.host_memory_gib)
+
+
+def refuse_another_machine(runs: StudyRuns) -> None:
+    """Raise UserError where a stored study cannot go on: elsewhere, with other versions, without its files."""
+    results = runs.results
+    if differences := results.fingerprint.differences(runs.runner.fingerprint):
+        raise UserError(
+            f"study {results.name} was measured on another machine or with other versions "
+            f"({'; '.join(differences[:3])}): give this one its own --name"
+        )
+    where = results.reference.pictures_folder
+    if not (where / PICTURES).is_dir():
+        raise UserError(f"the files of study {results.name} are gone from {where}: give this one its own --name")
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,7 @@ class _Launch:
         """new: whether the study is not stored yet."""
         runs = self.runs
         if not new:
-            self._refuse_another_machine()
+            refuse_another_machine(runs)
         elif not (self.reuse and self._take_reference_over()):
             self._measure_reference()
         ensure_floor(runs, self._say_step)
@@ -127,17 +140,6 @@ class _Launch:
             lambda text, done, total: self.on_event(Event("block", text, done, total)),
         )
         return runs.results
-
-    def _refuse_another_machine(self) -> None:
-        results = self.runs.results
-        if differences := results.fingerprint.differences(self.runs.runner.fingerprint):
-            raise UserError(
-                f"study {results.name} was measured on another machine or with other versions "
-                f"({'; '.join(differences[:3])}): give this one its own --name"
-            )
-        where = results.reference.pictures_folder
-        if not (where / PICTURES).is_dir():
-            raise UserError(f"the files of study {results.name} are gone from {where}: give this one its own --name")
 
     def _measure_reference(self) -> None:
         """A new study is stored once its reference was measured, which shows what can work here."""
