@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._configuration import Configuration
-from ._technique import Technique
+from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._technique import Stage, Technique
 from ._techniques import technique
+from ._watch import begin_apply, end_apply, watch
 
 HEADER = '''"""Applies configuration {key} to diffusers pipelines: {summary}.
 
@@ -14,7 +16,8 @@ HEADER = '''"""Applies configuration {key} to diffusers pipelines: {summary}.
     apply(pipeline)                              # or apply({{"main": pipeline, "refiner": refiner}})
 
 Needs torch, diffusers{packages}; nothing else. {versions}
-Call it once, after loading the pipelines onto their device and before the first request.
+Call it once, after loading the pipelines onto their device and before the first request. Changes of the pipelines that
+it does not survive end the next call in a RuntimeError that says what to do.
 """
 
 from typing import Any
@@ -30,13 +33,21 @@ def apply(pipelines: Any) -> None:
 '''
 
 
+FINDERS: tuple[Callable[..., Any], ...] = (denoisers, vaes, text_encoders, other_modules)
+"""A technique changes the modules that those among its helpers find; all of them where it names none."""
+
+
 def apply_source(configuration: Configuration, versions: Mapping[str, str] | None = None) -> str:
     """The text of apply.py.
 
     versions: packages it was measured with, for the file's head.
     """
     used = [technique(step.technique) for step in configuration.steps]
-    functions = _unique([function for known in used for function in known.helpers] + [known.apply for known in used])
+    changing = {finder for known in used for finder in set(FINDERS) & set(known.helpers) or FINDERS}
+    finders = [finder for finder in FINDERS if finder in changing]
+    around = [torch_modules, *(FINDERS if other_modules in finders else finders), watch, begin_apply, end_apply]
+    helpers = [function for known in used for function in known.helpers] + (around if used else [])
+    functions = _unique(helpers + [known.apply for known in used])
     packages = "".join(f", {package}" for package in _unique([p for known in used for p in known.packages]))
     measured = ", ".join(f"{name} {version}" for name, version in (versions or {}).items())
     head = HEADER.format(
@@ -45,10 +56,19 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
         packages=packages,
         versions=f"Measured with {measured}." if measured else "",
     )
-    calls = [_call(step.technique, step.values(), technique(step.technique)) for step in configuration.steps]
-    body = "\n".join(calls) if calls else "    # The reference: nothing is changed."
+    body = "\n".join(_calls(configuration, finders)) if used else "    # The reference: nothing is changed."
     sources = "".join(f"\n\n{inspect.getsource(function).rstrip()}\n" for function in functions)
     return head + sources + APPLY.format(body=body)
+
+
+def _calls(configuration: Configuration, finders: list[Callable[..., Any]]) -> list[str]:
+    found = " + ".join(f"{finder.__name__}(pipelines)" for finder in finders)
+    begin = [f"    modules = {found}", f"    forwards = begin_apply(modules, {configuration.key!r})"]
+    calls = [_call(step.technique, step.values(), technique(step.technique)) for step in configuration.steps]
+    # Offload takes its hooks off and puts them on again in every call: what it wraps is what has to stay.
+    stages = [technique(step.technique).stage for step in configuration.steps]
+    before = sum(stage < Stage.PLACEMENT for stage in stages) if Stage.PLACEMENT in stages else len(stages)
+    return [*begin, *calls[:before], "    end_apply(pipelines, modules, forwards)", *calls[before:]]
 
 
 def _call(name: str, values: Mapping[str, Any], known: Technique) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from .._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from .._target import PipelineFacts, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique
+from .._watch import watch
 
 
 class DtypeParameters(Parameters):
@@ -15,14 +16,39 @@ class DtypeParameters(Parameters):
 
 
 def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
-    """Convert all modules. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call."""
+    """Convert all modules. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call.
+
+    A denoiser that is converted again later is noticed at the next call. Adapters come in the denoiser's dtype, or
+    convert what goes through them.
+    """
     import torch
 
+    wanted = getattr(torch, dtype)
     with_role = denoisers(pipelines) + vaes(pipelines) + text_encoders(pipelines)
     for module in with_role + other_modules(pipelines):
         # Called on the class: the `to` of diffusers' models warns of modules to keep in float32, also where there are
         # none.
-        torch.nn.Module.to(module, dtype=getattr(torch, dtype))
+        torch.nn.Module.to(module, dtype=wanted)
+
+    # The first weight of each: its layer and its name there, because another tensor may take its place.
+    firsts = []
+    for denoiser in denoisers(pipelines):
+        layers = [layer for layer in denoiser.modules() if any(w is not None for w in layer._parameters.values())]
+        firsts += [
+            (layer._parameters, next(name for name, w in layer._parameters.items() if w is not None))
+            for layer in layers[:1]
+        ]
+
+    def holds() -> str | None:
+        for weights, name in firsts:
+            if weights[name].dtype != wanted:
+                found = str(weights[name].dtype).removeprefix("torch.")
+                return (
+                    f"dtype: the denoiser was converted to {found} after apply() had made it {dtype}: convert it back"
+                )
+        return None
+
+    watch(pipelines, holds)
 
 
 def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
@@ -60,5 +86,5 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WEIGHTS,
-    helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules),
+    helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules, watch),
 )

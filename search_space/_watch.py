@@ -1,0 +1,107 @@
+"""How an applied configuration notices that it was applied before, or that the pipelines were changed since.
+
+These functions are exported: `watch` with the techniques that name it in their `helpers` (together with
+`torch_modules`), the others with every apply.py that changes anything.
+"""
+
+from typing import Any
+
+from ._modules import torch_modules
+
+
+def watch(pipelines: dict[str, Any], holds: Any) -> None:
+    """Ask `holds` before each call of a module of the pipelines.
+
+    holds() returns None, or in a sentence why what was applied no longer has its effect, or makes another picture; the
+    call then ends in a RuntimeError with that sentence. It runs before every denoising step, so it takes microseconds
+    and never waits for the device.
+
+    The modules are the pipelines' own, and the decoders of VAEs, which pipelines call past the VAE itself: one of them
+    is called in every picture, also where a denoiser was compiled in place (`unet.compile()`), which leaves hooks out,
+    or where another denoiser has taken its place.
+    """
+    import torch
+
+    def ask(module: Any, arguments: Any) -> None:
+        if not torch.compiler.is_compiling() and (reason := holds()) is not None:
+            raise RuntimeError(reason)
+
+    found = [module for pipeline in pipelines.values() for module in torch_modules(pipeline).values()]
+    found += [module.decoder for module in found if isinstance(getattr(module, "decoder", None), torch.nn.Module)]
+    for module in {id(module): module for module in found}.values():
+        module.register_forward_pre_hook(ask)
+
+
+def begin_apply(modules: list[Any], configuration: str) -> list[Any]:
+    """Mark the modules that a configuration changes. Returns their forward() as it was.
+
+    Raises RuntimeError where one of them has such a mark: most techniques cannot be applied twice.
+    """
+    for module in modules:
+        before = getattr(module, "applied_configuration", None)
+        if before is not None:
+            raise RuntimeError(
+                f"apply() was called before with this {type(module).__name__}, for configuration {before}. Load the "
+                "pipelines anew and call apply() once, with all pipelines that share modules: "
+                'apply({"main": pipeline, "other": other})'
+            )
+    for module in modules:
+        module.applied_configuration = configuration
+    return [module.forward for module in modules]
+
+
+def end_apply(pipelines: dict[str, Any], modules: list[Any], forwards: list[Any]) -> None:
+    """Watch that the pipelines keep the modules that were changed, and that these keep a forward() that was replaced."""
+    import functools
+
+    import torch
+
+    def keeps_forward(module: Any, replaced: Any) -> None:
+        calls = {"module": 0, "forward": 0}
+
+        # Not what a compiler has noted of the one inside, nor anything of this in a graph of the user's own.
+        @functools.wraps(replaced, updated=())
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_compiling():
+                calls["forward"] += 1
+            return replaced(*args, **kwargs)
+
+        def before(module: Any, arguments: Any) -> None:
+            if not torch.compiler.is_compiling():
+                calls["module"] = calls["forward"]
+
+        def after(module: Any, arguments: Any, result: Any) -> None:
+            if not torch.compiler.is_compiling() and calls["forward"] == calls["module"]:
+                raise RuntimeError(
+                    f"the forward() that apply() gave this {type(module).__name__} was taken away again, as offload "
+                    "does that was set up before apply(). Load the pipelines anew, and call apply() before "
+                    "enable_model_cpu_offload() and the like"
+                )
+
+        module.forward = forward
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after)
+
+    for module, forward in zip(modules, forwards, strict=True):
+        if module.forward != forward:
+            keeps_forward(module, module.forward)
+
+    places = [
+        (pipeline, name, module)
+        for pipeline in pipelines.values()
+        for name, module in torch_modules(pipeline).items()
+        if any(module is one for one in modules) and name and getattr(pipeline, name, None) is module
+    ]
+
+    def holds() -> str | None:
+        for pipeline, name, module in places:
+            found = getattr(pipeline, name, None)
+            # What wraps the module, a compiler say, still calls it; a pipeline may do without one for a while.
+            if found is not module and found is not None and all(part is not module for part in found.modules()):
+                return (
+                    f"the pipeline has another {name} than the one that apply() changed: load the pipeline anew with "
+                    "the one you want, and then call apply()"
+                )
+        return None
+
+    watch(pipelines, holds)
