@@ -6,7 +6,7 @@ from typing import Any
 
 from ._configuration import Configuration
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
-from ._technique import Stage, Technique
+from ._technique import Technique
 from ._techniques import technique
 from ._watch import begin_apply, end_apply, watch
 
@@ -62,13 +62,10 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
 
 
 def _calls(configuration: Configuration, finders: list[Callable[..., Any]]) -> list[str]:
-    found = " + ".join(f"{finder.__name__}(pipelines)" for finder in finders)
-    begin = [f"    modules = {found}", f"    forwards = begin_apply(modules, {configuration.key!r})"]
+    changed = " + ".join(f"{finder.__name__}(pipelines)" for finder in finders)
     calls = [_call(step.technique, step.values(), technique(step.technique)) for step in configuration.steps]
-    # Offload takes its hooks off and puts them on again in every call: what it wraps is what has to stay.
-    stages = [technique(step.technique).stage for step in configuration.steps]
-    before = sum(stage < Stage.PLACEMENT for stage in stages) if Stage.PLACEMENT in stages else len(stages)
-    return [*begin, *calls[:before], "    end_apply(pipelines, modules, forwards)", *calls[before:]]
+    begin, end = f"begin_apply({changed}, {configuration.key!r})", f"end_apply(pipelines, {changed})"
+    return [f"    {begin}", *calls, f"    {end}"]
 
 
 def _call(name: str, values: Mapping[str, Any], known: Technique) -> str:

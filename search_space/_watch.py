@@ -32,8 +32,8 @@ def watch(pipelines: dict[str, Any], holds: Any) -> None:
         module.register_forward_pre_hook(ask)
 
 
-def begin_apply(modules: list[Any], configuration: str) -> list[Any]:
-    """Mark the modules that a configuration changes. Returns their forward() as it was.
+def begin_apply(modules: list[Any], configuration: str) -> None:
+    """Mark the modules that a configuration changes.
 
     Raises RuntimeError where one of them has such a mark: most techniques cannot be applied twice.
     """
@@ -47,45 +47,10 @@ def begin_apply(modules: list[Any], configuration: str) -> list[Any]:
             )
     for module in modules:
         module.applied_configuration = configuration
-    return [module.forward for module in modules]
 
 
-def end_apply(pipelines: dict[str, Any], modules: list[Any], forwards: list[Any]) -> None:
-    """Watch that the pipelines keep the modules that were changed, and that these keep a forward() that was replaced."""
-    import functools
-
-    import torch
-
-    def keeps_forward(module: Any, replaced: Any) -> None:
-        calls = {"module": 0, "forward": 0}
-
-        # Not what a compiler has noted of the one inside, nor anything of this in a graph of the user's own.
-        @functools.wraps(replaced, updated=())
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if not torch.compiler.is_compiling():
-                calls["forward"] += 1
-            return replaced(*args, **kwargs)
-
-        def before(module: Any, arguments: Any) -> None:
-            if not torch.compiler.is_compiling():
-                calls["module"] = calls["forward"]
-
-        def after(module: Any, arguments: Any, result: Any) -> None:
-            if not torch.compiler.is_compiling() and calls["forward"] == calls["module"]:
-                raise RuntimeError(
-                    f"the forward() that apply() gave this {type(module).__name__} was taken away again, as offload "
-                    "does that was set up before apply(). Load the pipelines anew, and call apply() before "
-                    "enable_model_cpu_offload() and the like"
-                )
-
-        module.forward = forward
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
-
-    for module, forward in zip(modules, forwards, strict=True):
-        if module.forward != forward:
-            keeps_forward(module, module.forward)
-
+def end_apply(pipelines: dict[str, Any], modules: list[Any]) -> None:
+    """Watch that the pipelines keep the modules that were changed."""
     places = [
         (pipeline, name, module)
         for pipeline in pipelines.values()

@@ -87,9 +87,9 @@ def fused_qkv(pipelines: dict[str, Any]) -> None:
             if written_to():
                 if not all(equal(layer) for layer in layers):
                     return (
-                        "fused_qkv: the weights of the projections were changed after apply(), by fuse_lora or "
-                        "load_state_dict say, and the fused ones are still the old ones. Load the pipeline anew, change "
-                        "its weights, and then call apply()"
+                        "fused_qkv: weights of the projections were changed after apply(), by fuse_lora or "
+                        "load_state_dict say, and the fused ones are the old ones. Load the pipeline anew, change its "
+                        "weights, and then call apply()"
                     )
                 state.update(stamps=stamps(layers), lora=vars(denoiser).get("_hf_peft_config_loaded", "never"))
             return None
@@ -99,9 +99,7 @@ def fused_qkv(pipelines: dict[str, Any]) -> None:
     for denoiser in denoisers(pipelines):
         # diffusers would replace an IP-Adapter's processors, and ignore LoRA layers on q, k and v, without a word.
         if any("IPAdapter" in type(processor).__name__ for processor in denoiser.attn_processors.values()):
-            raise ValueError(
-                "fused_qkv: an IP-Adapter has attention processors of its own: unload it, or leave this out"
-            )
+            raise ValueError("fused_qkv: an IP-Adapter has its own attention processors: unload it, or leave this out")
         if getattr(denoiser, "peft_config", None):
             raise ValueError("fused_qkv: fuse LoRA adapters into the weights first (fuse_lora, unload_lora_weights)")
         denoiser.fuse_qkv_projections()
@@ -143,5 +141,9 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.LAYERS,
     traits=frozenset({Trait.REPLACES_PROCESSORS}),
+    adapters_later=(
+        "Nothing that changes attention: a LoRA or an IP-Adapter that is loaded after it raises an error at "
+        "the next call. Fuse a LoRA into the weights before."
+    ),
     helpers=(torch_modules, denoisers, watch),
 )

@@ -245,5 +245,6 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.STRUCTURE,
     traits=frozenset({Trait.CALLS_INNER_LAYERS}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it, between pictures.",
     helpers=(torch_modules, denoisers),
 )

@@ -81,5 +81,8 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.COMPILATION,
     traits=traits,
+    adapters_later=(
+        "LoRAs and IP-Adapters may be loaded after it; the first call with each new combination compiles again."
+    ),
     helpers=(torch_modules, denoisers, vaes),
 )

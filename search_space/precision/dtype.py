@@ -30,22 +30,14 @@ def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
         # none.
         torch.nn.Module.to(module, dtype=wanted)
 
-    # The first weight of each: its layer and its name there, because another tensor may take its place.
-    firsts = []
-    for denoiser in denoisers(pipelines):
-        layers = [layer for layer in denoiser.modules() if any(w is not None for w in layer._parameters.values())]
-        firsts += [
-            (layer._parameters, next(name for name, w in layer._parameters.items() if w is not None))
-            for layer in layers[:1]
-        ]
+    converted = denoisers(pipelines)
 
     def holds() -> str | None:
-        for weights, name in firsts:
-            if weights[name].dtype != wanted:
-                found = str(weights[name].dtype).removeprefix("torch.")
-                return (
-                    f"dtype: the denoiser was converted to {found} after apply() had made it {dtype}: convert it back"
-                )
+        for denoiser in converted:
+            # The first weight stands for all: this is asked before every step.
+            found = next((weight.dtype for weight in denoiser.parameters()), wanted)
+            if found != wanted:
+                return f"dtype: the denoiser was converted to {found} after apply(): convert it back to {wanted}"
         return None
 
     watch(pipelines, holds)
@@ -86,5 +78,8 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WEIGHTS,
+    adapters_later=(
+        "LoRAs and IP-Adapters may be loaded after it; converting the denoiser again raises an error at the next call."
+    ),
     helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules, watch),
 )

@@ -113,6 +113,10 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.QUANTIZATION,
     traits=frozenset({Trait.QUANTIZES}),
+    adapters_later=(
+        "A LoRA may be loaded after it, but not fused into the quantized weights; IP-Adapters may be loaded "
+        "unless it is compiled."
+    ),
     helpers=(torch_modules, denoisers, watch),
     packages=("torchao",),
 )
