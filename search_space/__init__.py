@@ -5,6 +5,7 @@ from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
+from ._same_effect import SameEffect
 from ._space import OFF, ON, SearchSpace
 from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
@@ -27,6 +28,7 @@ __all__ = [
     "PipelineFacts",
     "Role",
     "Rule",
+    "SameEffect",
     "SearchSpace",
     "Stage",
     "Step",

@@ -8,7 +8,7 @@ from ._configuration import Configuration
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from ._technique import Technique
 from ._techniques import technique
-from ._watch import begin_apply, end_apply, watch
+from ._watch import applied_once, watch
 
 HEADER = '''"""Applies configuration {key} to diffusers pipelines: {summary}.
 
@@ -25,7 +25,7 @@ from typing import Any
 
 APPLY = '''
 
-def apply(pipelines: Any) -> None:
+{once}def apply(pipelines: Any) -> None:
     """Apply every technique in order, in place, to one pipeline or to {{name: pipeline}}."""
     if not isinstance(pipelines, dict):
         pipelines = {{"main": pipelines}}
@@ -45,7 +45,7 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     used = [technique(step.technique) for step in configuration.steps]
     changing = {finder for known in used for finder in set(FINDERS) & set(known.helpers) or FINDERS}
     finders = [finder for finder in FINDERS if finder in changing]
-    around = [torch_modules, *(FINDERS if other_modules in finders else finders), watch, begin_apply, end_apply]
+    around = [torch_modules, *(FINDERS if other_modules in finders else finders), watch, applied_once]
     helpers = [function for known in used for function in known.helpers] + (around if used else [])
     functions = _unique(helpers + [known.apply for known in used])
     packages = "".join(f", {package}" for package in _unique([p for known in used for p in known.packages]))
@@ -56,16 +56,12 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
         packages=packages,
         versions=f"Measured with {measured}." if measured else "",
     )
-    body = "\n".join(_calls(configuration, finders)) if used else "    # The reference: nothing is changed."
-    sources = "".join(f"\n\n{inspect.getsource(function).rstrip()}\n" for function in functions)
-    return head + sources + APPLY.format(body=body)
-
-
-def _calls(configuration: Configuration, finders: list[Callable[..., Any]]) -> list[str]:
-    changed = " + ".join(f"{finder.__name__}(pipelines)" for finder in finders)
     calls = [_call(step.technique, step.values(), technique(step.technique)) for step in configuration.steps]
-    begin, end = f"begin_apply({changed}, {configuration.key!r})", f"end_apply(pipelines, {changed})"
-    return [f"    {begin}", *calls, f"    {end}"]
+    body = "\n".join(calls) if calls else "    # The reference: nothing is changed."
+    arguments = ", ".join([f'"{configuration.key}"', *(finder.__name__ for finder in finders)])
+    once = f"@applied_once({arguments})\n" if calls else ""
+    sources = "".join(f"\n\n{inspect.getsource(function).rstrip()}\n" for function in functions)
+    return head + sources + APPLY.format(once=once, body=body)
 
 
 def _call(name: str, values: Mapping[str, Any], known: Technique) -> str:

@@ -1,7 +1,7 @@
 """How an applied configuration notices that it was applied before, or that the pipelines were changed since.
 
 These functions are exported: `watch` with the techniques that name it in their `helpers` (together with
-`torch_modules`), the others with every apply.py that changes anything.
+`torch_modules`), and `applied_once` with every apply.py that changes anything.
 """
 
 from typing import Any
@@ -32,41 +32,58 @@ def watch(pipelines: dict[str, Any], holds: Any) -> None:
         module.register_forward_pre_hook(ask)
 
 
-def begin_apply(modules: list[Any], configuration: str) -> None:
-    """Mark the modules that a configuration changes.
+def applied_once(configuration: str, *finders: Any) -> Any:
+    """Decorates the apply() of a configuration, which changes the modules that `finders` find.
 
-    Raises RuntimeError where one of them has such a mark: most techniques cannot be applied twice.
+    A module that it changes is marked: RuntimeError where one has a mark already, because most techniques cannot be
+    applied twice. From then on, a call of pipelines that have another module in its place ends in a RuntimeError too.
     """
-    for module in modules:
-        before = getattr(module, "applied_configuration", None)
-        if before is not None:
-            raise RuntimeError(
-                f"apply() was called before with this {type(module).__name__}, for configuration {before}. Load the "
-                "pipelines anew and call apply() once, with all pipelines that share modules: "
-                'apply({"main": pipeline, "other": other})'
-            )
-    for module in modules:
-        module.applied_configuration = configuration
+    import functools
 
+    def changed(pipelines: dict[str, Any]) -> list[Any]:
+        return [module for find in finders for module in find(pipelines)]
 
-def end_apply(pipelines: dict[str, Any], modules: list[Any]) -> None:
-    """Watch that the pipelines keep the modules that were changed."""
-    places = [
-        (pipeline, name, module)
-        for pipeline in pipelines.values()
-        for name, module in torch_modules(pipeline).items()
-        if any(module is one for one in modules) and name and getattr(pipeline, name, None) is module
-    ]
-
-    def holds() -> str | None:
-        for pipeline, name, module in places:
-            found = getattr(pipeline, name, None)
-            # What wraps the module, a compiler say, still calls it; a pipeline may do without one for a while.
-            if found is not module and found is not None and all(part is not module for part in found.modules()):
-                return (
-                    f"the pipeline has another {name} than the one that apply() changed: load the pipeline anew with "
-                    "the one you want, and then call apply()"
+    def mark(modules: list[Any]) -> None:
+        for module in modules:
+            before = getattr(module, "applied_configuration", None)
+            if before is not None:
+                raise RuntimeError(
+                    f"apply() was called before with this {type(module).__name__}, for configuration {before}. Load "
+                    "the pipelines anew and call apply() once, with all pipelines that share modules: "
+                    'apply({"main": pipeline, "other": other})'
                 )
-        return None
+        for module in modules:
+            module.applied_configuration = configuration
 
-    watch(pipelines, holds)
+    def still_there(pipelines: dict[str, Any], modules: list[Any]) -> Any:
+        places = [
+            (pipeline, name, module)
+            for pipeline in pipelines.values()
+            for name, module in torch_modules(pipeline).items()
+            if any(module is one for one in modules) and name and getattr(pipeline, name, None) is module
+        ]
+
+        def holds() -> str | None:
+            for pipeline, name, module in places:
+                found = getattr(pipeline, name, None)
+                # What wraps the module, a compiler say, still calls it; a pipeline may do without one for a while.
+                if found is not module and found is not None and all(part is not module for part in found.modules()):
+                    return (
+                        f"the pipeline has another {name} than the one that apply() changed: load the pipeline anew "
+                        "with the one you want, and then call apply()"
+                    )
+            return None
+
+        return holds
+
+    def decorate(apply: Any) -> Any:
+        @functools.wraps(apply)
+        def once(pipelines: Any) -> None:
+            named = pipelines if isinstance(pipelines, dict) else {"main": pipelines}
+            mark(changed(named))
+            apply(named)
+            watch(named, still_there(named, changed(named)))
+
+        return once
+
+    return decorate

@@ -155,9 +155,7 @@ def check_later_changes(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """A LoRA that is loaded, or fused into the weights, after it was applied shows in the picture, or the next call ends
-    in an error.
-    """
+    """A LoRA that is loaded or fused after it was applied shows in the picture, or the next call ends in an error."""
     for what, change in LATER_CHANGES.items():
         wanted = _changed(pipeline_factory, make_picture, device, dtype, what)
         forget_compiled()
