@@ -7,9 +7,10 @@ from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
 from ._same_effect import SameEffect
 from ._space import OFF, ON, SearchSpace
-from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
+from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines, known_steps
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
+from ._watch import watch
 from ._why_never import why_never
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "describe_pipelines",
     "forget_techniques",
     "impossible",
+    "known_steps",
     "known_techniques",
     "load_techniques",
     "other_modules",
@@ -49,5 +51,6 @@ __all__ = [
     "text_encoders",
     "torch_modules",
     "vaes",
+    "watch",
     "why_never",
 ]

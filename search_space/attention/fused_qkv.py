@@ -61,14 +61,14 @@ def fused_qkv(pipelines: dict[str, Any]) -> None:
         noted = notes(layers)
         # A LoRA that is fused into weights does not change their version; once it came and went, this attribute is set.
         vars(denoiser).pop("_hf_peft_config_loaded", None)
-        state = {"stamps": stamps(layers), "lora": "never"}
+        state: dict[str, Any] = {"stamps": stamps(layers), "lora": "never"}
 
         def written_to() -> bool:
             for parameters, name, identity, version in state["stamps"]:
                 weight = parameters[name]
                 if id(weight) != identity or weight._version != version:
                     return True
-            return vars(denoiser).get("_hf_peft_config_loaded", "never") != state["lora"]
+            return bool(vars(denoiser).get("_hf_peft_config_loaded", "never") != state["lora"])
 
         def holds() -> str | None:
             for holder, name, item in noted:
