@@ -6,10 +6,12 @@ from ._modules import denoisers, other_modules, text_encoders, torch_modules, va
 from ._recipes import RECIPES, Goal, Recipe, fitting_recipes
 from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
+from ._same_effect import SameEffect
 from ._space import OFF, ON, SearchSpace
-from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
+from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines, known_steps
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
+from ._watch import watch
 from ._why_never import why_never
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Recipe",
     "Role",
     "Rule",
+    "SameEffect",
     "SearchSpace",
     "Stage",
     "Step",
@@ -44,6 +47,7 @@ __all__ = [
     "fitting_recipes",
     "forget_techniques",
     "impossible",
+    "known_steps",
     "known_techniques",
     "load_techniques",
     "other_modules",
@@ -52,5 +56,6 @@ __all__ = [
     "text_encoders",
     "torch_modules",
     "vaes",
+    "watch",
     "why_never",
 ]

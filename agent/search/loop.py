@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 import optuna
 
 from ...objectives.figures import FIGURE
-from ...search_space import Configuration, PipelineFacts, SearchSpace, fitting_recipes, impossible
+from ...search_space import Configuration, PipelineFacts, SameEffect, SearchSpace, fitting_recipes, impossible
 from ...studies import Outcome, UserError
 from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
 from ..results import TORCH_COMPILE, Results, Trial, age_words
@@ -46,6 +46,8 @@ class SearchLoop:
         self._space = SearchSpace.from_dict(record.space)
         self._target = target_of(runs.runner.fingerprint)
         self._pipelines = {k: PipelineFacts.from_dict(v) for k, v in record.pipelines.items()}
+        self._same_effect = SameEffect(self._pipelines)
+        self._noted_same: set[Configuration] = set()
         self._sampler = Sampler(runs.study, storage, self._space, len(runs.results.trials))
         self._trials = trials
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -134,10 +136,22 @@ class SearchLoop:
 
     def _unknown(self, configuration: Configuration) -> bool:
         """Whether a configuration may work and is neither measured nor being measured."""
-        if configuration in (measured for _, measured in self._in_flight.values()):
-            return False
         works = impossible(configuration, self._target, self._pipelines) is None
-        return works and self._results.of(configuration) is None
+        return works and self._running(configuration) is None and self._known(configuration) is None
+
+    def _known(self, configuration: Configuration) -> Trial | None:
+        """The trial of a configuration, or of one that does the same."""
+        exact = self._results.of(configuration)
+        if exact is not None:
+            return exact
+        effect = self._same_effect.of(configuration)
+        return next((t for t in self._results.trials if self._same_effect.of(t.configuration) == effect), None)
+
+    def _running(self, configuration: Configuration) -> int | None:
+        """The trial in flight that measures a configuration, or one that does the same."""
+        effect = self._same_effect.of(configuration)
+        running = self._in_flight.values()
+        return next((asked.number for asked, one in running if self._same_effect.of(one) == effect), None)
 
     def _enqueue(self, configurations: list[Configuration]) -> None:
         """Queue what may work and was not measured; say why the others are left out."""
@@ -168,16 +182,17 @@ class SearchLoop:
         if reason := impossible(configuration, self._target, self._pipelines):
             self._sampler.refuse(asked, reason)
             return False
-        if (known := self._results.of(configuration)) is not None:
+        if (known := self._known(configuration)) is not None:
             if known.number == asked.number:
                 self._sampler.tell(asked, known)
-            else:
+            elif known.configuration == configuration:
                 self._sampler.repeat(asked, known.number)
+            else:
+                self._tell_same(asked, configuration, known)
             return False
-        for other, measured in self._in_flight.values():
-            if measured == configuration:
-                self._sampler.repeat(asked, other.number)
-                return False
+        if (running := self._running(configuration)) is not None:
+            self._sampler.repeat(asked, running)
+            return False
         elsewhere = None if self._elsewhere is None else self._elsewhere.find(configuration)
         if elsewhere is not None:
             self._runs.records.use_runs(self._runs.study.name, asked.number, runs_of(elsewhere))
@@ -192,6 +207,15 @@ class SearchLoop:
             raise
         self._in_flight[future] = asked, configuration
         return True
+
+    def _tell_same(self, asked: optuna.Trial, configuration: Configuration, known: Trial) -> None:
+        """Tell the sampler what another trial has measured, and the user, once, why this one is not measured."""
+        why = self._same_effect.words(configuration, known.configuration)
+        before = self._results.before_confirming().numbered[known.number]
+        self._sampler.tell_same(asked, before, why)
+        if configuration not in self._noted_same:
+            self._noted_same.add(configuration)
+            self._note(f"{configuration} is the same as trial {known.number}, {known.configuration}: {why}")
 
     def _collect(self) -> None:
         """Wait for the next result, and store it."""

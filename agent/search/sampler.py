@@ -76,6 +76,11 @@ class Sampler:
         trial.set_user_attr("reason", f"the same as trial {known}")
         self._told.tell(trial, state=TrialState.PRUNED)
 
+    def tell_same(self, trial: optuna.Trial, measured: Trial, why: str) -> None:
+        """Close a proposal with what another trial has measured that does the same with other parameters."""
+        trial.set_user_attr("the same as", f"trial {measured.number}: {why}")
+        self.tell(trial, measured)
+
     def tell(self, trial: optuna.Trial, measured: Trial) -> None:
         """Tell how a trial ended, with the figures of a complete one."""
         if not measured.complete:

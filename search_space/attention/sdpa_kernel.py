@@ -90,5 +90,9 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WRAPPERS,
+    adapters_later=(
+        "LoRAs and IP-Adapters may be loaded after it; attention slicing and xFormers would take the place of "
+        "the chosen kernel."
+    ),
     helpers=(torch_modules, denoisers, vaes),
 )

@@ -69,6 +69,12 @@ def traits(parameters: TorchCompileParameters) -> frozenset[Trait]:
     return frozenset(found)
 
 
+def plan(pipelines: Mapping[str, PipelineFacts], parameters: TorchCompileParameters) -> Any:
+    """What is compiled: without a VAE, there is no decoder to compile."""
+    has_vae = any(pipeline.vaes for pipeline in pipelines.values())
+    return {**parameters.model_dump(), "vae_decoder": parameters.vae_decoder and has_vae}
+
+
 TECHNIQUE = Technique(
     name="torch_compile",
     axis=Axis.COMPILER,
@@ -81,5 +87,9 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.COMPILATION,
     traits=traits,
+    adapters_later=(
+        "LoRAs and IP-Adapters may be loaded after it; the first call with each new combination compiles again."
+    ),
+    plan=plan,
     helpers=(torch_modules, denoisers, vaes),
 )

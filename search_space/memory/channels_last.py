@@ -45,5 +45,6 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.LAYERS,
+    adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     helpers=(torch_modules, denoisers, vaes),
 )

@@ -44,5 +44,6 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WRAPPERS,
+    adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     helpers=(torch_modules, vaes),
 )

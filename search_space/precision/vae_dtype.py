@@ -84,4 +84,5 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WEIGHTS,
     helpers=(torch_modules, vaes),
+    adapters_later="Adapters may be loaded later; a VAE that is loaded later runs in its own number format.",
 )
