@@ -66,6 +66,7 @@ def serve(name: str, folder: Path, out: Any) -> None:
     """A contender's process: answers each line of standard input with one line of JSON."""
     import torch
     from paretune.objectives.measuring import load_file
+    from paretune.objectives.measuring.gpu_busy import gpu_busy
     from paretune.objectives.measuring.latency import time_call_ms
     from paretune.search_space import Configuration, technique
 
@@ -115,44 +116,7 @@ def serve(name: str, folder: Path, out: Any) -> None:
             say(milliseconds=milliseconds, peak_gib=torch.cuda.max_memory_reserved() / 2**30)
             torch.cuda.empty_cache()
         elif line.strip() == "profile":
-            say(**profile(run))
-
-
-def profile(run: Any) -> dict[str, Any]:
-    """GPU time of one call, by kind of kernel, in ms, and in how much of it any kernel ran."""
-    import torch
-    from torch.profiler import ProfilerActivity
-
-    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        run()
-    spans, by_kind = [], {}
-    for event in recorded.profiler.kineto_results.events():
-        if event.device_type() != torch.autograd.DeviceType.CUDA:
-            continue
-        start_ns, duration_ns = event.start_ns(), event.duration_ns()
-        spans.append((start_ns, start_ns + duration_ns))
-        kind = kernel_kind(event.name())
-        by_kind[kind] = by_kind.get(kind, 0.0) + duration_ns / 1e6
-    busy_ns, end_ns = 0, 0
-    for start_ns, stop_ns in sorted(spans):
-        busy_ns += max(0, stop_ns - max(start_ns, end_ns))
-        end_ns = max(end_ns, stop_ns)
-    return {"busy_ms": busy_ns / 1e6, "kernels": len(spans), "by_kind_ms": by_kind}
-
-
-def kernel_kind(name: str) -> str:
-    """A class of kernels by the name that the profiler gives."""
-    low = name.lower()
-    for kind, words in {
-        "attention": ("flash", "fmha", "sdpa", "attention"),
-        "convolution": ("conv", "fprop", "cudnn", "xmma_fprop", "implicit"),
-        "matrix product": ("gemm", "nvjet", "cutlass", "cublas", "splitk"),
-        "triton": ("triton",),
-        "copy": ("memcpy", "memset", "copy"),
-    }.items():
-        if any(word in low for word in words):
-            return kind
-    return "other"
+            say(**gpu_busy(run))
 
 
 def prepare(folder: Path, name: str, steps: int) -> None:

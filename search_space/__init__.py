@@ -5,12 +5,15 @@ from ._by_device import Offer, default_space, offered
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from ._packages import how_to_install, is_installed
+from ._recipes import RECIPES, Goal, Recipe, fitting_recipes
 from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
+from ._same_effect import SameEffect
 from ._space import OFF, ON, SearchSpace
-from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
+from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines, known_steps
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
+from ._watch import watch
 from ._why_never import ANY_PIPELINES, variants, why_never
 
 __all__ = [
@@ -18,19 +21,23 @@ __all__ = [
     "LOSSES",
     "OFF",
     "ON",
+    "RECIPES",
     "RULES",
     "TECHNIQUES",
     "Axis",
     "Case",
     "Configuration",
+    "Goal",
     "Loss",
     "ModuleFacts",
     "NoParameters",
     "Offer",
     "Parameters",
     "PipelineFacts",
+    "Recipe",
     "Role",
     "Rule",
+    "SameEffect",
     "SearchSpace",
     "Stage",
     "Step",
@@ -42,10 +49,12 @@ __all__ = [
     "default_space",
     "denoisers",
     "describe_pipelines",
+    "fitting_recipes",
     "forget_techniques",
     "how_to_install",
     "impossible",
     "is_installed",
+    "known_steps",
     "known_techniques",
     "load_techniques",
     "offered",
@@ -56,5 +65,6 @@ __all__ = [
     "torch_modules",
     "vaes",
     "variants",
+    "watch",
     "why_never",
 ]

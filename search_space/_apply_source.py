@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._configuration import Configuration, Step
+from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from ._technique import Technique
 from ._techniques import technique
+from ._watch import applied_once, watch
 
 HEADER = '''"""Applies configuration {key} to diffusers pipelines: {summary}.
 
@@ -14,7 +16,8 @@ HEADER = '''"""Applies configuration {key} to diffusers pipelines: {summary}.
     apply(pipeline)                              # or apply({{"main": pipeline, "refiner": refiner}})
 
 Needs torch, diffusers{packages}; nothing else. {versions}
-Call it once, after loading the pipelines onto their device and before the first request.
+Call it once, after loading the pipelines onto their device and before the first request. Changes of the pipelines that
+it does not survive end the next call in a RuntimeError that says what to do.
 """
 
 from typing import Any
@@ -22,12 +25,16 @@ from typing import Any
 
 APPLY = '''
 
-def apply(pipelines: Any) -> None:
+{once}def apply(pipelines: Any) -> None:
     """Apply every technique in order, in place, to one pipeline or to {{name: pipeline}}."""
     if not isinstance(pipelines, dict):
         pipelines = {{"main": pipelines}}
 {body}
 '''
+
+
+FINDERS: tuple[Callable[..., Any], ...] = (denoisers, vaes, text_encoders, other_modules)
+"""A technique changes the modules that those among its helpers find; all of them where it names none."""
 
 
 def apply_source(configuration: Configuration, versions: Mapping[str, str] | None = None) -> str:
@@ -36,7 +43,11 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     versions: packages it was measured with, for the file's head.
     """
     used = [technique(step.technique) for step in configuration.steps]
-    functions = _unique([function for known in used for function in known.helpers] + [known.apply for known in used])
+    changing = {finder for known in used for finder in set(FINDERS) & set(known.helpers) or FINDERS}
+    finders = [finder for finder in FINDERS if finder in changing]
+    around = [torch_modules, *(FINDERS if other_modules in finders else finders), watch, applied_once]
+    helpers = [function for known in used for function in known.helpers] + (around if used else [])
+    functions = _unique(helpers + [known.apply for known in used])
     needed = [p for step in configuration.steps for p in technique(step.technique).packages_with(step.parameters)]
     packages = "".join(f", {package}" for package in _unique(needed))
     measured = ", ".join(f"{name} {version}" for name, version in (versions or {}).items())
@@ -48,8 +59,10 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     )
     calls = [_call(step, technique(step.technique)) for step in configuration.steps]
     body = "\n".join(calls) if calls else "    # The reference: nothing is changed."
+    arguments = ", ".join([f'"{configuration.key}"', *(finder.__name__ for finder in finders)])
+    once = f"@applied_once({arguments})\n" if calls else ""
     sources = "".join(f"\n\n{inspect.getsource(function).rstrip()}\n" for function in functions)
-    return head + sources + APPLY.format(body=body)
+    return head + sources + APPLY.format(once=once, body=body)
 
 
 def _call(step: Step, known: Technique) -> str:

@@ -67,3 +67,29 @@ def module_state(module: Any) -> Any:
         )
 
     return state
+
+
+def stays_as_it_is(name: str, module: Any) -> Any:
+    """For `watch`: whether `module` has the layers, weights, processors and adapters of its first call. What traced or
+    built code of it, for the technique `name`, would not follow anything else.
+
+    Where weights lie may change.
+    """
+    look = module_state(module)
+    first: list[Any] = []
+
+    def holds() -> str | None:
+        parts, weights, _, _, processors, adapters = look()
+        # A LoRA that was fused into the weights and unloaded leaves this attribute.
+        now = (parts, weights, processors, adapters, vars(module).get("_hf_peft_config_loaded", "never"))
+        if not first:
+            first.append(now)
+        elif now != first[0]:
+            return (
+                f"{name}: layers of the {type(module).__name__} were changed after its first call, by an adapter say, "
+                f"and what {name} has made of it would ignore that. Load the pipeline anew, change it, and then call "
+                "apply()"
+            )
+        return None
+
+    return holds

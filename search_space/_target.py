@@ -85,6 +85,8 @@ class PipelineFacts:
     largest_side_px: int = 0
     guided: bool = True
     """Whether any request uses classifier-free guidance."""
+    steps: tuple[int, ...] = ()
+    """How many denoising steps its requests take, as counted in the reference's calls; empty where that is unknown."""
     adapters: bool = False
     """Whether adapters are loaded and unloaded between requests."""
     scheduler: str = ""
@@ -118,7 +120,13 @@ class PipelineFacts:
         modules = {
             name: ModuleFacts(**{**facts, "role": Role(facts["role"])}) for name, facts in data["modules"].items()
         }
-        return cls(**{**data, "modules": modules})
+        return cls(**{**data, "modules": modules, "steps": tuple(data.get("steps", ()))})
+
+
+def known_steps(pipelines: Mapping[str, PipelineFacts]) -> list[int] | None:
+    """How many steps requests take with the denoisers; None where that is not known of one of the pipelines."""
+    counts = [pipeline.steps for pipeline in pipelines.values() if pipeline.denoisers]
+    return sorted({count for found in counts for count in found}) if all(counts) else None
 
 
 def describe_pipelines(pipelines: Mapping[str, Any], requests: Iterable[Any]) -> dict[str, PipelineFacts]:

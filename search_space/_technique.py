@@ -138,6 +138,11 @@ def never_refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parame
     return None
 
 
+def declared(pipelines: Mapping[str, PipelineFacts], parameters: "Parameters") -> Any:
+    """The plan of a technique of which every combination of parameters does something else."""
+    return parameters.model_dump()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Technique:
     """One way to change a pipeline.
@@ -155,6 +160,13 @@ class Technique:
     stage says when it is applied; within a stage, in the order of TECHNIQUES, and a user's own after those.
 
     loss says what it may lose: one of Loss, or, where that depends on the parameters, a function that takes them.
+
+    plan(pipelines, parameters) returns what these parameters make it do to the requests described there, as plain data:
+    parameters with equal plans make the same pictures in the same time, and one of them is measured. None says that it
+    would change nothing. By default every combination of parameters does something of its own.
+
+    What makes a technique ineffective or wrong after it was applied is watched by the technique itself: its function
+    calls `watch` (search_space/_watch.py) with a function that says so.
 
     traits say what may clash with other techniques (search_space/_rules.py): a set, or, where that depends on the
     parameters, a function that takes them and returns a set.
@@ -177,6 +189,9 @@ class Technique:
     traits: frozenset[Trait] | Callable[[Any], frozenset[Trait]] = frozenset()
     roles: frozenset[Role] | Callable[[Any], frozenset[Role]] = frozenset(Role)
     helpers: tuple[Callable[..., Any], ...] = ()
+    adapters_later: str = "It is not known which adapters may be loaded after it."
+    """What may be loaded into the pipelines or changed in them after apply(), in a sentence for a bundle's README."""
+    plan: Callable[[Mapping[str, PipelineFacts], Any], Any] = declared
     packages: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     """Python packages (as pip names them, with the version where one is needed: "sageattention>=2.1.1") that it needs
     beyond torch and diffusers; or, where that depends on the parameters, a function that takes them."""
@@ -220,4 +235,7 @@ class Technique:
         missing = [package for package in self.packages_with(parameters) if package not in target.packages]
         if missing:
             return f"the package {missing[0]} is not installed: {how_to_install(missing[0])}"
-        return self.refuses(target, pipelines, parameters)
+        reason = self.refuses(target, pipelines, parameters)
+        if reason is None and self.plan(pipelines, parameters) is None:
+            return "it changes nothing in the steps that the requests take"
+        return reason

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ._technique import Technique
+from ._watch import applied_once, watch
 from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
 from .attention.sdpa_kernel import TECHNIQUE as SDPA_KERNEL
@@ -143,6 +144,7 @@ def _executed(file: Path, before: _File | None) -> _File:
 def _refuse_equal_names(techniques: list[Technique], file: Path) -> None:
     """Functions of one name are one function: in apply.py, the last would stand for all of them."""
     sources = {"apply": "the entry point of apply.py"}
+    sources |= {function.__name__: inspect.getsource(function) for function in (watch, applied_once)}
     for known in techniques:
         for function in (*known.helpers, known.apply):
             source = inspect.getsource(function)

@@ -140,6 +140,9 @@ class Space(Section):
     presets: list[list[dict[str, dict[str, Any] | None]]] = []
     """Configurations to measure first, each a list of techniques: `- [deepcache: {interval: 2}, fused_qkv: {}]`. A
     parameter that is left out has its default. One that is not in the space is left out, and the launch says so."""
+    recipes: bool = True
+    """After the presets, measure the recipes: whole configurations that are known to be strong on such a device, as far
+    as they lie in the space."""
     files: list[str] = []
     """Python files (relative to the study file) with techniques of your own."""
 
@@ -275,9 +278,13 @@ class Deadlines(Section):
 
 
 class Sampler(Section):
-    """Optuna's TPE sampler, multivariate and grouped."""
+    """What proposes configurations once presets and recipes are measured."""
+
+    guided: bool = True
+    """Propose what a model of the measured trials expects most of (Bayesian optimisation). Where it knows too little,
+    and without it, Optuna's TPE sampler proposes, multivariate and grouped."""
 
     seed: int = 0
     """Seed of the sampler. Two searches with the same seed still differ, because measured times do."""
     startup_trials: int = Field(default=8, ge=1)
-    """Proposals are random until so many trials, presets included, are known."""
+    """TPE's proposals are random until so many trials, presets included, are known."""

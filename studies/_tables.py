@@ -39,6 +39,8 @@ class RunKind(StrEnum):
     """One configuration's turn in one block of the confirmation."""
     COLD_START = "cold_start"
     """A fresh process with empty compiler caches, up to its first picture."""
+    ABLATION = "ablation"
+    """One variant of a trial in one block of its ablation: with a technique left out, or with one alone."""
     REORDERING = "reordering"
     """The reference with its arithmetic in another order: how far that alone moves pictures."""
     REJUDGE = "rejudge"

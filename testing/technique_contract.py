@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..search_space import Loss, Parameters, Target, Technique, describe_pipelines, is_installed
+from ..search_space import Loss, Parameters, Target, Technique, denoisers, describe_pipelines, is_installed
 from .tiny_sdxl import SIDE_PX, picture, relative_difference, sibling, tiny_sdxl
 
 CLOSE = {"cpu": 1e-4, "cuda": 5e-2}
@@ -55,6 +55,8 @@ def check_technique(
         values = parameters.model_dump()
         check_promises(known, values, pipeline_factory, make_picture, device=device, dtype=dtype)
         check_notices_untouched(known, values, pipeline_factory, make_picture, device=device, dtype=dtype)
+    if example is not None:
+        check_later_changes(known, example.model_dump(), pipeline_factory, make_picture, device=device, dtype=dtype)
     return len(combinations)
 
 
@@ -142,6 +144,97 @@ def check_notices_untouched(
     pipeline = _untouched(pipeline_factory, make_picture, device, dtype)[0]
     noticed = known.took_effect({"main": pipeline}, **values) is not None
     assert noticed, f"{known.name}: took_effect does not notice that it was not applied"
+
+
+def check_later_changes(
+    known: Technique,
+    values: dict[str, Any],
+    pipeline_factory: PipelineFactory = tiny_sdxl,
+    make_picture: Picture = picture,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """A LoRA that is loaded or fused after it was applied shows in the picture, or the next call ends in an error."""
+    for what, change in LATER_CHANGES.items():
+        wanted = _changed(pipeline_factory, make_picture, device, dtype, what)
+        forget_compiled()
+        pipeline = pipeline_factory(device, dtype)
+        known.apply({"main": pipeline}, **values)
+        make_picture(pipeline)
+        try:
+            change(pipeline)
+        except Exception:
+            continue  # refused where it was tried, as by quantized weights
+        try:
+            made = make_picture(pipeline)
+        except RuntimeError:
+            continue
+        off = relative_difference(made, wanted)
+        limit = SAME_PICTURE / 2 if known.loss is Loss.APPROXIMATE else CLOSE[device]
+        assert off < limit, f"{known.name}: {what} after it makes a picture that is {off:.2g} from the right one"
+
+
+def load_lora(pipeline: Any) -> None:
+    """Put a LoRA on the denoisers' attention projections, as peft does: each layer gives its place to one around it."""
+    for parent, name, layer in _projections(pipeline):
+        setattr(parent, name, _LoraLayer(layer))
+    for denoiser in denoisers({"main": pipeline}):
+        denoiser._hf_peft_config_loaded = True
+
+
+def fuse_lora(pipeline: Any) -> None:
+    """Load that LoRA, fuse it and unload it, as diffusers and peft do: in place, so that no version counts up."""
+    for _, _, layer in _projections(pipeline):
+        layer.weight.data += _LoraLayer(layer).delta.to(layer.weight)
+    for denoiser in denoisers({"main": pipeline}):
+        denoiser._hf_peft_config_loaded = None
+
+
+LATER_CHANGES: dict[str, Callable[[Any], None]] = {"a LoRA": load_lora, "a fused LoRA": fuse_lora}
+
+
+class _LoraLayer(torch.nn.Module):
+    """A linear layer with a strong LoRA: without it the picture is another one."""
+
+    def __init__(self, base_layer: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        shape = (base_layer.out_features, base_layer.in_features)
+        drawn = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0))
+        self.delta = 6 / base_layer.in_features**0.5 * drawn
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight inside, which others look at."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias inside."""
+        return self.base_layer.bias
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """With the LoRA."""
+        result: torch.Tensor = self.base_layer(value) + torch.nn.functional.linear(value, self.delta.to(value))
+        return result
+
+
+def _projections(pipeline: Any) -> list[tuple[Any, str, torch.nn.Linear]]:
+    """(parent, name, layer) of the attention projections."""
+    parents = [module for denoiser in denoisers({"main": pipeline}) for module in denoiser.modules()]
+    layers = [(parent, name, getattr(parent, name, None)) for parent in parents for name in ("to_q", "to_k", "to_v")]
+    return [(parent, name, layer) for parent, name, layer in layers if isinstance(layer, torch.nn.Linear)]
+
+
+@functools.cache
+def _changed(
+    pipeline_factory: PipelineFactory, make_picture: Picture, device: str, dtype: torch.dtype, what: str
+) -> torch.Tensor:
+    """The picture of a pipeline that was changed in that way and to which nothing was applied."""
+    pipeline = pipeline_factory(device, dtype)
+    LATER_CHANGES[what](pipeline)
+    return make_picture(pipeline)
 
 
 def combinations_that_work(known: Technique, pipeline: Any, device: str = "cpu") -> list[Parameters]:

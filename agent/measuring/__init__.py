@@ -1,5 +1,6 @@
 """What is measured beside trials: the noise floor, canaries, more pictures, finalists in blocks, comparisons."""
 
+from .ablation import measure_ablation
 from .compare import compare, contender
 from .finalists import confirm, finalists
 from .machine_drift import check_machine, measure_canary, moved_words, unchecked_trials
@@ -24,6 +25,7 @@ __all__ = [
     "ensure_reordering_floor",
     "finalists",
     "judge_more",
+    "measure_ablation",
     "measure_canary",
     "moved_words",
     "unchecked_trials",

@@ -10,7 +10,7 @@ from typing import Any
 from ...objectives.measuring import Plan
 from ...objectives.measuring.stopping import interval_target
 from ...search_space import Configuration, apply_source
-from ...studies import Records, RunKind, RunRecord, Study, picture_names, workload_key
+from ...studies import Outcome, Records, RunKind, RunRecord, Study, picture_names, workload_key
 from ..results import Results
 from ..trial import PICTURES, Job, TrialResult, run_folder, trial_folder
 from .runner import Runner
@@ -104,6 +104,13 @@ class StudyRuns:
         if not judge:
             shutil.rmtree(folder, ignore_errors=True)
         return self._record(kind, configuration, result, trial=trial, session=session, position=position)
+
+    def refused(
+        self, kind: RunKind, configuration: Configuration, reason: str, *, trial: int, **also: Any
+    ) -> RunRecord:
+        """What is stored of a configuration that is known not to work here. The run is not stored."""
+        result = TrialResult(outcome=Outcome.UNSUPPORTED, reason=reason)
+        return self._record(kind, configuration, result, trial=trial, **also)
 
     def cold_start(self, number: int, configuration: Configuration, folder: Path, position: int) -> RunRecord:
         """Start a trial's folder cold. The run is not stored."""

@@ -1,5 +1,6 @@
 """What is known: trials worked out from runs, the front and the best of it, figures, doubts, and what they say."""
 
+from .ablation import Ablation, Earned, ablation_of, alone, without
 from .confirmation import TORCH_COMPILE, Speed
 from .doubts import Doubt, DoubtKind, ended_early_words, study_doubts, unconfirmed
 from .front import TIE_RULE, pareto_front
@@ -22,14 +23,18 @@ from .trial import Trial, numbers
 __all__ = [
     "TIE_RULE",
     "TORCH_COMPILE",
+    "Ablation",
     "Canary",
     "Doubt",
     "DoubtKind",
+    "Earned",
     "Limit",
     "Results",
     "Speed",
     "Trial",
+    "ablation_of",
     "age_words",
+    "alone",
     "call_words",
     "cold_start_words",
     "cost_words",
@@ -45,4 +50,5 @@ __all__ = [
     "ties_note",
     "trials_before",
     "unconfirmed",
+    "without",
 ]

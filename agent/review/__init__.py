@@ -1,6 +1,8 @@
 """What people look at: the view of a study that report, listing, dashboard and JSON show, and these."""
 
+from .ablation import ablation_lines
 from .dashboard import dashboard
+from .explain import explain, explanation_lines
 from .listing import listed_studies, study_lines, trial_lines, trust_lines
 from .report import write_report
 from .rows import Row, row_of
@@ -9,7 +11,10 @@ from .view import StudyView, study_view
 __all__ = [
     "Row",
     "StudyView",
+    "ablation_lines",
     "dashboard",
+    "explain",
+    "explanation_lines",
     "listed_studies",
     "row_of",
     "study_lines",

@@ -13,6 +13,7 @@ from ...search_space import Loss
 from ...studies import UserError, utc_now
 from ..results import Results, Trial
 from ..trial import write_text
+from .ablation import ablation_plot
 from .picture_cards import LEARNED_WORDS, not_assessed, request_cards, shown_files
 from .pictures import inline_pictures
 from .plots import plots
@@ -78,6 +79,7 @@ def report_html(results: Results) -> str:
         objectives=[FIGURE[name].label for name in view.optimised],
         priced=any(row.cost for row in view.complete),
         plots=plots(view),
+        ablation_plots=[ablation_plot(found) for found in view.ablations],
         cold_words=COLD_WORDS,
         stage_words=STAGES,
         requests=list(request_cards(results, pictured, inlined)),

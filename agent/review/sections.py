@@ -29,6 +29,7 @@ _PROCESSES = {
     RunKind.PICTURES: "more pictures",
     RunKind.BLOCK: "confirming blocks",
     RunKind.COLD_START: "cold starts",
+    RunKind.ABLATION: "ablation",
 }
 
 

@@ -7,9 +7,11 @@ from ...objectives.noise_floor import NoiseFloor
 from ...search_space import known_techniques
 from ..results import (
     TIE_RULE,
+    Ablation,
     Canary,
     Doubt,
     Results,
+    ablation_of,
     floor_note,
     headline,
     limit_words,
@@ -72,6 +74,8 @@ class StudyView:
     """How far pictures drift when only the order of arithmetic changes."""
     stages: dict[str, list[sections.StageBar]]
     """By the requests that cost the same: the named configurations."""
+    ablations: list[Ablation]
+    """What each technique of a trial earns, for the trials that were ablated."""
     failed_processes: list[sections.FailedProcesses]
     machine_notes: dict[str, list[str]]
     """{what the machine did: [where]}."""
@@ -147,6 +151,7 @@ def study_view(results: Results) -> StudyView:
         canaries=results.canaries,
         reordering_floor=results.reordering_floor if results.quality_assessed else None,
         stages=sections.stages(results),
+        ablations=[found for trial in results.complete if (found := ablation_of(results, trial)) is not None],
         failed_processes=sections.failed_processes(results),
         machine_notes=sections.machine_notes(results),
         left_out=dict(record.left_out),

@@ -47,6 +47,7 @@ def launch(
     max_minutes: float | None = None,
     fresh: bool = False,
     keep_compiled: bool = False,
+    recipes_only: bool = False,
     runner: Runner | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Results:
@@ -55,6 +56,7 @@ def launch(
     trials, max_minutes: instead of the study's own budget; trials counts all measured ones, earlier launches included.
     fresh: measure everything, even what other studies in the database have measured of this workload on this machine.
     keep_compiled: leave what the front compiled in its folders; `forget_all_compiled` removes it.
+    recipes_only: end the search after presets and recipes.
     runner: where processes run; by default on this machine.
     Raises UserError for whatever the user can fix. Interrupted or killed, it loses nothing but the running trial.
     """
@@ -66,14 +68,16 @@ def launch(
     try:
         with only_launcher(folder, study.name):
             on_event(Event("server", "starting the trial server"))
-            with closing(runner or _local_runner(study)) as chosen:
+            with closing(runner or local_runner(study)) as chosen:
                 try:
                     import_s = chosen.import_s() if record is None else record.import_s
                     runs = StudyRuns(study, records, chosen, folder, import_s)
                     # A number of trials that was asked for by hand is not cut short by the file's minutes.
                     minutes = max_minutes or (study.budget.minutes if trials is None else None)
                     wanted = trials or study.budget.trials
-                    return _Launch(runs, storage, wanted, minutes, not fresh, on_event).run(new=record is None)
+                    return _Launch(runs, storage, wanted, minutes, not fresh, recipes_only, on_event).run(
+                        new=record is None
+                    )
                 finally:
                     if not keep_compiled:
                         forget_all_compiled(folder)
@@ -81,9 +85,22 @@ def launch(
         raise UserError(f"the database failed: {' '.join(str(error).split())[:200]}") from None
 
 
-def _local_runner(study: Study) -> LocalRunner:
+def local_runner(study: Study) -> LocalRunner:
     device, deadlines_s = detect_device(study.device), study.deadlines_s.model_dump()
     return LocalRunner(device, study.workload_description(), deadlines_s, study.host_memory_gib)
+
+
+def refuse_another_machine(runs: StudyRuns) -> None:
+    """Raise UserError where a stored study cannot go on: elsewhere, with other versions, without its files."""
+    results = runs.results
+    if differences := results.fingerprint.differences(runs.runner.fingerprint):
+        raise UserError(
+            f"study {results.name} was measured on another machine or with other versions "
+            f"({'; '.join(differences[:3])}): give this one its own --name"
+        )
+    where = results.reference.pictures_folder
+    if not (where / PICTURES).is_dir():
+        raise UserError(f"the files of study {results.name} are gone from {where}: give this one its own --name")
 
 
 @dataclass(frozen=True)
@@ -95,19 +112,26 @@ class _Launch:
     trials: int
     minutes: float | None
     reuse: bool
+    recipes_only: bool
     on_event: Callable[[Event], None]
 
     def run(self, *, new: bool) -> Results:
         """new: whether the study is not stored yet."""
         runs = self.runs
         if not new:
-            self._refuse_another_machine()
+            refuse_another_machine(runs)
         elif not (self.reuse and self._take_reference_over()):
             self._measure_reference()
         ensure_floor(runs, self._say_step)
         ensure_reordering_floor(runs, self._say_step)
         SearchLoop(
-            runs, self.storage, trials=self.trials, minutes=self.minutes, reuse=self.reuse, on_event=self.on_event
+            runs,
+            self.storage,
+            trials=self.trials,
+            minutes=self.minutes,
+            reuse=self.reuse,
+            recipes_only=self.recipes_only,
+            on_event=self.on_event,
         ).run()
         known = len(runs.results.trials)
         confirm(
@@ -116,17 +140,6 @@ class _Launch:
             lambda text, done, total: self.on_event(Event("block", text, done, total)),
         )
         return runs.results
-
-    def _refuse_another_machine(self) -> None:
-        results = self.runs.results
-        if differences := results.fingerprint.differences(self.runs.runner.fingerprint):
-            raise UserError(
-                f"study {results.name} was measured on another machine or with other versions "
-                f"({'; '.join(differences[:3])}): give this one its own --name"
-            )
-        where = results.reference.pictures_folder
-        if not (where / PICTURES).is_dir():
-            raise UserError(f"the files of study {results.name} are gone from {where}: give this one its own --name")
 
     def _measure_reference(self) -> None:
         """A new study is stored once its reference was measured, which shows what can work here."""

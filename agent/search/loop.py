@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 import optuna
 
 from ...objectives.figures import FIGURE
-from ...search_space import Configuration, PipelineFacts, SearchSpace, impossible
+from ...search_space import Configuration, PipelineFacts, SameEffect, SearchSpace, fitting_recipes, impossible
 from ...studies import Outcome, UserError
 from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
 from ..results import TORCH_COMPILE, Results, Trial, age_words
@@ -16,6 +16,7 @@ from ..trial import TrialResult, forget_compiled, target_of, trial_folder
 from .events import Event
 from .reuse import Elsewhere, runs_of
 from .sampler import Sampler
+from .surrogate import Known, Surrogate
 
 FRUITLESS_ASKS = 300
 """Proposals in a row that were known or refused, after which the space counts as exhausted."""
@@ -34,18 +35,25 @@ class SearchLoop:
         trials: int,
         minutes: float | None,
         reuse: bool,
+        recipes_only: bool,
         on_event: Callable[[Event], None],
     ) -> None:
-        """storage: Optuna's. trials: measured ones in all. reuse: use what other studies have measured."""
+        """storage: Optuna's. trials: measured ones in all. reuse: use what other studies have measured. recipes_only:
+        end after presets and recipes.
+        """
         self._runs = runs
         record = runs.results.record
         self._space = SearchSpace.from_dict(record.space)
         self._target = target_of(runs.runner.fingerprint)
         self._pipelines = {k: PipelineFacts.from_dict(v) for k, v in record.pipelines.items()}
+        self._same_effect = SameEffect(self._pipelines)
+        self._noted_same: set[Configuration] = set()
         self._sampler = Sampler(runs.study, storage, self._space, len(runs.results.trials))
         self._trials = trials
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._recipes_only = recipes_only
         self._on_event = on_event
+        self._surrogate = Surrogate(self._space, self._unknown, runs.study.sampler.seed + len(runs.results.trials))
         self._elsewhere = Elsewhere(runs) if reuse else None
         self._in_flight: dict[Future[TrialResult], tuple[optuna.Trial, Configuration]] = {}
 
@@ -60,6 +68,8 @@ class SearchLoop:
             self._check_machine()  # has the machine changed since an earlier launch, or is it back?
         try:
             self._enqueue(self._presets())
+            if self._runs.study.space.recipes:
+                self._enqueue([one for _, one in fitting_recipes(self._space, self._target, self._pipelines)])
             self._search()
         except BaseException:
             for asked, _ in self._in_flight.values():  # interrupted: the next launch measures them
@@ -71,12 +81,14 @@ class SearchLoop:
         every = self._runs.study.measurement.canary_every
         while fruitless < FRUITLESS_ASKS:
             spent = self._deadline is not None and time.monotonic() > self._deadline
-            wanted = not spent and len(self._results.trials) + len(self._in_flight) < self._trials
+            done = self._recipes_only and not self._sampler.has_queued()
+            wanted = not (spent or done) and len(self._results.trials) + len(self._in_flight) < self._trials
             if 0 < every <= unchecked_trials(self._results):
                 # A check has to run alone, as the processes of the noise floor did.
                 self._drain()
                 self._check_machine()
             elif wanted and len(self._in_flight) < self._runs.runner.places():
+                self._guide()
                 if fruitless and fruitless % PATIENCE == 0 and not self._left_over():
                     break
                 fruitless = 0 if self._propose() else fruitless + 1
@@ -124,15 +136,28 @@ class SearchLoop:
 
     def _unknown(self, configuration: Configuration) -> bool:
         """Whether a configuration may work and is neither measured nor being measured."""
-        if configuration in (measured for _, measured in self._in_flight.values()):
-            return False
-        return self._why_not(configuration) is None and self._results.of(configuration) is None
+        running = self._running(configuration) is not None
+        return not running and self._why_not(configuration) is None and self._known(configuration) is None
 
     def _why_not(self, configuration: Configuration) -> str | None:
         """Why a configuration is not tried: it cannot work, or the study does not allow it."""
         if self._runs.study.lossless and not configuration.loss.is_none:
             return f"the study is lossless, and this is {configuration.loss}"
         return impossible(configuration, self._target, self._pipelines)
+
+    def _known(self, configuration: Configuration) -> Trial | None:
+        """The trial of a configuration, or of one that does the same."""
+        exact = self._results.of(configuration)
+        if exact is not None:
+            return exact
+        effect = self._same_effect.of(configuration)
+        return next((t for t in self._results.trials if self._same_effect.of(t.configuration) == effect), None)
+
+    def _running(self, configuration: Configuration) -> int | None:
+        """The trial in flight that measures a configuration, or one that does the same."""
+        effect = self._same_effect.of(configuration)
+        running = self._in_flight.values()
+        return next((asked.number for asked, one in running if self._same_effect.of(one) == effect), None)
 
     def _enqueue(self, configurations: list[Configuration]) -> None:
         """Queue what may work and was not measured; say why the others are left out."""
@@ -146,6 +171,14 @@ class SearchLoop:
             if reason is not None:
                 self._note(f"preset {configuration} is left out: {reason}")
 
+    def _guide(self) -> None:
+        """Queue what the model of the measured trials expects most of, unless something waits."""
+        if self._runs.study.sampler.guided and not self._recipes_only and not self._sampler.has_queued():
+            results = self._results.before_confirming()
+            proposed = self._surrogate.propose([_known(trial) for trial in results.trials])
+            if proposed is not None:
+                self._sampler.enqueue(proposed)
+
     def _propose(self) -> bool:
         """Ask for one configuration, and measure it unless it is known. Returns whether it is new."""
         return self._settle(*self._sampler.ask())
@@ -155,16 +188,17 @@ class SearchLoop:
         if reason := self._why_not(configuration):
             self._sampler.refuse(asked, reason)
             return False
-        if (known := self._results.of(configuration)) is not None:
+        if (known := self._known(configuration)) is not None:
             if known.number == asked.number:
                 self._sampler.tell(asked, known)
-            else:
+            elif known.configuration == configuration:
                 self._sampler.repeat(asked, known.number)
+            else:
+                self._tell_same(asked, configuration, known)
             return False
-        for other, measured in self._in_flight.values():
-            if measured == configuration:
-                self._sampler.repeat(asked, other.number)
-                return False
+        if (running := self._running(configuration)) is not None:
+            self._sampler.repeat(asked, running)
+            return False
         elsewhere = None if self._elsewhere is None else self._elsewhere.find(configuration)
         if elsewhere is not None:
             self._runs.records.use_runs(self._runs.study.name, asked.number, runs_of(elsewhere))
@@ -179,6 +213,15 @@ class SearchLoop:
             raise
         self._in_flight[future] = asked, configuration
         return True
+
+    def _tell_same(self, asked: optuna.Trial, configuration: Configuration, known: Trial) -> None:
+        """Tell the sampler what another trial has measured, and the user, once, why this one is not measured."""
+        why = self._same_effect.words(configuration, known.configuration)
+        before = self._results.before_confirming().numbered[known.number]
+        self._sampler.tell_same(asked, before, why)
+        if configuration not in self._noted_same:
+            self._noted_same.add(configuration)
+            self._note(f"{configuration} is the same as trial {known.number}, {known.configuration}: {why}")
 
     def _collect(self) -> None:
         """Wait for the next result, and store it."""
@@ -241,6 +284,20 @@ class SearchLoop:
     def _say(self, kind: str, text: str, front: int = 0) -> None:
         at_most_s = None if self._deadline is None else self._deadline - time.monotonic()
         self._on_event(Event(kind, text, len(self._results.trials), self._trials, front, at_most_s))
+
+
+def _known(trial: Trial) -> Known:
+    """A trial as the surrogate sees it."""
+    seconds = sum(trial.timing.phases_s.values())
+    if not trial.complete:
+        return Known(configuration=trial.configuration, works=False, seconds=seconds)
+    return Known(
+        configuration=trial.configuration,
+        works=True,
+        objectives=tuple(trial.figure(name) for name in dict.fromkeys(["latency_ms", *trial.results.study.optimised])),
+        violation=max(trial.constraint_values.values(), default=0.0),
+        seconds=seconds,
+    )
 
 
 def _outcome_words(trial: Trial) -> str:

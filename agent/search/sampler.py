@@ -53,6 +53,10 @@ class Sampler:
         self._told.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attrs))
         return self.resume(self.running()[-1])
 
+    def has_queued(self) -> bool:
+        """Whether a proposal waits."""
+        return bool(self._told.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
     def enqueue(self, configuration: Configuration) -> None:
         """Propose a configuration of the space next, once."""
         waiting = self._told.get_trials(deepcopy=False, states=(TrialState.WAITING,))
@@ -71,6 +75,11 @@ class Sampler:
         """Close a proposal that another trial has measured already."""
         trial.set_user_attr("reason", f"the same as trial {known}")
         self._told.tell(trial, state=TrialState.PRUNED)
+
+    def tell_same(self, trial: optuna.Trial, measured: Trial, why: str) -> None:
+        """Close a proposal with what another trial has measured that does the same with other parameters."""
+        trial.set_user_attr("the same as", f"trial {measured.number}: {why}")
+        self.tell(trial, measured)
 
     def tell(self, trial: optuna.Trial, measured: Trial) -> None:
         """Tell how a trial ended, with the figures of a complete one."""

@@ -166,6 +166,7 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.LAYERS,
     roles=frozenset({Role.DENOISER}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it; the layers of an IP-Adapter use torch's own kernel.",
     helpers=(torch_modules, denoisers),
     packages=packages,
 )

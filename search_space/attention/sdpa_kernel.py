@@ -97,5 +97,9 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     roles=roles,
+    adapters_later=(
+        "LoRAs and IP-Adapters may be loaded after it; attention slicing and xFormers would take the place of "
+        "the chosen kernel."
+    ),
     helpers=(torch_modules, denoisers, vaes),
 )

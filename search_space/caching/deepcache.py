@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Role, Target
+from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -24,6 +24,17 @@ class DeepCacheParameters(Parameters):
     interval: Literal[2, 3, 4, 5] = 3
     branch: Literal[0, 1, 2] = 0
     full_percent: Literal[0, 30, 50, 70] = 0
+
+
+def deepcache_plan(count: int, interval: int, full_percent: int) -> list[bool]:
+    """Which of a call's `count` steps are full ones.
+
+    Full are the first full_percent of them, rounded down, but one at least, and from the last of these on every
+    interval-th. A step is a call of the denoiser: schedulers of second order take two for most of theirs. Image to
+    image takes only the end of the schedule, and the percentage is of that.
+    """
+    last = max(0, count * full_percent // 100 - 1)
+    return [step <= last or (step - last) % interval == 0 for step in range(count)]
 
 
 def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_percent: int) -> None:
@@ -233,6 +244,15 @@ def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: 
     return None
 
 
+def plan(pipelines: Mapping[str, PipelineFacts], parameters: DeepCacheParameters) -> Any:
+    """Which steps are shallow, and what they compute; None where every step is a full one."""
+    counts = known_steps(pipelines)
+    if counts is None:
+        return parameters.model_dump()
+    patterns = [deepcache_plan(count, parameters.interval, parameters.full_percent) for count in counts]
+    return None if all(map(all, patterns)) else [parameters.branch, patterns]
+
+
 TECHNIQUE = Technique(
     name="deepcache",
     axis=Axis.CACHING,
@@ -246,5 +266,7 @@ TECHNIQUE = Technique(
     stage=Stage.STRUCTURE,
     roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.CALLS_INNER_LAYERS}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it, between pictures.",
+    plan=plan,
     helpers=(torch_modules, denoisers),
 )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Role, Target
+from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 
@@ -17,6 +17,15 @@ class GuidanceCutoffParameters(Parameters):
     """guided_percent: how much of the noise schedule, from its noisy end, runs with guidance."""
 
     guided_percent: Literal[40, 50, 60, 70, 80, 90] = 70
+
+
+def guided_steps(count: int, guided_percent: int) -> int:
+    """How many of a call's `count` steps run with guidance: the percentage, rounded down, but one at least.
+
+    A step is a call of the denoiser: schedulers of second order take two for most of theirs. Image to image takes only
+    the end of the schedule, and the percentage is of that.
+    """
+    return max(1, count * guided_percent // 100)
 
 
 def guidance_cutoff(pipelines: dict[str, Any], *, guided_percent: int) -> None:
@@ -84,6 +93,15 @@ def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: 
     return None
 
 
+def plan(pipelines: Mapping[str, PipelineFacts], parameters: GuidanceCutoffParameters) -> Any:
+    """How many steps run without guidance; None where none does."""
+    counts = known_steps(pipelines)
+    if counts is None:
+        return parameters.model_dump()
+    unguided = [count - guided_steps(count, parameters.guided_percent) for count in counts]
+    return unguided if any(unguided) else None
+
+
 TECHNIQUE = Technique(
     name="guidance_cutoff",
     axis=Axis.CACHING,
@@ -96,5 +114,7 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     roles=frozenset({Role.DENOISER}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it.",
+    plan=plan,
     helpers=(torch_modules, denoisers),
 )

@@ -223,4 +223,8 @@ TECHNIQUE = Technique(
     roles=roles,
     traits=frozenset({Trait.CUDA_GRAPHS}),
     helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recorded),
+    adapters_later=(
+        "Adapters may be loaded and unloaded later: what was recorded with other weights or layers is not replayed, "
+        "and the second call of each new state records again."
+    ),
 )

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .._module_state import module_state, stays_as_it_is
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
+from .._watch import watch
 
 
 class StableFastParameters(Parameters):
@@ -30,6 +32,7 @@ def stable_fast(pipelines: dict[str, Any], *, cuda_graph: bool, triton: bool, lo
     for denoiser in denoisers(pipelines):
         compile_unet(denoiser, config)
         denoiser.stable_fast_traced = denoiser.forward
+        watch(pipelines, stays_as_it_is("stable_fast", denoiser))
 
 
 def took_effect(pipelines: dict[str, Any], **parameters: bool) -> str | None:
@@ -78,6 +81,7 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=frozenset({Role.DENOISER}),
     traits=traits,
-    helpers=(torch_modules, denoisers),
+    helpers=(torch_modules, denoisers, module_state, stays_as_it_is, watch),
+    adapters_later="Adapters may be loaded before its first call only: a later one ends the next call in an error.",
     packages=("stable-fast",),
 )

@@ -109,6 +109,11 @@ def traits(parameters: TorchCompileParameters) -> frozenset[Trait]:
     return frozenset(found)
 
 
+def plan(pipelines: Mapping[str, PipelineFacts], parameters: TorchCompileParameters) -> Any:
+    """What is compiled, and how: fullgraph makes no other code of it."""
+    return {name: value for name, value in parameters.model_dump().items() if name != "fullgraph"}
+
+
 TECHNIQUE = Technique(
     name="torch_compile",
     axis=Axis.COMPILER,
@@ -122,5 +127,9 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     traits=traits,
     roles=frozenset({Role.DENOISER}),
+    adapters_later=(
+        "LoRAs and IP-Adapters may be loaded after it; the first call with each new combination compiles again."
+    ),
+    plan=plan,
     helpers=(torch_modules, denoisers, compiled, compiled_regions),
 )

@@ -57,5 +57,9 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     traits=traits,
     roles=frozenset({Role.TEXT_ENCODER}),
+    adapters_later=(
+        "LoRAs and IP-Adapters may be loaded after it; "
+        "the first call with a text encoder that a LoRA has changed compiles again."
+    ),
     helpers=(torch_modules, text_encoders, compiled),
 )

@@ -70,5 +70,6 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     traits=traits,
     roles=frozenset({Role.VAE}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     helpers=(torch_modules, vaes, compiled),
 )

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._compiled import compiled, not_compiled
+from .._module_state import module_state, stays_as_it_is
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
+from .._watch import watch
 
 
 def torch_tensorrt(pipelines: dict[str, Any]) -> None:
@@ -18,6 +20,7 @@ def torch_tensorrt(pipelines: dict[str, Any]) -> None:
         # A step cache splits forward() into parts that are each one graph, and lists them here.
         for part in getattr(denoiser, "forward_parts", ["forward"]):
             compiled(denoiser, part, backend="torch_tensorrt", options=options, dynamic=False)
+        watch(pipelines, stays_as_it_is("torch_tensorrt", denoiser))
 
 
 def took_effect(pipelines: dict[str, Any]) -> str | None:
@@ -47,6 +50,7 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.COMPILES, Trait.COMPILES_WHOLE, Trait.FREEZES_LAYERS}),
-    helpers=(torch_modules, denoisers, compiled),
+    helpers=(torch_modules, denoisers, compiled, module_state, stays_as_it_is, watch),
+    adapters_later="Adapters may be loaded before its first call only: a later one ends the next call in an error.",
     packages=("torch-tensorrt",),
 )

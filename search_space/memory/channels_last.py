@@ -46,5 +46,6 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.LAYERS,
     roles=frozenset({Role.DENOISER, Role.VAE}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     helpers=(torch_modules, denoisers, vaes),
 )

@@ -46,4 +46,5 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WEIGHTS,
+    adapters_later="Anything may be loaded later.",
 )

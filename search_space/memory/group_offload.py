@@ -70,5 +70,6 @@ TECHNIQUE = Technique(
     stage=Stage.PLACEMENT,
     roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.MOVES_WEIGHTS}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it: diffusers takes its hooks off for that.",
     helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules),
 )

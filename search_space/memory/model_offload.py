@@ -54,4 +54,5 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.PLACEMENT,
     traits=frozenset({Trait.MOVES_WEIGHTS}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it: diffusers takes its hooks off for that.",
 )

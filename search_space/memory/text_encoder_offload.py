@@ -73,6 +73,7 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.PLACEMENT,
     roles=frozenset({Role.TEXT_ENCODER}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     traits=frozenset({Trait.MOVES_WEIGHTS}),
     helpers=(torch_modules, denoisers, text_encoders),
 )

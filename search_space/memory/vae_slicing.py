@@ -43,5 +43,6 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     roles=frozenset({Role.VAE}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     helpers=(torch_modules, vaes),
 )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from .._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
 from .._target import PipelineFacts, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique
+from .._watch import watch
 
 
 class DtypeParameters(Parameters):
@@ -15,14 +16,31 @@ class DtypeParameters(Parameters):
 
 
 def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
-    """Convert all modules. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call."""
+    """Convert all modules. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call.
+
+    A denoiser that is converted again later is noticed at the next call. Adapters come in the denoiser's dtype, or
+    convert what goes through them.
+    """
     import torch
 
+    wanted = getattr(torch, dtype)
     with_role = denoisers(pipelines) + vaes(pipelines) + text_encoders(pipelines)
     for module in with_role + other_modules(pipelines):
         # Called on the class: the `to` of diffusers' models warns of modules to keep in float32, also where there are
         # none.
-        torch.nn.Module.to(module, dtype=getattr(torch, dtype))
+        torch.nn.Module.to(module, dtype=wanted)
+
+    converted = denoisers(pipelines)
+
+    def holds() -> str | None:
+        for denoiser in converted:
+            # The first weight stands for all: this is asked before every step.
+            found = next((weight.dtype for weight in denoiser.parameters()), wanted)
+            if found != wanted:
+                return f"dtype: the denoiser was converted to {found} after apply(): convert it back to {wanted}"
+        return None
+
+    watch(pipelines, holds)
 
 
 def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
@@ -60,5 +78,8 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WEIGHTS,
-    helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules),
+    adapters_later=(
+        "LoRAs and IP-Adapters may be loaded after it; converting the denoiser again raises an error at the next call."
+    ),
+    helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules, watch),
 )

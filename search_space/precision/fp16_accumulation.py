@@ -42,4 +42,5 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WEIGHTS,
     roles=frozenset({Role.DENOISER, Role.VAE, Role.TEXT_ENCODER}),
+    adapters_later="Anything may be loaded later.",
 )

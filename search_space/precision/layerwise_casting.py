@@ -61,6 +61,7 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.QUANTIZATION,
     roles=frozenset({Role.DENOISER}),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it; a LoRA cannot be fused into weights in float8.",
     traits=frozenset({Trait.CASTS_WEIGHTS}),
     helpers=(torch_modules, denoisers),
 )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
+from .._watch import watch
 
 
 class TorchaoQuantizationParameters(Parameters):
@@ -25,6 +26,8 @@ class TorchaoQuantizationParameters(Parameters):
 def torchao_quantization(pipelines: dict[str, Any], *, scheme: str) -> None:
     """Quantize the linear layers inside of transformer blocks: nearly all of the weight, and none of the small layers
     (time and size embeddings) whose shapes the 8-bit kernels refuse. Convolutions cannot be quantized this way.
+
+    Weights that are replaced later are noticed at the next call; fusing a LoRA into them fails in its own words.
     """
     import torch
     from torchao.quantization import (
@@ -56,8 +59,25 @@ def torchao_quantization(pipelines: dict[str, Any], *, scheme: str) -> None:
         # IP-Adapter layers live in ".processor.": they are loaded and unloaded, and see a handful of tokens.
         return isinstance(module, torch.nn.Linear) and "transformer_blocks" in name and ".processor." not in name
 
+    def quantized(layer: Any) -> bool:
+        return type(layer._parameters["weight"]).__module__.startswith("torchao")
+
     for denoiser in denoisers(pipelines):
+        layers = [module for name, module in denoiser.named_modules() if chosen(module, name)]
+        if any(quantized(layer) for layer in layers):
+            raise ValueError("torchao_quantization: the denoiser is quantized already: load the pipeline anew")
         quantize_(denoiser, config, filter_fn=chosen)
+        kept = [layer for layer in layers if quantized(layer)]
+
+        def holds(kept: list[Any] = kept) -> str | None:
+            if not all(quantized(layer) for layer in kept):
+                return (
+                    "torchao_quantization: quantized weights were replaced by others after apply(). Load the pipeline "
+                    "anew, change its weights, and then call apply()"
+                )
+            return None
+
+        watch(pipelines, holds)
 
 
 def took_effect(pipelines: dict[str, Any], *, scheme: str) -> str | None:
@@ -94,6 +114,10 @@ TECHNIQUE = Technique(
     stage=Stage.QUANTIZATION,
     roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.QUANTIZES}),
-    helpers=(torch_modules, denoisers),
+    adapters_later=(
+        "A LoRA may be loaded after it, but not fused into the quantized weights; IP-Adapters may be loaded "
+        "unless it is compiled."
+    ),
+    helpers=(torch_modules, denoisers, watch),
     packages=("torchao",),
 )

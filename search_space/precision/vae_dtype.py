@@ -85,4 +85,5 @@ TECHNIQUE = Technique(
     stage=Stage.WEIGHTS,
     roles=frozenset({Role.VAE}),
     helpers=(torch_modules, vaes),
+    adapters_later="Adapters may be loaded later; a VAE that is loaded later runs in its own number format.",
 )

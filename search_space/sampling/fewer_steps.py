@@ -67,5 +67,6 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.STRUCTURE,
     roles=frozenset(),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it. Another scheduler would take all steps again.",
     on_request=True,
 )

@@ -61,5 +61,6 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WEIGHTS,
     roles=frozenset(),
+    adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     on_request=True,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, bundle_readme
 from paretune.agent.results import Results
+from paretune.search_space import technique
 from support.replayed import replay
 from support.replayed_cli import UNCONFIRMED, ReplayedCli
 
@@ -55,6 +56,16 @@ def test_a_trial_that_breaks_a_limit_or_was_cut_short_is_exported_with_a_warning
 def test_the_reference_alone_needs_no_confirmation(study: ReplayedCli, tmp_path: Path) -> None:
     said = study("export", "--trial", "0", "-o", str(tmp_path / "b"))
     assert (said.code, said.err) == (0, "")
+
+
+def test_the_readme_of_a_bundle_says_what_may_be_loaded_later(study: ReplayedCli) -> None:
+    trial = study.results.trial(2)
+    text = bundle_readme(trial)
+    section = text[text.index("## What may be loaded later") : text.index("## What it gains")]
+    assert trial.configuration.steps
+    for step in trial.configuration.steps:
+        assert f"- `{step.technique}`: {technique(step.technique).adapters_later}" in section
+    assert "What may be loaded later" not in bundle_readme(study.results.reference)
 
 
 def test_the_readme_of_a_bundle_says_what_was_shown(study: ReplayedCli, tmp_path: Path) -> None:

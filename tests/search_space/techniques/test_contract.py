@@ -12,6 +12,7 @@ from paretune.testing import (
     TINY_FACTS,
     check_description,
     check_exported_source,
+    check_later_changes,
     check_notices_untouched,
     check_promises,
     picture,
@@ -90,6 +91,14 @@ def test_technique_keeps_its_promises(device: str, known: Technique, parameters:
 def test_took_effect_notices_an_untouched_pipeline(device: str, known: Technique, parameters: dict[str, Any]) -> None:
     dtype = OWN_DTYPE.get((device, known.name), DTYPES[device])
     check_notices_untouched(known, parameters, device=device, dtype=dtype)
+
+
+@pytest.mark.usefixtures("traced_only")
+@pytest.mark.parametrize(
+    "known", [known for known in TECHNIQUES if _combinations(known, "cpu")], ids=lambda known: known.name
+)
+def test_a_lora_that_is_loaded_or_fused_later_is_in_the_picture_or_an_error(known: Technique) -> None:
+    check_later_changes(known, _combinations(known, "cpu")[0].model_dump())
 
 
 @pytest.mark.parametrize("known", TECHNIQUES, ids=lambda known: known.name)
