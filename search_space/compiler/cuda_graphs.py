@@ -213,7 +213,7 @@ TECHNIQUE = Technique(
     traits=frozenset({Trait.CUDA_GRAPHS}),
     helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recorded),
     adapters_later=(
-        "Adapters may be loaded and unloaded later: what was recorded with other weights or layers is not replayed, and "
-        "the second call of each new state records again."
+        "Adapters may be loaded and unloaded later: what was recorded with other weights or layers is not replayed, "
+        "and the second call of each new state records again."
     ),
 )
