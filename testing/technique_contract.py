@@ -171,7 +171,8 @@ def check_later_changes(
         except RuntimeError:
             continue
         off = relative_difference(made, wanted)
-        limit = SAME_PICTURE / 2 if known.loss is Loss.APPROXIMATE else CLOSE[device]
+        approximate = known.loss_with(known.parameters(**values)) is Loss.APPROXIMATE
+        limit = SAME_PICTURE / 2 if approximate else CLOSE[device]
         assert off < limit, f"{known.name}: {what} after it makes a picture that is {off:.2g} from the right one"
 
 
