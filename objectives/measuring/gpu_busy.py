@@ -27,8 +27,8 @@ def gpu_busy(call: Callable[[], Any]) -> dict[str, Any]:
         call()
     spans: list[tuple[int, int]] = []
     by_kind_ms: dict[str, float] = {}
-    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.device_type() != torch.autograd.DeviceType.CUDA:
+    for event in recorded.profiler.kineto_results.events():
+        if event.device_type() != torch.autograd.DeviceType.CUDA:  # type: ignore[attr-defined]
             continue
         spans.append((event.start_ns(), event.start_ns() + event.duration_ns()))
         kind = kernel_kind(event.name())
