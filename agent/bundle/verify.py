@@ -169,10 +169,13 @@ def _compare_pictures(shown: Sequence[Path], made: Path, quality: Mapping[str, A
     import numpy as np
     import torch
 
-    from ...objectives.pictures import judge_pictures, load_png
+    from ...objectives.judging import Judge
+    from ...objectives.pictures import load_png
 
     assessed = quality["verdict"] != Verdict.NOT_ASSESSED
-    missing, verdicts, finite = [], {}, True
+    missing: list[str] = []
+    empty: list[str] = []
+    verdicts, finite = {}, True
     with np.load(made, allow_pickle=False) as arrays:  # reads one array at a time, when it is asked for
         for name, files in _by_request(shown).items():
             images = torch.from_numpy(arrays[name]) if name in arrays.files else torch.empty(0)
@@ -180,7 +183,10 @@ def _compare_pictures(shown: Sequence[Path], made: Path, quality: Mapping[str, A
                 if index >= len(images):
                     missing.append(file.name)
                 elif assessed:
-                    verdicts[file.name] = judge_pictures(load_png(file)[None], images[index][None])[0].verdict
+                    judged = Judge().judge_file(images[index], load_png(file), "")
+                    verdicts[file.name] = Verdict(judged["verdict"])
+                    if judged.get("no_evidence"):
+                        empty.append(f"{file.name}: {judged['no_evidence']}")
                 else:
                     finite = finite and bool(images[index].isfinite().all())
     if not shown:
@@ -192,6 +198,8 @@ def _compare_pictures(shown: Sequence[Path], made: Path, quality: Mapping[str, A
     if not assessed:
         words = "all finite" if finite else "values that are not finite"
         return Check("pictures", finite, f"{count}; not assessed (random weights), {words}")
+    if empty:
+        return Check("pictures", False, f"{len(empty)} of the evidence's {len(shown)} show nothing ({empty[0]})")
     worst = max(verdicts, key=lambda name: verdicts[name].rank)
     same = verdicts[worst].at_least(Verdict.IMPERCEPTIBLE)
     which = "" if same else f" ({worst})"

@@ -73,7 +73,10 @@ class StudyRuns:
         self, number: int, configuration: Configuration, front: Sequence[Mapping[str, float]] = ()
     ) -> "Future[TrialResult]":
         """Start measuring a configuration as trial `number`; what it compiled stays in its folder."""
-        job = self._job(trial_folder(self.folder, number), configuration, self.plan(), front=[*map(dict, front)])
+        # The reference is called twice before anything else: what does not repeat itself is not measured at all.
+        calls = max(self.study.measurement.warm_up_calls, 1 if configuration.steps else 2)
+        plan = self.plan(warm_up_calls=calls)
+        job = self._job(trial_folder(self.folder, number), configuration, plan, front=[*map(dict, front)])
         return self.runner.submit(RunKind.TRIAL, job)
 
     def trial_run(self, number: int, configuration: Configuration, result: TrialResult) -> RunRecord:

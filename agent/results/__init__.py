@@ -1,7 +1,7 @@
 """What is known: trials worked out from runs, the front and the best of it, figures, doubts, and what they say."""
 
 from .confirmation import TORCH_COMPILE, Speed
-from .doubts import Doubt, DoubtKind, ended_early_words, study_doubts, unconfirmed
+from .doubts import Doubt, DoubtKind, ended_early_words, picture_doubts, study_doubts, unconfirmed
 from .front import TIE_RULE, pareto_front
 from .limits import Limit, limit_words
 from .machine import Canary, trials_before
@@ -40,6 +40,7 @@ __all__ = [
     "limit_words",
     "numbers",
     "pareto_front",
+    "picture_doubts",
     "pictures_note",
     "study_doubts",
     "ties_note",

@@ -22,7 +22,7 @@ from ..measuring import (
     measure_canary,
     moved_words,
 )
-from ..results import Results, age_words
+from ..results import Results, age_words, picture_doubts
 from ..trial import LOG, PICTURES, detect_device, forget_all_compiled, target_of, trial_folder
 from .events import Event
 from .lock import only_launcher
@@ -105,6 +105,8 @@ class _Launch:
         elif not (self.reuse and self._take_reference_over()):
             self._measure_reference()
         ensure_floor(runs, self._say_step)
+        for doubt in picture_doubts(runs.results):
+            self.on_event(Event("note", str(doubt)))
         ensure_reordering_floor(runs, self._say_step)
         SearchLoop(
             runs, self.storage, trials=self.trials, minutes=self.minutes, reuse=self.reuse, on_event=self.on_event

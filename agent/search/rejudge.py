@@ -66,13 +66,13 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
         )
     judge = Judge({str(name): path for name, path in study.quality.weights.items()}, study.quality.files)
     requests = study.requests()
-    judged = [trial for trial in results.complete if trial.picture_count]
-    total = sum(trial.picture_count for trial in judged)
+    judged = [trial for trial in results.complete if trial.judged_pictures]
+    total = sum(len(trial.judged_pictures) for trial in judged)
     key = workload_key(study)
     runs, done = [], 0
     for trial in judged:
         pictures = []
-        for known in trial.quality["pictures"]:
+        for known in trial.judged_pictures:
             on_step(done, total, str(trial.configuration))
             pictures.append(_judge_again(judge, trial, requests, known))
             done += 1

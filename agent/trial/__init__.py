@@ -19,8 +19,10 @@ from .folder import (
 from .fresh_process import run_script
 from .judge import latents_of
 from .process import Job
+from .repeats import ADVICE, repetition, repetition_words, too_far
 
 __all__ = [
+    "ADVICE",
     "COLD_PHASES",
     "COLD_START_FIGURES",
     "COMPILED",
@@ -37,9 +39,12 @@ __all__ = [
     "installed",
     "latents_of",
     "measure_cold_start",
+    "repetition",
+    "repetition_words",
     "run_folder",
     "run_script",
     "target_of",
+    "too_far",
     "trial_folder",
     "whole_folder",
     "write_json",
