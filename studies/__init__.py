@@ -1,5 +1,6 @@
 """Study files, workloads, and the records of what was measured."""
 
+from ._calls import check_calls, pipeline_interface
 from ._errors import UserError
 from ._identity import same_workload, sha256, workload_key
 from ._picture_names import picture_names
@@ -27,9 +28,11 @@ __all__ = [
     "UserError",
     "Workload",
     "built_in_studies",
+    "check_calls",
     "override",
     "parse_study",
     "picture_names",
+    "pipeline_interface",
     "read_study",
     "same_workload",
     "sha256",
