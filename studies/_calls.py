@@ -20,7 +20,11 @@ def pipeline_interface(pipeline_class: Any) -> dict[str, list[str]]:
 
     Raises ValueError for what is no pipeline.
     """
-    if not inspect.isclass(pipeline_class) or not hasattr(pipeline_class, "from_pretrained"):
+    from diffusers import DiffusionPipeline
+
+    if getattr(pipeline_class, "__name__", "").startswith("AutoPipeline") or pipeline_class is DiffusionPipeline:
+        raise ValueError("it stands for many: write the _class_name of the model's model_index.json")
+    if not inspect.isclass(pipeline_class) or not issubclass(pipeline_class, DiffusionPipeline):
         raise ValueError("it is not a pipeline")
 
     def names(function: Any) -> list[str]:

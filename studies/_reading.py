@@ -30,7 +30,7 @@ def read_yaml_file(file: Path) -> Any:
     if len(content) > MOST_KIB * 1024:
         raise UnreadableError(f"is larger than {MOST_KIB} KiB, which no study file is")
     try:
-        return read_yaml(content.decode("utf-8-sig"))
+        return read_yaml(content.decode())
     except UnicodeDecodeError as error:
         raise UnreadableError(f"is not YAML: it is not UTF-8 ({error.reason})") from None
 
