@@ -29,7 +29,7 @@ def _study_names(context: typer.Context, incomplete: str) -> list[str]:
     """The studies in the database whose name begins so, for the shell's completion; none when it cannot be read."""
     storage = context.params.get("storage") or DEFAULT_STORAGE
     try:
-        names = [record.name for record in Records(storage, must_exist=True).studies()]
+        names = Records(storage, must_exist=True).study_names()
     except UserError:
         return []
     return [name for name in names if name.startswith(incomplete)]

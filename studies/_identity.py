@@ -29,11 +29,16 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def _sha256_if_there(file: Path) -> str | None:
+    # One that is gone has changed, like one with another content.
+    return sha256(file) if file.is_file() else None
+
+
 def _workload_digest(study: Study) -> str:
     own = [*study.space.files, *([study.workload.python] if study.workload.python is not None else [])]
     data = {
         **study.workload_description(),
-        "sha256": {file: sha256(Path(file)) for file in own},
+        "sha256": {file: _sha256_if_there(Path(file)) for file in (*own, *study.input_files())},
         "models": {spec.model: _content_digest(Path(spec.model)) for spec in (study.workload.pipelines or {}).values()},
     }
     return _digest(data)[:16]
@@ -41,7 +46,7 @@ def _workload_digest(study: Study) -> str:
 
 def _judging_digest(study: Study) -> str:
     data = {
-        "sha256": {file: sha256(Path(file)) for file in study.quality.files},
+        "sha256": {file: _sha256_if_there(Path(file)) for file in study.quality.files},
         "weights": {name: _content_digest(Path(path)) for name, path in study.quality.weights.items()},
     }
     return _digest(data)[:8]

@@ -5,6 +5,7 @@ This file is copied beside every apply.py, so it stands on torch, diffusers and 
 """
 
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ class Request:
     """One call as production makes it.
 
     `batch` pictures are made with the seeds seed, seed + 1, ...; `weight` is this request's share in the mix that
-    latency is averaged over. `arguments` go to the pipeline's call as they are.
+    latency is averaged over. `arguments` go to the pipeline's call as they are. `image` and `mask_image` are the
+    files of the pictures that it begins with.
     """
 
     name: str
@@ -37,31 +39,35 @@ class Request:
     weight: float = 1.0
     adapters: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    image: str | None = None
+    mask_image: str | None = None
 
     def shape(self) -> tuple[Any, ...]:
         """What latency depends on: requests that are equal in this are timed together."""
         settings = (self.pipeline, self.width_px, self.height_px, self.batch, self.steps, self.guidance > 1)
-        return (*settings, self.adapters, json.dumps(dict(self.arguments), sort_keys=True))
+        pictures = (self.image is not None, self.mask_image is not None)
+        return (*settings, *pictures, self.adapters, json.dumps(dict(self.arguments), sort_keys=True))
 
 
 class Workload:
     """Named pipelines, which may share modules, and the requests they serve."""
 
-    def __init__(self, description: Mapping[str, Any]) -> None:
-        """description: the content of workload.json. Raises ValueError for another schema version."""
+    def __init__(self, description: Mapping[str, Any], folder: Path | None = None) -> None:
+        """description: the content of workload.json; folder: that its relative paths are taken from.
+
+        Raises ValueError for another schema version.
+        """
         if description.get("schema") != SCHEMA_VERSION:
             raise ValueError(f"workload schema {description.get('schema')!r} is not {SCHEMA_VERSION}")
         self._description = description
         self._module: ModuleType | None = None
-        self.requests = [
-            Request(**{**request, "adapters": tuple(request.get("adapters", ()))})
-            for request in description["requests"]
-        ]
+        self._pictures: dict[tuple[str, int, int], Any] = {}
+        self.requests = [request_of(request, folder or Path()) for request in description["requests"]]
 
     @classmethod
     def read(cls, folder: Path) -> "Workload":
         """From the workload.json in a folder."""
-        return cls(json.loads((folder / "workload.json").read_text()))
+        return cls(json.loads((folder / "workload.json").read_text()), folder)
 
     def load(self, device: str) -> dict[str, Any]:
         """Load every pipeline onto the device: {name: pipeline}; shared modules are the same object in several."""
@@ -82,18 +88,44 @@ class Workload:
 
         if self._module is not None:
             return self._module.run(pipelines, request)
-        generators = [torch.Generator("cpu").manual_seed(request.seed + index) for index in range(request.batch)]
-        return pipelines[request.pipeline](
-            prompt=[request.prompt] * request.batch,
-            negative_prompt=None if request.negative_prompt is None else [request.negative_prompt] * request.batch,
-            width=request.width_px,
-            height=request.height_px,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            generator=generators,
-            output_type="pt",
+        pipeline = pipelines[request.pipeline]
+        seeds = [(request.seed + index) % 2**64 for index in range(request.batch)]
+        call: dict[str, Any] = {
+            "prompt": [request.prompt] * request.batch,
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance,
+            "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            "output_type": "pt",
             **request.arguments,
-        ).images
+        }
+        if request.negative_prompt is not None:
+            call["negative_prompt"] = [request.negative_prompt] * request.batch
+        for name in ("image", "mask_image"):
+            if (file := getattr(request, name)) is not None:
+                call[name] = [self._picture(file, request, name)] * request.batch
+        # A pipeline that begins with a picture may take its size from it.
+        if request.image is None or "width" in inspect.signature(type(pipeline).__call__).parameters:
+            call |= {"width": request.width_px, "height": request.height_px}
+        return pipeline(**call).images
+
+    def _picture(self, file: str, request: Request, name: str) -> Any:
+        """A request's picture in the request's size; read once, because reading files is not what is measured."""
+        from PIL import Image
+
+        key = (file, request.width_px, request.height_px)
+        if key not in self._pictures:
+            is_mask = name == "mask_image"
+            filter_ = Image.Resampling.NEAREST if is_mask else Image.Resampling.LANCZOS
+            with Image.open(file) as opened:
+                self._pictures[key] = opened.convert("L" if is_mask else "RGB").resize(key[1:], filter_)
+        return self._pictures[key]
+
+
+def request_of(description: Mapping[str, Any], folder: Path) -> Request:
+    """One of the requests in workload.json. The paths of its pictures are taken from `folder`."""
+    names = [name for name in ("image", "mask_image") if description.get(name) is not None]
+    pictures = {name: str(folder / description[name]) for name in names}
+    return Request(**{**description, "adapters": tuple(description.get("adapters", ())), **pictures})
 
 
 def _user_module(path: Path) -> ModuleType:
@@ -119,8 +151,10 @@ def _load_pipeline(spec: Mapping[str, Any], loaded: Mapping[str, Any], device: s
     shared = {component: getattr(loaded[owner], component) for component, owner in spec["share"].items()}
     dtype = getattr(torch, spec["dtype"])
     if spec["weights"] == "random":
-        return _random_pipeline(pipeline_class, Path(spec["config"]), shared, dtype, device)
+        given = {**shared, **dict.fromkeys(spec.get("without", ()))}
+        return _random_pipeline(pipeline_class, Path(spec["config"]), given, dtype, device)
     options = {key: spec[key] for key in ("variant", "revision") if spec[key] is not None}
+    options |= dict.fromkeys(spec.get("without", ()))
     # Weights in pickle files are refused: loading one runs whatever it says.
     return pipeline_class.from_pretrained(spec["model"], dtype=dtype, use_safetensors=True, **shared, **options).to(
         device

@@ -2,10 +2,15 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from support.launched import Cli, Said
 
 # Several trial processes and test processes share few cores; with more threads each waits for the others.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -37,3 +42,24 @@ def own_techniques_of_this_module_only() -> Iterator[None]:
     yield
     forget_techniques()
     drift._own.clear()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Cli":
+    """Run the command line in this process."""
+
+    from paretune.agent.cli import main
+    from support.launched import Said
+
+    def run(*arguments: str) -> "Said":
+        monkeypatch.setattr(sys, "argv", ["paretune", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "300")
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        return Said(code, *capsys.readouterr())
+
+    return run

@@ -16,7 +16,7 @@ from ...search_space import Configuration
 from ...studies import Outcome, Records, RunKind, Study, UserError
 from ..bundle import MANIFEST, read_manifest
 from ..results import Results
-from ..trial import COMPILED, Job, detect_device
+from ..trial import COMPILED, Job, detect_device, portable_workload
 from .runner import LocalRunner, Runner
 
 WARM_UP_CALLS = 2
@@ -62,6 +62,9 @@ def contender(text: str, storage: str) -> Contender:
     if (folder / MANIFEST).is_file():
         read_manifest(folder)
         workload = json.loads((folder / "check" / "workload.json").read_text())
+        for request in workload["requests"]:
+            pictures = {key: request[key] for key in ("image", "mask_image") if key in request}
+            request |= {key: str(folder.resolve() / "check" / name) for key, name in pictures.items()}
         return Contender(text, (folder / "apply.py").read_text(), workload, None)
     study, separator, which = text.rpartition(":")
     if not separator:
@@ -94,7 +97,8 @@ def compare(
 
     Raises UserError when the workloads differ, or when one of them fails.
     """
-    if json.loads(json.dumps(first.workload)) != json.loads(json.dumps(second.workload)):
+    described = [json.dumps(portable_workload(one.workload)[0], sort_keys=True) for one in (first, second)]
+    if described[0] != described[1]:
         raise UserError(f"{first.label} and {second.label} are for different workloads: nothing can be compared")
     if blocks < 2:
         raise UserError("a comparison needs at least 2 blocks")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...objectives.fingerprint import Fingerprint
-from ...studies import Outcome, RunKind
+from ...studies import Outcome, RunKind, UserError, check_calls
 from ..trial import Executor, Job, TrialResult, cold_import_s, measure_cold_start, write_trial_folder
 
 INFRASTRUCTURE_TRIES = 3
@@ -53,10 +53,18 @@ class LocalRunner:
         deadlines_s: Mapping[str, float],
         host_memory_gib: float | None = None,
     ) -> None:
-        """Start the fork server (see Executor). workload: its description. Raises UserError when it cannot start."""
+        """Start the fork server (see Executor). workload: its description.
+
+        Raises UserError when it cannot start, and when a pipeline does not take what a request passes to it.
+        """
         self.device = device
         self._classes = sorted({spec["class"] for spec in workload.get("pipelines", {}).values()})
         self._executor = Executor(device, self._classes, deadlines_s, host_memory_gib)
+        try:
+            check_calls(workload, self._executor.interfaces)
+        except UserError:
+            self.close()
+            raise
         self.fingerprint = self._executor.fingerprint
 
     def places(self) -> int:

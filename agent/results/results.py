@@ -11,7 +11,7 @@ from ...objectives.measuring.intervals import Comparison
 from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss
-from ...studies import LinkedRun, RatingRecord, Records, RunKind, RunRecord, Study, StudyRecord, UserError
+from ...studies import LinkedRun, RatingRecord, Records, RunKind, RunRecord, StudyRecord, UserError, stored_study
 from ..trial import repetition
 from .confirmation import TORCH_COMPILE, Latencies, compare_trials, newest_blocks
 from .front import best_of, pareto_front
@@ -27,7 +27,7 @@ class Results:
         """Raises UserError when there is no such study."""
         self.records = records
         self.record: StudyRecord = records.study(name)
-        self.study = Study.model_validate(self.record.study)
+        self.study = stored_study(self.record)
         self.study.load_techniques()
         self._runs: list[LinkedRun] = records.runs(name)
 
@@ -52,7 +52,7 @@ class Results:
         if added:
             self._runs += added
             self.record = self.records.study(self.name)  # judged again, it has other settings
-            self.study = Study.model_validate(self.record.study)
+            self.study = stored_study(self.record)
             self._forget_what_was_derived()
         return self
 

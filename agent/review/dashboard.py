@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from ...studies import Records, UserError
+from ...studies import Records, UserError, optuna_storage
 from .report import template
 from .view import study_view
 
@@ -43,19 +43,16 @@ def dashboard(name: str | None, storage: str, port: int, on_ready: Callable[[str
         import optuna_dashboard
     except ModuleNotFoundError:
         raise UserError("the dashboard is not installed: pip install 'paretune[dashboard]'") from None
-    import optuna  # takes a second, which other commands need not wait for
-
     from .optuna_storage import ReportedStorage
 
     records = Records(storage, must_exist=True)
     if name is not None:
         records.study(name)
-    if not records.studies():
+    if not records.study_names():
         raise UserError("the database has no study yet: paretune launch adds one")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Importances of parameters that few trials have; the page says nothing wrong, and the terminal is no place for it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
-    reported = ReportedStorage(records, optuna.storages.RDBStorage(storage))
+    reported = ReportedStorage(records, optuna_storage(records.reading_url, read_only=True))
     page = "" if name is None else f"studies/{reported.id_of(name)}"
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
     app = as_reported(optuna_dashboard.wsgi(reported, artifact_store=reported), reported)

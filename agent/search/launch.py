@@ -11,7 +11,18 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...search_space import Configuration, PipelineFacts
-from ...studies import DEFAULT_STORAGE, Outcome, Records, RunRecord, Study, StudyRecord, UserError
+from ...studies import (
+    DEFAULT_STORAGE,
+    Outcome,
+    Records,
+    RunRecord,
+    Study,
+    StudyRecord,
+    UserError,
+    optuna_storage,
+    refuse_foreign_study,
+    sqlite_file,
+)
 from ..measuring import (
     LocalRunner,
     Runner,
@@ -33,10 +44,8 @@ from .reuse import reference_elsewhere, runs_of
 
 def files_folder(storage: str) -> Path:
     """Where trial folders go: beside an SQLite file, else in the current folder."""
-    url = make_url(storage)
-    if url.get_backend_name() == "sqlite" and url.database:
-        return Path(url.database).resolve().with_suffix(".files")
-    return Path("paretune.files").resolve()
+    file = sqlite_file(make_url(storage))
+    return Path("paretune.files").resolve() if file is None else file.resolve().with_suffix(".files")
 
 
 def launch(
@@ -59,13 +68,19 @@ def launch(
     Raises UserError for whatever the user can fix. Interrupted or killed, it loses nothing but the running trial.
     """
     records = Records(storage)
-    record = records.find_study(study.name)
-    # Where the study put its files, wherever its database may have been moved since.
-    folder = files_folder(storage) / study.name if record is None else Path(record.files)
-    refuse_changes(record, study)
     try:
-        with only_launcher(folder, study.name):
-            on_event(Event("server", "starting the trial server"))
+        with only_launcher(records, study.name) as lock:
+            record = records.find_study(study.name)
+            refuse_changes(record, study)
+            refuse_foreign_study(optuna_storage(storage), study.name, study.optimised, launched=record is not None)
+            # Where the study put its files, wherever its database may have been moved since.
+            folder = _made(files_folder(storage) / study.name) if record is None else Path(record.files)
+
+            def say(event: Event) -> None:
+                lock.check()
+                on_event(event)
+
+            say(Event("server", "starting the trial server"))
             with closing(runner or _local_runner(study)) as chosen:
                 try:
                     import_s = chosen.import_s() if record is None else record.import_s
@@ -73,12 +88,20 @@ def launch(
                     # A number of trials that was asked for by hand is not cut short by the file's minutes.
                     minutes = max_minutes or (study.budget.minutes if trials is None else None)
                     wanted = trials or study.budget.trials
-                    return _Launch(runs, storage, wanted, minutes, not fresh, on_event).run(new=record is None)
+                    return _Launch(runs, storage, wanted, minutes, not fresh, say).run(new=record is None)
                 finally:
                     if not keep_compiled:
                         forget_all_compiled(folder)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         raise UserError(f"the database failed: {' '.join(str(error).split())[:200]}") from None
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be created ({error.strerror}): choose another --storage") from None
+    return folder
 
 
 def _local_runner(study: Study) -> LocalRunner:

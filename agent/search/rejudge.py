@@ -22,7 +22,7 @@ from ...studies import (
 )
 from ..results import Results, Trial
 from ..trial import LATENTS, PICTURES, latents_of
-from .lock import only_launcher
+from .lock import Lock, only_launcher
 from .refusals import changed_settings
 
 
@@ -51,11 +51,11 @@ def rejudge(
     files = Path(results.record.files)
     if not files.is_dir() or not (results.reference.pictures_folder / PICTURES).is_dir():
         raise UserError(f"the pictures of {name} are gone from {files}, so it cannot be judged again")
-    with only_launcher(files, name, doing="judged again"):
-        return _rejudge(Results(records, name), settings, on_step)
+    with only_launcher(records, name, doing="judged again") as lock:
+        return _rejudge(Results(records, name), settings, on_step, lock)
 
 
-def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int, str], None]) -> Rejudged:
+def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int, str], None], lock: Lock) -> Rejudged:
     before = results.study
     study = _with(before, settings)
     if not study.workload.quality_assessed:
@@ -89,6 +89,7 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             measurements={"quality": quality, "drift": quality["drift"]},
         )
         runs.append(judgement)
+    lock.check()
     results.records.judge_again(study.name, study.model_dump(by_alias=True, mode="json"), key, runs)
     return Rejudged(done, changed_settings(before.quality, study.quality))
 

@@ -59,7 +59,10 @@ class Executor:
         self.device = device
         self._settings = {"device": device, "classes": classes}
         self._server: subprocess.Popen[bytes] | None = None
-        self.fingerprint = Fingerprint.from_dict(self._start_server()["fingerprint"])
+        answer = self._start_server()
+        self.fingerprint = Fingerprint.from_dict(answer["fingerprint"])
+        self.interfaces: dict[str, dict[str, list[str]]] = answer["interfaces"]
+        """Of the pipeline classes; see studies.pipeline_interface."""
         self._gpu_used_before_gib = self._gpu_used_gib()
 
     def close(self) -> None:

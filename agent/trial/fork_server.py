@@ -60,20 +60,26 @@ def _preload(device: str, classes: list[str]) -> dict[str, Any]:
     import torch
 
     from ...objectives.fingerprint import Fingerprint
+    from ...studies import pipeline_interface
 
     fingerprint = Fingerprint.current(device)
     with _gpu_described_by_nvml(fingerprint.compute_capability):
         import diffusers
 
+        interfaces = {}
         for name in classes:
             if not hasattr(diffusers, name):  # diffusers imports lazily: this is what loads the pipeline's modules
                 close = difflib.get_close_matches(name, dir(diffusers), n=1)
                 raise AttributeError(f"diffusers has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            try:
+                interfaces[name] = pipeline_interface(getattr(diffusers, name))
+            except ValueError as error:
+                raise AttributeError(f"diffusers has {name!r}, but {error}") from None
         for module in ("paretune.agent.trial.process", "paretune.objectives.pictures"):
             importlib.import_module(module)
     if torch.cuda.is_initialized():
         raise RuntimeError("an import has started CUDA, so trials cannot be forked")
-    return {"fingerprint": asdict(fingerprint), "pid": os.getpid()}
+    return {"fingerprint": asdict(fingerprint), "pid": os.getpid(), "interfaces": interfaces}
 
 
 @contextmanager
