@@ -2,7 +2,7 @@
 
 from .cold_start import COLD_PHASES, COLD_START_FIGURES, measure_cold_start
 from .device import detect_device, installed, target_of
-from .executor import Executor, TrialResult, cold_import_s
+from .executor import Executor, cold_import_s
 from .files import whole_folder, write_json, write_text
 from .folder import (
     COMPILED,
@@ -19,6 +19,7 @@ from .folder import (
 from .fresh_process import run_script
 from .judge import latents_of
 from .process import Job
+from .result import TrialResult
 
 __all__ = [
     "COLD_PHASES",
