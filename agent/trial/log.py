@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-from ...objectives.memory_shortage import size_words
-
 MOST_BYTES = 16 * 2**20
 """What a log may grow to before its middle is left out."""
 KEPT_BYTES = 2**20
@@ -34,7 +32,7 @@ class LimitedLog:
                 return
             end = os.pread(log, KEPT_BYTES, size - KEPT_BYTES)
             self._left_out += size - 2 * KEPT_BYTES - len(self._note)
-            self._note = f"\n[... {size_words(self._left_out / 2**30)} of output are left out here ...]\n".encode()
+            self._note = f"\n[... {self._left_out / 2**20:.1f} MiB of output are left out here ...]\n".encode()
             os.ftruncate(log, KEPT_BYTES)
             os.write(log, self._note + end)
         finally:
