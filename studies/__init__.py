@@ -1,6 +1,8 @@
 """Study files, workloads, and the records of what was measured."""
 
+from ._database import optuna_engine
 from ._errors import UserError
+from ._faults import fault_sentence, is_no_room
 from ._identity import same_workload, sha256, workload_key
 from ._picture_names import picture_names
 from ._records import DEFAULT_STORAGE, RATINGS, LinkedRun, Records
@@ -27,6 +29,9 @@ __all__ = [
     "UserError",
     "Workload",
     "built_in_studies",
+    "fault_sentence",
+    "is_no_room",
+    "optuna_engine",
     "override",
     "parse_study",
     "picture_names",

@@ -9,8 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ._database import connect, first_line, shown
+from ._database import connect, shown
+from ._database_file import DatabaseFile
 from ._errors import UserError
+from ._faults import database_fault
 from ._tables import RatingRecord, RunRecord, StudyRecord, StudyRunRecord
 
 DEFAULT_STORAGE = "sqlite:///paretune.db"
@@ -39,6 +41,7 @@ class Records:
         """
         self.url = url
         self.engine = connect(url, must_exist=must_exist)
+        self._file = DatabaseFile(self.engine) if self.engine.dialect.name == "sqlite" else None
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -46,7 +49,19 @@ class Records:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except DBAPIError as error:
-            raise UserError(f"the database {shown(self.url)} failed: {first_line(error)}") from None
+            self.require_file()
+            raise UserError(database_fault(error, shown(self.url))) from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._session() as session:
+            yield session
+        self.require_file()  # after, so that what was written is kept too
+
+    def require_file(self) -> None:
+        """Raise UserError when the database's file was taken away, after which nothing written to it would last."""
+        if self._file is not None:
+            self._file.require()
 
     def studies(self) -> list[StudyRecord]:
         """Every study, oldest first."""
@@ -82,7 +97,7 @@ class Records:
 
         reference: new runs; known: runs that another study has made, which this one uses too.
         """
-        with self._session() as session:
+        with self._writing() as session:
             session.add(record)
             session.add_all(reference)
             session.flush()
@@ -95,14 +110,14 @@ class Records:
 
     def add_runs(self, runs: Sequence[RunRecord]) -> None:
         """Write runs that belong together: all of them or none."""
-        with self._session() as session:
+        with self._writing() as session:
             session.add_all(runs)
             session.flush()
             session.add_all(_link(run.study, run.trial, run) for run in runs)
 
     def use_runs(self, study: str, trial: int, runs: Sequence[RunRecord]) -> None:
         """Let a study use runs that another one has made, as its own trial `trial`: all of them or none."""
-        with self._session() as session:
+        with self._writing() as session:
             session.add_all(_link(study, trial, run) for run in runs)
 
     def judge_again(self, name: str, study: dict[str, Any], workload_key: str, runs: Sequence[RunRecord]) -> None:
@@ -110,7 +125,7 @@ class Records:
 
         study: the study file with its new `quality`; workload_key: of the new way to judge.
         """
-        with self._session() as session:
+        with self._writing() as session:
             record = session.get_one(StudyRecord, name)
             record.study, record.workload_key = study, workload_key
             session.add_all(runs)
@@ -134,7 +149,7 @@ class Records:
             raise UserError(f"a picture is rated {', '.join(RATINGS)} than the reference's, not {rating!r}")
         if not rater.strip():
             raise UserError("a rating needs the name of who gives it")
-        with self._session() as session:
+        with self._writing() as session:
             session.add(RatingRecord(study=study, trial=trial, picture=picture, rating=rating, rater=rater))
 
 

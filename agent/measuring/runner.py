@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...objectives.fingerprint import Fingerprint
-from ...studies import Outcome, RunKind
+from ...studies import Outcome, RunKind, UserError
 from ..trial import Executor, Job, TrialResult, cold_import_s, measure_cold_start, write_trial_folder
 
 INFRASTRUCTURE_TRIES = 3
 """A failure of the host says nothing about the configuration, so the process is run again."""
+FILES_GONE = "what was measured before is in the database; leave the files alone, and launch again"
 
 
 class Runner(Protocol):
@@ -68,6 +69,9 @@ class LocalRunner:
         for _ in range(INFRASTRUCTURE_TRIES):
             write_trial_folder(Path(job.folder), job.configuration, job.workload, job.apply_py)
             result = self._executor.run(job)
+            if not Path(job.folder).is_dir():
+                # Whatever became of the process, it says nothing about the configuration.
+                raise UserError(f"{job.folder} was deleted while a process was running in it: {FILES_GONE}")
             if result.outcome is not Outcome.INFRASTRUCTURE:
                 break
         future: Future[TrialResult] = Future()

@@ -8,7 +8,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from ...search_space import Configuration, SearchSpace
-from ...studies import Outcome, Study
+from ...studies import Outcome, Study, optuna_engine
 from ..results import Trial
 
 
@@ -24,7 +24,7 @@ class Sampler:
         self._space = space
         self._told = optuna.create_study(
             study_name=study.name,
-            storage=optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True}),
+            storage=optuna.storages.RDBStorage(storage, engine_kwargs=optuna_engine(storage)),
             directions=["minimize"] * len(study.optimised),
             # Another seed per launch: with the same one, a continued study would propose again what it has measured.
             sampler=TPESampler(

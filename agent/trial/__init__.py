@@ -19,7 +19,7 @@ from .folder import (
 from .fresh_process import run_script
 from .judge import latents_of
 from .process import Job
-from .result import TrialResult
+from .result import TrialResult, finished_trial
 
 __all__ = [
     "COLD_PHASES",
@@ -33,6 +33,7 @@ __all__ = [
     "TrialResult",
     "cold_import_s",
     "detect_device",
+    "finished_trial",
     "forget_all_compiled",
     "forget_compiled",
     "installed",

@@ -20,7 +20,7 @@ from .fresh_process import last_words
 from .log import LimitedLog
 from .process import Job
 from .process_tree import END_S, PIPE, POLL_S, ProcessTree, descendants, kill_all, run_process
-from .result import TrialResult, announced, log_tail, read_result, with_start
+from .result import NEEDED, TrialResult, announced, log_tail, read_result, with_start
 
 SERVER_START_S = 600.0
 """Importing torch and diffusers took over 20 s on a GPU host with a cold disk; a network disk may need far longer."""
@@ -186,8 +186,8 @@ def _stretch(phase: str, job: Job) -> float:
 
 def _figures_of(job: Job) -> list[str]:
     """What a complete result of this job has measured."""
-    measured = {"latency_ms": job.plan.get("measure", True), "peak_vram_gib": job.plan.get("memory", True)}
-    return ["first_call_ms", "cold_start_s", *(name for name, wanted in measured.items() if wanted)]
+    wanted = {"latency_ms": job.plan["measure"], "peak_vram_gib": job.plan["memory"]}
+    return [name for name in NEEDED if wanted.get(name, True)]
 
 
 def _memory_gib(pid: int, kind: str) -> float:

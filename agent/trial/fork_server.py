@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -97,8 +97,10 @@ def _child(line: str, answers: Any, server: int) -> None:
         if os.getppid() != server:
             return  # the server died before this process asked to die with it
         answers.close()
+        from ...studies import is_no_room
         from .folder import COMPILED, LOG
         from .process import Job, run_trial
+        from .result import NO_ROOM
 
         job = Job(**json.loads(line))
         folder = Path(job.folder)
@@ -112,9 +114,12 @@ def _child(line: str, answers: Any, server: int) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.compiled or str(folder / COMPILED)
         run_trial(job)
         status = 0
+    except OSError as error:
+        status = NO_ROOM if is_no_room(error) else 1  # it could not even say so
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
         os._exit(status)
 
 

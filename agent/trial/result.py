@@ -2,24 +2,29 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...objectives.memory_shortage import size_words
 from ...studies import Outcome
 from .failures import without_secrets
 from .folder import LOG, PHASES, RESULT
 from .log import tail_of
 from .process_tree import signal_name
 
+NO_ROOM = os.EX_IOERR
+"""Exit code of a process that could not write its result because the disk is full."""
 MOST_BYTES = 64 * 2**20
 """Far more than any result has."""
+NEEDED = ("first_call_ms", "cold_start_s", "latency_ms", "peak_vram_gib")
+"""What a complete trial has measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,8 @@ def read_result(folder: Path, exit_code: int, needed: Sequence[str] = ()) -> Tri
         except ValueError as error:
             reason = f"{how} and left a {RESULT} that cannot be read ({error})"
             return TrialResult(outcome=Outcome.CRASH, reason=reason)
+    if exit_code == NO_ROOM:
+        return TrialResult(outcome=Outcome.INFRASTRUCTURE, reason=f"{phase}: the disk is full: {folder}")
     if exit_code < 0:
         name = signal_name(-exit_code)
         # We report when we send SIGKILL ourselves, so this one is the kernel's: main memory ran out.
@@ -85,11 +92,26 @@ def parse_result(file: Path, needed: Sequence[str]) -> TrialResult:
     return result
 
 
+def finished_trial(folder: Path, apply_py: str) -> tuple[TrialResult, str] | None:
+    """The complete result that lies in a trial's folder, and when it was made (ISO 8601): a launch that ended just then
+    could not store it any more. None when there is none, or not of this apply.py.
+    """
+    try:
+        result = parse_result(folder / RESULT, NEEDED)
+        same = (folder / "apply.py").read_text() == apply_py
+        finished = datetime.fromtimestamp((folder / RESULT).stat().st_mtime, UTC)
+    except (OSError, ValueError):
+        return None
+    if not same or result.outcome is not Outcome.COMPLETE:
+        return None
+    return result, finished.isoformat(timespec="seconds")
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file that a process has written. Raises ValueError, in a few words, when there is none."""
     try:
         if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it is larger than {size_words(MOST_BYTES / 2**30)}")
+            raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
         data = json.loads(file.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise ValueError(str(error.strerror)) from None
