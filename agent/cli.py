@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..studies import DEFAULT_STORAGE, Records, UserError, read_study
+from ..studies import DEFAULT_STORAGE, Records, UserError, fault_sentence, read_study
 
 app = typer.Typer(
     name="paretune",
@@ -340,11 +340,14 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def main() -> None:
-    """Entry point: a UserError is one sentence and exit code 2, never a traceback."""
+    """Entry point: what a user can mend, or the machine has caused, is one sentence and exit code 2, no traceback."""
     try:
         app()
-    except UserError as error:
-        _print_error("error", str(error))
+    except Exception as error:
+        sentence = str(error) if isinstance(error, UserError) else fault_sentence(error)
+        if sentence is None:
+            raise
+        _print_error("error", sentence)
         sys.exit(2)
 
 

@@ -3,6 +3,7 @@
 from ._calls import check_calls, pipeline_interface
 from ._database import sqlite_file
 from ._errors import UserError
+from ._faults import fault_sentence, is_no_room
 from ._identity import same_workload, sha256, workload_key
 from ._optuna import optuna_storage, refuse_foreign_study
 from ._picture_names import picture_names
@@ -33,6 +34,8 @@ __all__ = [
     "Workload",
     "built_in_studies",
     "check_calls",
+    "fault_sentence",
+    "is_no_room",
     "optuna_storage",
     "override",
     "parse_study",

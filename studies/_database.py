@@ -11,8 +11,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ._errors import UserError
+from ._faults import database_fault
 from ._stored import from_json
 from ._tables import Base, StudyRecord
+
+BUSY_S = 30.0
+"""How long to wait for another program that writes to an SQLite database."""
 
 
 def connect(url: str, *, must_exist: bool) -> Engine:
@@ -40,7 +44,7 @@ def connect(url: str, *, must_exist: bool) -> Engine:
     except ModuleNotFoundError as error:
         raise UserError(f"the database driver {error.name} is missing: pip install 'paretune[postgresql]'") from None
     except (SQLAlchemyError, OSError) as error:
-        raise UserError(f"the database {shown(url)} cannot be used: {first_line(error)}") from None
+        raise UserError(database_fault(error, shown(url), "cannot be used")) from None
     return engine
 
 
@@ -56,7 +60,7 @@ def make_tables(engine: Engine, url: str) -> None:
         except SQLAlchemyError:
             Base.metadata.create_all(engine)  # another launch may have made them at the same moment
     except SQLAlchemyError as error:
-        raise UserError(f"the database {shown(url)} cannot be used: {first_line(error)}") from None
+        raise UserError(database_fault(error, shown(url), "cannot be used")) from None
 
 
 def sqlite_file(url: URL) -> Path | None:
@@ -113,7 +117,7 @@ def _refuse_older_tables(engine: Engine, url: str, present: set[str]) -> None:
 
 
 def _patient(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute(f"PRAGMA busy_timeout={int(1000 * BUSY_S)}")
 
 
 def _to_json(value: Any) -> str:
@@ -128,7 +132,9 @@ def shown(url: str) -> str:
         return repr(url) if "@" not in url else "that was given"
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what a database driver says."""
-    original = getattr(error, "orig", None) or error
-    return str(original).strip().splitlines()[0].rstrip(".") if str(original).strip() else type(original).__name__
+def optuna_engine(url: str) -> dict[str, Any]:
+    """The arguments of Optuna's own engine on the same database: it waits for others as long as ours."""
+    lasting: dict[str, Any] = {"pool_pre_ping": True}
+    if make_url(url).get_backend_name() == "sqlite":
+        lasting["connect_args"] = {"timeout": BUSY_S}
+    return lasting

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ._database import first_line, shown
+from ._database import optuna_engine, shown
 from ._errors import UserError
+from ._faults import first_line
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -21,7 +22,7 @@ def optuna_storage(url: str, *, read_only: bool = False) -> "RDBStorage":
     # `group` and metric names are experimental in Optuna 5.
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, skip_table_creation=read_only)
+        return optuna.storages.RDBStorage(url, engine_kwargs=optuna_engine(url), skip_table_creation=read_only)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise UserError(f"Optuna's tables in {shown(url)} cannot be used: {first_line(error)}") from None
     except (RuntimeError, AssertionError) as error:  # another schema; tables that are there, and empty

@@ -10,8 +10,10 @@ from sqlalchemy import delete, extract, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from ._database import connect, first_line, make_tables, shown
+from ._database import connect, make_tables, shown
+from ._database_file import DatabaseFile
 from ._errors import UserError
+from ._faults import database_fault
 from ._places import short
 from ._sections import NAME_PATTERN
 from ._stored import RATINGS, checked
@@ -47,6 +49,7 @@ class Records:
         """
         self.url = url
         self.engine = connect(url, must_exist=must_exist)
+        self._file = DatabaseFile(self.engine) if self.engine.dialect.name == "sqlite" else None
         if not must_exist:
             self.make_tables()
 
@@ -68,7 +71,19 @@ class Records:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except DBAPIError as error:
-            raise UserError(f"the database {shown(self.url)} failed: {first_line(error)}") from None
+            self.require_file()
+            raise UserError(database_fault(error, shown(self.url))) from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._session() as session:
+            yield session
+        self.require_file()  # after, so that what was written is kept too
+
+    def require_file(self) -> None:
+        """Raise UserError when the database's file was taken away, after which nothing written to it would last."""
+        if self._file is not None:
+            self._file.require()
 
     def study_names(self) -> list[str]:
         """Of every study, oldest first, whether it can be read or not."""
@@ -115,7 +130,7 @@ class Records:
 
         reference: new runs; known: runs that another study has made, which this one uses too.
         """
-        with self._session() as session:
+        with self._writing() as session:
             session.add(record)
             session.add_all(reference)
             session.flush()
@@ -128,14 +143,14 @@ class Records:
 
     def add_runs(self, runs: Sequence[RunRecord]) -> None:
         """Write runs that belong together: all of them or none."""
-        with self._session() as session:
+        with self._writing() as session:
             session.add_all(runs)
             session.flush()
             session.add_all(_link(run.study, run.trial, run) for run in runs)
 
     def use_runs(self, study: str, trial: int, runs: Sequence[RunRecord]) -> None:
         """Let a study use runs that another one has made, as its own trial `trial`: all of them or none."""
-        with self._session() as session:
+        with self._writing() as session:
             session.add_all(_link(study, trial, run) for run in runs)
 
     def judge_again(self, name: str, study: dict[str, Any], workload_key: str, runs: Sequence[RunRecord]) -> None:
@@ -143,7 +158,7 @@ class Records:
 
         study: the study file with its new `quality`; workload_key: of the new way to judge.
         """
-        with self._session() as session:
+        with self._writing() as session:
             record = session.get_one(StudyRecord, name)
             record.study, record.workload_key = study, workload_key
             session.add_all(runs)
@@ -165,7 +180,7 @@ class Records:
             except IntegrityError:
                 pass
             except DBAPIError as error:
-                raise UserError(f"the database {shown(self.url)} failed: {first_line(error)}") from None
+                raise UserError(database_fault(error, shown(self.url))) from None
             with self._session() as session:
                 query = select(LaunchRecord, _NOW_S).where(LaunchRecord.study == mine.study)
                 found = session.execute(query).one_or_none()
@@ -204,7 +219,7 @@ class Records:
             raise UserError(f"a picture is rated {', '.join(RATINGS)} than the reference's, not {rating!r}")
         if not rater.strip():
             raise UserError("a rating needs the name of who gives it")
-        with self._session() as session:
+        with self._writing() as session:
             session.add(RatingRecord(study=study, trial=trial, picture=picture, rating=rating, rater=rater))
 
 

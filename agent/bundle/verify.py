@@ -81,7 +81,12 @@ def verify(
             out = Path(scratch) / f"out-{attempt}"
             try:
                 measured = run_script(
-                    script, [*arguments, *wanted], out=out, environment=environment, timeout_s=timeout_s
+                    script,
+                    [*arguments, *wanted],
+                    out=out,
+                    environment=environment,
+                    timeout_s=timeout_s,
+                    figures=("latency_ms", "peak_vram_gib"),
                 )
             except TimeoutError:
                 raise UserError(f"{folder} did not finish within {timeout_s:.0f} s") from None

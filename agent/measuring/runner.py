@@ -11,6 +11,7 @@ from ..trial import Executor, Job, TrialResult, cold_import_s, measure_cold_star
 
 INFRASTRUCTURE_TRIES = 3
 """A failure of the host says nothing about the configuration, so the process is run again."""
+FILES_GONE = "what was measured before is in the database; leave the files alone, and launch again"
 
 
 class Runner(Protocol):
@@ -76,6 +77,9 @@ class LocalRunner:
         for _ in range(INFRASTRUCTURE_TRIES):
             write_trial_folder(Path(job.folder), job.configuration, job.workload, job.apply_py)
             result = self._executor.run(job)
+            if not Path(job.folder).is_dir():
+                # Whatever became of the process, it says nothing about the configuration.
+                raise UserError(f"{job.folder} was deleted while a process was running in it: {FILES_GONE}")
             if result.outcome is not Outcome.INFRASTRUCTURE:
                 break
         future: Future[TrialResult] = Future()

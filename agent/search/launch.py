@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from ...search_space import Configuration, PipelineFacts
 from ...studies import (
@@ -19,6 +17,7 @@ from ...studies import (
     Study,
     StudyRecord,
     UserError,
+    fault_sentence,
     optuna_storage,
     refuse_foreign_study,
     sqlite_file,
@@ -88,12 +87,19 @@ def launch(
                     # A number of trials that was asked for by hand is not cut short by the file's minutes.
                     minutes = max_minutes or (study.budget.minutes if trials is None else None)
                     wanted = trials or study.budget.trials
-                    return _Launch(runs, storage, wanted, minutes, not fresh, say).run(new=record is None)
+                    results = _Launch(runs, storage, wanted, minutes, not fresh, say).run(new=record is None)
+                    records.require_file()
+                    return results
                 finally:
                     if not keep_compiled:
                         forget_all_compiled(folder)
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-        raise UserError(f"the database failed: {' '.join(str(error).split())[:200]}") from None
+    except UserError:
+        raise
+    except Exception as error:
+        records.require_file()
+        if (sentence := fault_sentence(error)) is None:
+            raise
+        raise UserError(sentence) from error
 
 
 def _made(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from .cold_start import COLD_PHASES, COLD_START_FIGURES, measure_cold_start
 from .device import detect_device, installed, target_of
-from .executor import Executor, TrialResult, cold_import_s
+from .executor import Executor, cold_import_s
 from .files import whole_folder, write_json, write_text
 from .folder import (
     COMPILED,
@@ -21,6 +21,7 @@ from .fresh_process import run_script
 from .judge import latents_of
 from .process import Job
 from .repeats import ADVICE, repetition, repetition_words, too_far
+from .result import TrialResult, finished_trial
 
 __all__ = [
     "ADVICE",
@@ -35,6 +36,7 @@ __all__ = [
     "TrialResult",
     "cold_import_s",
     "detect_device",
+    "finished_trial",
     "forget_all_compiled",
     "forget_compiled",
     "installed",

@@ -4,7 +4,7 @@ import re
 import traceback
 
 from ...objectives.memory_shortage import causes, is_out_of_memory, memory_shortage, size_words
-from ...studies import Outcome
+from ...studies import Outcome, is_no_room
 
 _UNSUPPORTED = ("no available kernel", "no viable backend", "not implemented for", "is not supported on")
 _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "triton")
@@ -12,6 +12,8 @@ _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx"
 
 def classify(error: BaseException, phase: str) -> Outcome:
     """The outcome that an exception raised in `phase` stands for."""
+    if any(is_no_room(cause) for cause in causes(error)):
+        return Outcome.INFRASTRUCTURE
     if phase == "judge":
         # Everything was made and measured. If judging fails, that is not the configuration's fault, and the sampler
         # must not learn to avoid it.
