@@ -9,6 +9,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ._errors import UserError
+from ._secrets import without_secrets
 from ._tables import Base
 
 
@@ -17,13 +18,15 @@ def connect(url: str, *, must_exist: bool) -> Engine:
 
     must_exist: a missing SQLite file is an error, and is not created. Raises UserError when it cannot be used.
     """
+    if _has_bare_at(url):
+        raise UserError(f"--storage {shown(url)}: write an @ in the password as %40")
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise ArgumentError(parsed.get_backend_name())
         if parsed.get_backend_name() == "sqlite":
             if parsed.database in (None, "", ":memory:"):
-                raise UserError(f"--storage {url} would keep nothing: name a file, as in sqlite:///paretune.db")
+                raise UserError(f"--storage {shown(url)} would keep nothing: name a file, as in sqlite:///paretune.db")
             if must_exist and not Path(str(parsed.database)).is_file():
                 raise UserError(
                     f"there is no database {parsed.database}: paretune launch creates one, --storage names another"
@@ -70,14 +73,21 @@ def _to_json(value: Any) -> str:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
+    """The URL without its password; nothing of one that is none, where nobody knows which part that is."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        make_url(url)
     except (ArgumentError, ValueError):
-        return repr(url) if "@" not in url else "that was given"
+        return repr(without_secrets(url)) if "@" not in url else "that was given"
+    return without_secrets(url)
+
+
+def _has_bare_at(url: str) -> bool:
+    """Whether a password has an @ of its own, and would end there."""
+    return url.partition("://")[2].partition("/")[0].count("@") > 1
 
 
 def first_line(error: BaseException) -> str:
     """The first line of what a database driver says."""
     original = getattr(error, "orig", None) or error
-    return str(original).strip().splitlines()[0].rstrip(".") if str(original).strip() else type(original).__name__
+    lines = without_secrets(str(original)).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(original).__name__
