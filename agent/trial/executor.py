@@ -15,8 +15,7 @@ from typing import Any
 import psutil
 
 from ...objectives.fingerprint import Fingerprint
-from ...studies import Outcome, UserError
-from .failures import without_secrets
+from ...studies import Outcome, UserError, without_secrets
 from .folder import LOG, PHASES, RESULT
 from .process import Job
 
@@ -28,6 +27,7 @@ GPU_EMPTY_S = 30.0
 GPU_SLACK_GIB = 1.0
 """How much other programs, such as a desktop, may take meanwhile; a model needs more."""
 GIB = 1024**3
+MOST_LOG_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,7 @@ class Executor:
         folder = Path(job.folder)
         started = time.time()
         result = self._watch(job, folder)
+        _hide_secrets(folder / LOG)
         log_tail = "" if result.outcome is Outcome.COMPLETE else result.log_tail or _log_tail(folder)
         return replace(result, log_tail=log_tail, phases_s=_with_start(result.phases_s, folder, started))
 
@@ -266,6 +267,14 @@ def _announced(folder: Path) -> list[dict[str, Any]]:
         return []
     # A line may be half written when it is read; it is whole the next time.
     return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _hide_secrets(log: Path) -> None:
+    """Star out what a trial printed that must not be kept; a log that is too large to be read stays as it is."""
+    if log.is_file() and log.stat().st_size <= MOST_LOG_BYTES:
+        said = log.read_text(errors="replace")
+        if (hidden := without_secrets(said)) != said:
+            log.write_text(hidden)
 
 
 def _log_tail(folder: Path, characters: int = 4000) -> str:

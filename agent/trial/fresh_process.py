@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...studies import without_secrets
+
 # Importing paretune fails, wherever it is installed; the process dies with the one that started it (prctl 1 is
 # PR_SET_PDEATHSIG).
 WITHOUT_PARETUNE = """
@@ -40,11 +42,14 @@ def run_script(
         raise TimeoutError from None
     if done.returncode != 0:
         raise RuntimeError(_last_words(done.stderr))
-    return dict(json.loads((out / "result.json").read_text()))
+    try:
+        return dict(json.loads((out / "result.json").read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise RuntimeError("it ended without a result") from None
 
 
 def _last_words(stderr: str) -> str:
     """The exception under a traceback, in one line: what follows the last line that is indented."""
-    lines = stderr.strip().splitlines() or ["no message"]
+    lines = without_secrets(stderr).strip().splitlines() or ["no message"]
     indented = [index for index, line in enumerate(lines[:-1]) if line.startswith(" ")]
     return " ".join(lines[indented[-1] + 1 :] if indented else lines[-1:])[:500]
