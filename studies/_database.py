@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ._errors import UserError
 from ._faults import database_fault
+from ._secrets import without_secrets
 from ._stored import from_json
 from ._tables import Base, StudyRecord
 
@@ -24,6 +25,8 @@ def connect(url: str, *, must_exist: bool) -> Engine:
 
     must_exist: for reading: an error unless there are our tables. Raises UserError when it cannot be used.
     """
+    if _has_bare_at(url):
+        raise UserError(f"--storage {shown(url)}: write an @ in the password as %40")
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
@@ -125,11 +128,17 @@ def _to_json(value: Any) -> str:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
+    """The URL without its password; nothing of one that is none, where nobody knows which part that is."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        make_url(url)
     except (ArgumentError, ValueError):
-        return repr(url) if "@" not in url else "that was given"
+        return repr(without_secrets(url)) if "@" not in url else "that was given"
+    return without_secrets(url)
+
+
+def _has_bare_at(url: str) -> bool:
+    """Whether a password has an @ of its own, and would end there."""
+    return url.partition("://")[2].partition("/")[0].count("@") > 1
 
 
 def optuna_engine(url: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 from sqlalchemy.exc import DBAPIError
 
 from ..objectives.memory_shortage import causes
+from ._secrets import without_secrets
 
 AGAIN = "and run the same command again: nothing that was measured is lost"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -57,4 +58,5 @@ def is_no_room(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """The first line of what a database driver says."""
     original = getattr(error, "orig", None) or error
-    return str(original).strip().splitlines()[0].rstrip(".") if str(original).strip() else type(original).__name__
+    lines = without_secrets(str(original)).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(original).__name__

@@ -4,9 +4,10 @@ This file is copied beside every apply.py, so it stands on torch, diffusers and 
 `workload.json`, which lies in the same folder, and describes either diffusers pipelines or the user's own Python file.
 """
 
-import importlib.util
+import hashlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,19 +61,21 @@ class Workload:
         if description.get("schema") != SCHEMA_VERSION:
             raise ValueError(f"workload schema {description.get('schema')!r} is not {SCHEMA_VERSION}")
         self._description = description
+        self.python = Path(description["python"]) if "python" in description else None
+        """The user's own Python file, where there is one."""
         self._module: ModuleType | None = None
         self._pictures: dict[tuple[str, int, int], Any] = {}
         self.requests = [request_of(request, folder or Path()) for request in description["requests"]]
 
     @classmethod
     def read(cls, folder: Path) -> "Workload":
-        """From the workload.json in a folder."""
-        return cls(json.loads((folder / "workload.json").read_text()), folder)
+        """From the workload.json in a folder. Raises FileNotFoundError for a bundle whose model is not here."""
+        return cls(unpacked(json.loads((folder / "workload.json").read_text()), folder), folder)
 
     def load(self, device: str) -> dict[str, Any]:
         """Load every pipeline onto the device: {name: pipeline}; shared modules are the same object in several."""
-        if "python" in self._description:
-            self._module = _user_module(Path(self._description["python"]))
+        if self.python is not None:
+            self._module = _user_module(self.python)
             return dict(self._module.load(device))
         pipelines: dict[str, Any] = {}
         for name, spec in self._description["pipelines"].items():
@@ -128,15 +131,72 @@ def request_of(description: Mapping[str, Any], folder: Path) -> Request:
     return Request(**{**description, "adapters": tuple(description.get("adapters", ())), **pictures})
 
 
+def unpacked(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A bundle's workload.json with the places on this machine; `folder` is where it lies. Any other stays as it is.
+
+    A bundle has copies of the Python files and of the configurations, but not of the models: those it names by the
+    digest of their content. Raises FileNotFoundError for one that this machine is not known to have.
+    """
+    found = dict(description)
+    found["requests"] = [
+        {**request, **{k: str(folder / request[k]) for k in ("image", "mask_image") if request.get(k) is not None}}
+        for request in description["requests"]
+    ]
+    if "sha256" in description:
+        copy = folder / description["python"]
+        original = place_of(digest_of(description["sha256"])).resolve()
+        # Where the original is still there, so is what it reads beside itself.
+        found["python"] = str(original / copy.name if _are_same(original, description["sha256"]) else copy)
+    if "pipelines" in description:
+        found["pipelines"] = {k: _unpacked_pipeline(k, v, folder) for k, v in description["pipelines"].items()}
+    return found
+
+
+def _unpacked_pipeline(name: str, spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    found = dict(spec)
+    if spec.get("config") is not None:
+        found["config"] = str(folder / spec["config"])
+    if spec.get("digest") is not None:
+        place = place_of(spec["digest"])
+        if not place.exists():
+            raise FileNotFoundError(
+                f"pipeline {name} needs the model {spec['model']!r} (digest {spec['digest']}), which is not in "
+                f"the bundle and not known on this machine: make {place} a link to it"
+            )
+        found["model"] = str(place.resolve())
+    return found
+
+
+def place_of(digest: str) -> Path:
+    """The link to where something with this digest lies on this machine; it may not exist.
+
+    Exporting a bundle makes these links, so that the bundle itself need not hold the paths of the exporting machine.
+    """
+    given = os.environ.get("PARETUNE_PLACES")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return (Path(given) if given else cache / "paretune" / "places").expanduser() / digest
+
+
+def digest_of(data: Any) -> str:
+    """16 hex digits that stand for plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _are_same(folder: Path, sha256: Mapping[str, str]) -> bool:
+    try:
+        return all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256[name] for name in sha256)
+    except OSError:
+        return False
+
+
 def _user_module(path: Path) -> ModuleType:
     # The user's file may import its neighbours, as it would when run as a script.
     sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    # From its source, as everything that is measured: byte code beside it may be of something else.
+    exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     for function in ("load", "run"):
         if not callable(getattr(module, function, None)):
             raise AttributeError(f"{path} has no function {function}()")

@@ -23,6 +23,14 @@ os.environ.pop("PARETUNE_STORAGE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where exporting notes which models this machine has: not among those of whoever runs the tests."""
+    folder = tmp_path_factory.mktemp("places")
+    os.environ["PARETUNE_PLACES"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny pipeline, as `save_pretrained` writes it."""

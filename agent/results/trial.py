@@ -11,7 +11,7 @@ from ...objectives.measuring.energy import cost_per_1000_images
 from ...objectives.noise_floor import relative_difference
 from ...objectives.verdict import Verdict, configuration_drift
 from ...search_space import Configuration
-from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError
+from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError, without_secrets
 from ..trial import COLD_START_FIGURES, PICTURES
 from .confirmation import Confirmation, Speed
 from .machine import in_doubt
@@ -70,12 +70,12 @@ class Trial:
     @property
     def reason(self) -> str:
         """Why it failed, in one sentence; empty when it is complete."""
-        return self._last_word.reason
+        return without_secrets(self._last_word.reason)
 
     @property
     def log_tail(self) -> str:
         """The end of the log of the run that decided how it ended; empty when it is complete."""
-        return self._last_word.log_tail
+        return without_secrets(self._last_word.log_tail)
 
     @property
     def complete(self) -> bool:

@@ -17,7 +17,7 @@ from ...objectives.fingerprint import Fingerprint
 from ...studies import Outcome, UserError
 from .folder import LOG
 from .fresh_process import last_words
-from .log import LimitedLog
+from .log import LimitedLog, hide_secrets
 from .process import Job
 from .process_tree import END_S, PIPE, POLL_S, ProcessTree, descendants, kill_all, run_process
 from .result import NEEDED, TrialResult, announced, log_tail, read_result, with_start
@@ -75,6 +75,7 @@ class Executor:
         log = LimitedLog(folder / LOG)
         result = self._watch(job, folder, log)
         log.limit()
+        hide_secrets(folder / LOG)
         tail = "" if result.outcome is Outcome.COMPLETE else result.log_tail or log_tail(folder)
         return replace(result, log_tail=tail, phases_s=with_start(result.phases_s, folder, started))
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .failures import without_secrets
+from ...studies import without_secrets
 from .log import tail_of
 from .process_tree import Ended, run_process, signal_name
 from .result import read_json, require_figures

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from ...studies import without_secrets
+
 MOST_BYTES = 16 * 2**20
 """What a log may grow to before its middle is left out."""
 KEPT_BYTES = 2**20
@@ -37,6 +39,14 @@ class LimitedLog:
             os.write(log, self._note + end)
         finally:
             os.close(log)
+
+
+def hide_secrets(file: Path) -> None:
+    """Star out what a process printed that must not be kept."""
+    if file.is_file():
+        said = file.read_text(errors="replace")
+        if (hidden := without_secrets(said)) != said:
+            file.write_text(hidden)
 
 
 def tail_of(file: Path, characters: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from .contract import InvalidOutputError, checked_pictures, difference
 from .latency import synchronize, time_call_ms
 from .latent_tap import LatentTap
-from .loading import find_apply, load_file
+from .loading import find_apply, load_file, only_sources
 from .memory import PeakMemory, device_used_gib, release_unused
 from .phases import Phases
 from .plan import Plan
@@ -55,6 +55,8 @@ def measure_configuration(
     used_before_gib = device_used_gib(device) if device.startswith("cuda") else None
     with phases("load"):
         workload = load_file(folder / "workload.py", "workload").Workload.read(folder)
+        if workload.python is not None:
+            only_sources(workload.python.parent)
         pipelines = workload.load(device)
         synchronize(device)
         after_load(pipelines, workload.requests)
