@@ -72,7 +72,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._depth > MOST_DEPTH:
             raise UnreadableError(f"is nested more than {MOST_DEPTH} deep")
-        tag = getattr(self.peek_event(), "tag", None)
+        tag = getattr(self.peek_event(), "tag", None)  # type: ignore[no-untyped-call]
         if tag not in (None, "!"):
             raise UnreadableError(f"has the tag {tag[:60]!r}: its values need none")
         composed = super().compose_node(parent, index)
@@ -89,10 +89,10 @@ class _Loader(yaml.SafeLoader):
 def _check(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
     """How many values a node stands for and how deep it is, aliases written out; what is known of nodes by their id."""
     if id(node) in known:
-        found = known[id(node)]
-        if found is None:
+        before = known[id(node)]
+        if before is None:
             raise UnreadableError("has an alias inside of what it stands for")
-        return found
+        return before
     known[id(node)] = None
     inner: list[yaml.Node] = []
     if isinstance(node, yaml.ScalarNode):

@@ -195,7 +195,7 @@ class Records:
         """Say that the launch goes on; False when it is not the one that is entered."""
         query = update(LaunchRecord).where(LaunchRecord.token == mine.token).values(heard_s=_NOW_S)
         with self._session() as session:
-            return session.execute(query).rowcount > 0  # type: ignore[attr-defined]
+            return bool(session.execute(query).rowcount > 0)  # type: ignore[attr-defined]
 
     def end_launch(self, one: LaunchRecord) -> None:
         """Take out who launches a study, unless somebody else does by now."""

@@ -293,7 +293,8 @@ def checked(record: R, database: Callable[[], str]) -> R:
     Raises UserError, with the table and the row, for one that this version of paretune would not have written.
     """
     values = {column.key: getattr(record, column.key) for column in inspect(type(record)).columns}
-    row = f"row {next(iter(inspect(record).identity))!r} of {record.__tablename__} in {database()}"
+    (key,) = inspect(type(record)).primary_key_from_instance(record)
+    row = f"row {key!r} of {record.__tablename__} in {database()}"
     version = values["schema_version"]
     if type(version) is int and version != SCHEMA_VERSION:
         which = "a newer" if version > SCHEMA_VERSION else "an earlier"

@@ -160,7 +160,7 @@ def _unpacked_pipeline(name: str, spec: Mapping[str, Any], folder: Path) -> dict
         place = place_of(spec["digest"])
         if not place.exists():
             raise FileNotFoundError(
-                f"pipeline {name} needs the model {spec['model']!r} (digest {spec['digest']}), which is not in "
+                f"pipeline {name} needs the model folder {spec['model']!r} (digest {spec['digest']}), which is not in "
                 f"the bundle and not known on this machine: make {place} a link to it"
             )
         found["model"] = str(place.resolve())

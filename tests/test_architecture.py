@@ -31,7 +31,7 @@ FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.p
 MOST_LINES = 400
 MEASURING = sorted((ROOT / "objectives" / "measuring").glob("*.py"))
 COPIED_BESIDE_APPLY = (ROOT / "agent" / "trial" / "script.py", ROOT / "studies" / "workload.py", *MEASURING)
-PUBLIC = {"torch", "diffusers", "torchao", "transformers", "accelerate", "numpy", "psutil", "pynvml"}
+PUBLIC = {"PIL", "torch", "diffusers", "torchao", "transformers", "accelerate", "numpy", "psutil", "pynvml"}
 
 
 def name_of(file: Path) -> str:

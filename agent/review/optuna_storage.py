@@ -116,7 +116,7 @@ class ReportedStorage(InMemoryStorage):
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """How the dashboard keeps notes. Raises a refusal of the dashboard's framework when they cannot be kept."""
-        from bottle import HTTPError
+        from bottle import HTTPError  # type: ignore[import-untyped]
 
         try:
             self._in_database.set_study_system_attr(study_id, key, value)
@@ -128,7 +128,7 @@ class ReportedStorage(InMemoryStorage):
 
         Raises a 404 of the dashboard's own framework; anything else would print a traceback for each picture.
         """
-        from bottle import HTTPError  # type: ignore[import-untyped]
+        from bottle import HTTPError
 
         study_id, number = (int(part, 16) for part in artifact_id.split("-"))
         results = self._shown[study_id].results

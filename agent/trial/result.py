@@ -13,8 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...studies import Outcome
-from .failures import without_secrets
+from ...studies import Outcome, without_secrets
 from .folder import LOG, PHASES, RESULT
 from .log import tail_of
 from .process_tree import signal_name
