@@ -24,6 +24,7 @@ from .technique_contract import (
     this_machine,
 )
 from .tiny_sdxl import SIDE_PX, TINY_FACTS, ip_adapter, picture, relative_difference, sibling, tiny_sdxl
+from .tiny_variants import image_to_image, inpainting, load_lora, tiny_sd, unload_lora, with_controlnet
 
 __all__ = [
     "CLOSE",
@@ -41,11 +42,17 @@ __all__ = [
     "combinations_that_work",
     "draw_comic",
     "draw_scene",
+    "image_to_image",
+    "inpainting",
     "ip_adapter",
+    "load_lora",
     "noisy",
     "picture",
     "relative_difference",
     "sibling",
     "this_machine",
+    "tiny_sd",
     "tiny_sdxl",
+    "unload_lora",
+    "with_controlnet",
 ]

@@ -52,7 +52,9 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
     from diffusers.utils.peft_utils import apply_lora_scale
 
     def split(unet: Any) -> None:
-        by_torch = hasattr(unet.forward, "_torchdynamo_orig_callable") and not hasattr(unet.forward, "_torchdynamo_disable")
+        by_torch = hasattr(unet.forward, "_torchdynamo_orig_callable") and not hasattr(
+            unet.forward, "_torchdynamo_disable"
+        )
         if hasattr(unet, "_orig_mod") or by_torch:
             raise ValueError("deepcache: the U-Net is compiled already, and it is to be split into parts before that")
         first, last = unet.down_blocks[0], unet.up_blocks[-1]

@@ -190,7 +190,7 @@ def test_a_scheduler_that_says_nothing_is_refused_in_a_sentence() -> None:
     pipeline = tiny_sdxl()
     pipeline.scheduler = Odd.from_config(pipeline.scheduler.config)
     guidance_cutoff({"main": pipeline}, guided_percent=50)
-    with pytest.raises(RuntimeError, match="where a step stands in the schedule is unknown.* scheduler, Odd"):
+    with pytest.raises(RuntimeError, match=r"where a step stands in the schedule is unknown.* scheduler, Odd"):
         picture(pipeline)
 
 
