@@ -23,11 +23,12 @@ _WORDS = {
 def fault_sentence(error: BaseException) -> str | None:
     """What a user can do about a failure that the machine has caused; None for any other."""
     for cause in causes(error):
-        if is_no_room(cause):
-            where = cause.filename if isinstance(cause, OSError) else None
-            return f"the disk is full{'' if where is None else f' ({where} could not be written)'}: make room, {AGAIN}"
         if isinstance(cause, DBAPIError):
             return database_fault(cause)
+        if is_no_room(cause):
+            # The second name of two is what was copied to.
+            where = (cause.filename2 or cause.filename) if isinstance(cause, OSError) else None
+            return f"the disk is full{'' if where is None else f' ({where} could not be written)'}: make room, {AGAIN}"
         if isinstance(cause, shutil.Error):
             source, target, why = cause.args[0][0]
             return f"{source} could not be copied to {target} ({why})"
@@ -52,7 +53,8 @@ def is_no_room(error: BaseException) -> bool:
     """Whether this exception, not one that it came from, says that a disk is full."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return True
-    return any(words in str(error).lower() for words in NO_ROOM_WORDS)
+    said = str(getattr(error, "orig", None) or error).lower()  # without the values of an error of the database
+    return any(words in said for words in NO_ROOM_WORDS)
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from paretune.agent.search import launch
 from paretune.agent.trial import Job, TrialResult, write_json
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, Records, RunKind, RunRecord, UserError, _database, fault_sentence
+from sqlalchemy.exc import OperationalError
 from support.launched import Cli
 from support.replaying import World, world_in
 
@@ -147,6 +148,17 @@ def test_a_full_disk_under_the_files_is_named_as_the_cause(world: World) -> None
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "from", None, "to"),
+            "the disk is full (to could not be written): make room, and run the same command again: nothing that was "
+            "measured is lost",
+        ),
+        (
+            OperationalError(
+                "INSERT", {"reason": "No space left on device"}, sqlite3.OperationalError("no such table")
+            ),
+            "the database failed: no such table",
+        ),
         (OSError(errno.EROFS, "Read-only file system", "x"), "x lies on a file system that is read-only"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), "x is not there, or no longer"),
         (PermissionError(errno.EACCES, "denied", "x"), "x may not be read or written (permission denied)"),
