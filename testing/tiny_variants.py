@@ -105,5 +105,5 @@ def detach_lora(unet: Any) -> None:
 
 def _of(pipeline: Any, kind: type, **more: Any) -> Any:
     made = kind(**pipeline.components, **more)
-    made.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
+    made.set_progress_bar_config(disable=True)
     return made
