@@ -1,7 +1,6 @@
 """The command line."""
 
 import json
-import re
 import sys
 from dataclasses import asdict
 from importlib import metadata
@@ -9,10 +8,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from ..studies import DEFAULT_STORAGE, Records, UserError, read_study
+from ..studies import DEFAULT_STORAGE, Records, UserError, fault_sentence, read_study
+from .options import (
+    AsJson,
+    ByOption,
+    LimitOption,
+    LossOption,
+    Storage,
+    StudyName,
+    VerdictOption,
+    minutes_of,
+    model_folders,
+    one_of,
+    study_names,
+)
+from .output import MaskedConsole, print_error, print_json, print_mistake, say, shell_line
 
 app = typer.Typer(
     name="paretune",
@@ -20,51 +32,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = MaskedConsole()
 
 FASTEST = "latency_ms"
-
-
-def _study_names(context: typer.Context, incomplete: str) -> list[str]:
-    """The studies in the database whose name begins so, for the shell's completion; none when it cannot be read."""
-    storage = context.params.get("storage") or DEFAULT_STORAGE
-    try:
-        names = [record.name for record in Records(storage, must_exist=True).studies()]
-    except UserError:
-        return []
-    return [name for name in names if name.startswith(incomplete)]
-
-
-StudyName = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=_study_names)]
-Storage = Annotated[
-    str, typer.Option(help="Database: sqlite:///FILE or postgresql://USER@HOST/DATABASE.", envvar="PARETUNE_STORAGE")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-LimitOption = Annotated[
-    list[str] | None,
-    typer.Option("--limit", help="Such as 'peak_vram_gib<=20'; also latency_ms, drift, cold_start_s; may be repeated."),
-]
-VerdictOption = Annotated[
-    str | None,
-    typer.Option(
-        "--verdict",
-        help="The worst verdict on the pictures that is accepted: bit-exact, imperceptible, near-lossless, visible, "
-        "different.",
-    ),
-]
-LossOption = Annotated[
-    str | None,
-    typer.Option(
-        "--loss",
-        help="The most that techniques may lose by design: bit-identical, reordered, approximate, different by design.",
-    ),
-]
-ByOption = Annotated[
-    str | None,
-    typer.Option(
-        "--by", help="What to minimise: latency_ms, peak_vram_gib, drift or cold_start_s.", show_default="latency_ms"
-    ),
-]
+RUNS_CODE = (
+    "Verifying runs the code in the bundle, as you. Verify only bundles from people you trust; the manifest finds "
+    "damage, not forgery."
+)
 
 
 def _print_version(asked: bool) -> None:
@@ -84,6 +58,7 @@ def options(
 
 @app.command()
 def launch(
+    context: typer.Context,
     study: Annotated[str, typer.Argument(help="A study file, or quickstart, or sdxl.")],
     trials: Annotated[
         int | None, typer.Option(min=1, help="Measured trials in all, instead of the file's budget.")
@@ -112,7 +87,7 @@ def launch(
 
     settings = [*(set_ or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
     wanted = read_study(study, settings)
-    minutes = None if max_time is None else _minutes(max_time)
+    minutes = None if max_time is None else minutes_of(max_time)
     try:
         with LaunchProgress(console) as progress:
             results = run(
@@ -125,14 +100,16 @@ def launch(
                 on_event=progress.show,
             )
     except KeyboardInterrupt:
-        _say("Interrupted. Nothing that was measured is lost: the same command continues.")
+        say("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
-    _say("\n".join([headline(results), *map(str, study_doubts(results))]))
-    there = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
-    following = [f"paretune report {results.name}{there}"]
+    say("\n".join([headline(results), *map(str, study_doubts(results))]))
+    # What the environment gives, it gives to the next command too.
+    given = context.get_parameter_source("storage")
+    there = ["--storage", storage] if given is not None and given.name == "COMMANDLINE" else []
+    following = [["report", results.name, *there]]
     if results.best_or_none is not None and results.best_or_none.exportable:
-        following.append(f"paretune export {results.name} -o bundle{there}")
-    _say(f"Next: {'; '.join(following)}")
+        following.append(["export", results.name, "-o", "bundle", *there])
+    say(f"Next: {'; '.join(shell_line('paretune', *command) for command in following)}")
 
 
 @app.command("list")
@@ -142,9 +119,9 @@ def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) ->
 
     studies = listed_studies(Records(storage, must_exist=True))
     if as_json:
-        _print_json([asdict(study) for study in studies])
+        print_json([asdict(study) for study in studies])
         return
-    _say("\n".join(study_lines(studies)))
+    say("\n".join(study_lines(studies)))
 
 
 @app.command()
@@ -160,10 +137,10 @@ def report(
 
     results = Results(Records(storage, must_exist=True), name)
     if as_json:
-        _print_json(study_view(results).to_dict())
+        print_json(study_view(results).to_dict())
         return
     file = write_report(results, output or Path(f"{name}-report"))
-    _say(f"The report is {file}")
+    say(f"The report is {file}")
 
 
 @app.command()
@@ -191,9 +168,9 @@ def best(
     rows = [row_of(trial, by) for trial in trials]
     if as_json:
         listed = [{"study": name, **asdict(row)} for row in rows]
-        _print_json(listed if all_ else {**listed[0], "headline": headline(results)})
+        print_json(listed if all_ else {**listed[0], "headline": headline(results)})
         return
-    _say("\n".join([*trial_lines(rows), "", *trust_lines(results, chosen, by)]))
+    say("\n".join([*trial_lines(rows), "", *trust_lines(results, chosen, by)]))
 
 
 @app.command()
@@ -222,20 +199,33 @@ def export(
     results = Results(Records(storage, must_exist=True), name)
     chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by or FASTEST, loss)
     folder = run(results, chosen, output, unconfirmed=unconfirmed)
-    _say(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}")
+    say(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}")
     if doubts := chosen.doubts():
-        _print_error("warning", " ".join(map(str, doubts)))
+        print_error("warning", " ".join(map(str, doubts)))
 
 
 @app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")], as_json: AsJson = False) -> None:
-    """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs."""
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="PIPELINE=FOLDER of a model that is not in the bundle; remembered here."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs.
+
+    This runs the code in the bundle, as you: verify only bundles from people you trust. The manifest finds damage, not
+    forgery: whoever changes a file can write a new manifest.
+    """
     from .bundle import verify as run
 
+    if not as_json:
+        say(RUNS_CODE)
     with console.status("verifying") as status:
-        verification = run(folder, on_step=lambda text: status.update(text))
+        verification = run(folder, models=model_folders(model or []), on_step=lambda text: status.update(text))
     if as_json:
-        _print_json({"passed": verification.passed, **asdict(verification)})
+        print_json({"passed": verification.passed, **asdict(verification), "note": RUNS_CODE})
     else:
         for check in verification.checks:
             mark = "[green]pass[/green]" if check.passed else "[red]differs[/red]"
@@ -259,14 +249,14 @@ def compare(
     from .measuring import contender
     from .progress import step_progress
 
-    _one_of("--device", device, ["auto", "cuda", "cpu"])
+    one_of("--device", device, ["auto", "cuda", "cpu"])
     both = contender(first, storage), contender(second, storage)
     with step_progress(console) as on_step:
         found = run(*both, blocks=blocks, calls=calls, device=device, on_step=on_step)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
         return
-    _say(f"{found.second} against {found.first}: {found.comparison.words()}")
+    say(f"{found.second} against {found.first}: {found.comparison.words()}")
 
 
 @app.command()
@@ -287,9 +277,9 @@ def ablate(
     with step_progress(console) as on_step:
         found = run(records, name, trial, blocks=blocks, calls=calls, on_step=on_step)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
         return
-    _say("\n".join(ablation_lines(found)))
+    say("\n".join(ablation_lines(found)))
 
 
 @app.command()
@@ -306,9 +296,9 @@ def explain(
     configuration, pipelines = _configuration_of(what, storage)
     steps = run(configuration, pipelines)
     if as_json:
-        _print_json([asdict(step) for step in steps])
+        print_json([asdict(step) for step in steps])
         return
-    _say("\n".join(explanation_lines(configuration, steps, code=code)))
+    say("\n".join(explanation_lines(configuration, steps, code=code)))
 
 
 @app.command()
@@ -328,12 +318,12 @@ def judge(
         with step_progress(console) as on_step:
             done = rejudge(Records(storage, must_exist=True), name, set_ or [], on_step=on_step)
     except KeyboardInterrupt:
-        _say("Interrupted. Nothing was changed.")
+        say("Interrupted. Nothing was changed.")
         raise typer.Exit(130) from None
-    _say(f"{done.pictures} pictures of {name} were judged again")
+    say(f"{done.pictures} pictures of {name} were judged again")
     if done.settings:
-        settings = " ".join(f"--set {setting}" for setting in done.settings)
-        _say(f"To continue it, launch it with {settings}")
+        settings = shell_line(*(word for setting in done.settings for word in ("--set", setting)))
+        say(f"To continue it, launch it with {settings}")
 
 
 @app.command()
@@ -353,12 +343,12 @@ def rate(
     if picture not in files:
         raise UserError(f"trial {trial} of {name} has no picture {picture!r}; it has {', '.join(files[:6]) or 'none'}")
     results.records.rate(name, trial, picture, rating, by)
-    _say(f"{picture} of trial {trial}: {rating}, says {by}")
+    say(f"{picture} of trial {trial}: {rating}, says {by}")
 
 
 @app.command()
 def dashboard(
-    name: Annotated[str | None, typer.Argument(help="Open at this study.", autocompletion=_study_names)] = None,
+    name: Annotated[str | None, typer.Argument(help="Open at this study.", autocompletion=study_names)] = None,
     storage: Storage = DEFAULT_STORAGE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
 ) -> None:
@@ -375,7 +365,7 @@ def techniques(as_json: AsJson = False) -> None:
 
     found = availability()
     if as_json:
-        _print_json([one.to_dict() for one in found])
+        print_json([one.to_dict() for one in found])
         return
     console.print(availability_text(found), soft_wrap=True, highlight=False)
 
@@ -387,37 +377,23 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
         console.print("\n".join(map(str, findings)), soft_wrap=True)
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
 
 
 def main() -> None:
-    """Entry point: a UserError is one sentence and exit code 2, never a traceback."""
+    """Entry point: what a user can mend, or the machine has caused, is one sentence and exit code 2, no traceback."""
     try:
         app()
-    except UserError as error:
-        _print_error("error", str(error))
+    except Exception as error:
+        sentence = str(error) if isinstance(error, UserError) else fault_sentence(error)
+        if sentence is None:  # a mistake of ours: all of it is shown, but for what is secret
+            print_mistake()
+            sys.exit(1)
+        print_error("error", sentence)
         sys.exit(2)
-
-
-def _say(text: str) -> None:
-    """Text as it is, its lines whole whatever the terminal's width."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
-
-
-def _print_error(kind: str, text: str) -> None:
-    """One line on stderr: "error: ..." or "warning: ..."."""
-    colour = "red" if kind == "error" else "yellow"
-    Console(stderr=True).print(f"[{colour}]{kind}:[/{colour}] {escape(text)}", soft_wrap=True, highlight=False)
-
-
-def _minutes(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise UserError(f"--max-time {text}: write it as 90s, 20m or 3h")
-    return float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]
 
 
 def _configuration_of(what: str, storage: str) -> tuple[Any, dict[str, Any]]:
@@ -440,29 +416,20 @@ def _configuration_of(what: str, storage: str) -> tuple[Any, dict[str, Any]]:
     return trial.configuration, {k: PipelineFacts.from_dict(v) for k, v in results.record.pipelines.items()}
 
 
-def _one_of(option: str, text: str | None, values: list[str]) -> None:
-    if text is not None and text not in values:
-        raise UserError(f"{option} {text}: one of {', '.join(values)}")
-
-
 def _choose(results: Any, limit: list[str] | None, verdict: str | None, by: str, loss: str | None) -> Any:
     from ..objectives.verdict import Verdict
     from ..search_space import LOSSES, Loss
     from .results import Limit
 
     acceptable = [v.value for v in Verdict if v not in (Verdict.BROKEN, Verdict.NOT_ASSESSED)]
-    _one_of("--verdict", verdict, acceptable)
-    _one_of("--loss", loss, list(LOSSES))
+    one_of("--verdict", verdict, acceptable)
+    one_of("--loss", loss, list(LOSSES))
     return results.best(
         by=by,
         limits=[Limit.parse(text) for text in limit or []],
         verdict=verdict and Verdict(verdict),
         loss=loss and Loss(loss),
     )
-
-
-def _print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 if __name__ == "__main__":

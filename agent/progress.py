@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from ..studies import without_secrets
 from .search import Event
 
 
@@ -51,7 +52,7 @@ class LaunchProgress:
     def show(self, event: Event) -> None:
         """React to one event of the launch."""
         if event.kind in ("server", "note"):
-            self._progress.update(self._task, description=escape(event.text))
+            self._progress.update(self._task, description=escape(without_secrets(event.text)))
             if event.kind == "note":
                 self._progress.console.print(escape(event.text))
             return
@@ -64,7 +65,7 @@ class LaunchProgress:
             self._progress.update(self._task, front=event.front)
             self._progress.console.print(escape(f"{event.done:4}/{event.total} {event.text}"), soft_wrap=True)
         else:
-            self._progress.update(self._task, description=escape(event.text))
+            self._progress.update(self._task, description=escape(without_secrets(event.text)))
 
     def _left(self, event: Event) -> str:
         done_here = event.done - self._first_done
@@ -92,4 +93,6 @@ def step_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]
         transient=True,
     ) as progress:
         task = progress.add_task("starting", total=None)
-        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=escape(text))
+        yield lambda done, total, text: progress.update(
+            task, completed=done, total=total, description=escape(without_secrets(text))
+        )

@@ -4,10 +4,9 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from ..studies import Records, UserError, read_study
 from .bundle import export, verify
+from .output import MaskedConsole
 from .progress import LaunchProgress
 from .results import Results, headline, study_doubts
 from .review import write_report
@@ -19,13 +18,13 @@ FOLDER = Path("paretune-quickstart")
 
 def main() -> None:
     """Launch, report, export, verify; print where everything is. Launched again, it continues."""
-    console = Console()
+    console = MaskedConsole()
     started = time.monotonic()
     storage = f"sqlite:///{FOLDER / 'paretune.db'}"
     try:
         passed = _three_jobs(console, storage)
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", soft_wrap=True, markup=False)
+        MaskedConsole(stderr=True).print(f"error: {error}", soft_wrap=True, markup=False)
         sys.exit(2)
     finally:
         forget_all_compiled(files_folder(storage) / "quickstart")
@@ -33,7 +32,7 @@ def main() -> None:
     sys.exit(0 if passed else 1)
 
 
-def _three_jobs(console: Console, storage: str) -> bool:
+def _three_jobs(console: MaskedConsole, storage: str) -> bool:
     console.rule("1. launch a search")
     with LaunchProgress(console) as progress:
         launch(read_study("quickstart"), storage=storage, keep_compiled=True, on_event=progress.show)

@@ -59,7 +59,9 @@ def _row(path: str, name: str, field: FieldInfo) -> str:
 
 def value_words(field: FieldInfo) -> str:
     """What may be written as a field's value, in words: "whole number, at least 1"."""
-    return ", ".join([_type_words(field.annotation, field.metadata), *_bounds(field.metadata)])
+    # That a text is not empty goes without saying, and upper bounds are there for what was mistyped.
+    limits = [limit for limit in field.metadata if field.annotation is not str]
+    return ", ".join([_type_words(field.annotation, field.metadata), *_bounds(limits)])
 
 
 def _type_words(annotation: Any, metadata: typing.Sequence[Any] = ()) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .measuring import VARIANT
+from .verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,14 @@ class Judge:
         """One picture against its reference, JSON-able; both floats (3, H, W) in [0, 1].
 
         latents: what each of them was decoded from, of any shape; None where that was not kept.
+        "no_evidence" says why the reference shows nothing, where it does: then the judgement means nothing either.
         """
+        from .detectors import shows_nothing
         from .latents import broken_latents
-        from .pictures import judge_pictures
+        from .pictures import another_size, judge_pictures
 
+        if candidate_CHW.shape != reference_CHW.shape:
+            return another_size(reference_CHW, candidate_CHW).to_dict()
         candidate, reference = candidate_CHW[None], reference_CHW[None]
         learned = self._learned
         drifts = {
@@ -89,13 +94,25 @@ class Judge:
             for name, (metric, score) in learned.items()
             if metric.kind == "quality"
         }
-        return {**judgement.to_dict(), **({"quality": qualities} if qualities else {})}
+        empty = shows_nothing(reference_CHW)
+        return {
+            **judgement.to_dict(),
+            **({"quality": qualities} if qualities else {}),
+            **({"no_evidence": empty} if empty is not None else {}),
+        }
 
     def sum_up(self, pictures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The quality of a configuration from its judged pictures, with the pictures in it."""
+        """The quality of a configuration from its judged pictures, with the pictures in it.
+
+        Those whose reference shows nothing are set apart, under "no_evidence". Without any other there is no verdict.
+        """
         from .latents import HIGHER_IS_BETTER
         from .pictures import PictureJudgement, summarize_pictures
 
+        apart = [dict(picture) for picture in pictures if picture.get("no_evidence")]
+        pictures = [dict(picture) for picture in pictures if not picture.get("no_evidence")]
+        if not pictures:
+            return {**_NOTHING_JUDGED, "no_evidence": apart, "not_assessed": self.not_assessed()}
         directions = HIGHER_IS_BETTER | {name: metric.higher_is_better for name, (metric, _) in self._learned.items()}
         summary = summarize_pictures(
             [PictureJudgement.from_dict(p) for p in pictures], prompts=_prompts(pictures), higher_is_better=directions
@@ -103,11 +120,23 @@ class Judge:
         first_broken = next((f"{p['file']}: {p['broken']}" for p in pictures if p["broken"]), None)
         return {
             **summary.to_dict(),
-            "pictures": [dict(picture) for picture in pictures],
+            "pictures": pictures,
+            "no_evidence": apart,
             "first_broken": first_broken,
             "quality": _mean_quality(pictures),
             "not_assessed": self.not_assessed(),
         }
+
+
+_NOTHING_JUDGED: Mapping[str, Any] = {
+    "n": 0,
+    "verdict": Verdict.NOT_ASSESSED.value,
+    "drift": None,
+    "worst_metrics": {},
+    "pictures": [],
+    "first_broken": None,
+    "quality": {},
+}
 
 
 def _latent_metrics(reference: Any, candidate: Any) -> dict[str, float]:

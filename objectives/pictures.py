@@ -160,6 +160,13 @@ def judge_pictures(
     return [_judge_picture(*pair) for pair in pairs]
 
 
+def another_size(reference_CHW: Tensor, candidate_CHW: Tensor) -> PictureJudgement:
+    """The judgement on a picture that has another size than its reference, so that nothing can be compared."""
+    (height, width), (was_height, was_width) = candidate_CHW.shape[-2:], reference_CHW.shape[-2:]
+    reason = f"size: the picture has {width} x {height} px, before {was_width} x {was_height}"
+    return PictureJudgement({}, Verdict.BROKEN, verdicts.MAX_DRIFT, (reason,), reason)
+
+
 def summarize_pictures(
     judgements: Sequence[PictureJudgement],
     *,

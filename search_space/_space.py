@@ -151,6 +151,8 @@ def _narrowed(known: Technique, wanted: Mapping[str, Any]) -> dict[str, tuple[Va
         if not values:
             raise ValueError(f"space.{known.name}.{parameter} lists no choice")
         for value in values:
+            if sum(value == other and type(value) is type(other) for other in values) > 1:
+                raise ValueError(f"space.{known.name}.{parameter}: {value!r} stands in the list twice")
             if not any(value == choice and type(value) is type(choice) for choice in choices[parameter]):
                 allowed = ", ".join(map(str, choices[parameter]))
                 raise ValueError(f"{known.name}.{parameter} cannot be {value!r}; it is one of {allowed}")

@@ -158,6 +158,7 @@ def _describe(pipeline: Any, roles: Mapping[int, Role], requests: list[Any]) -> 
 
 
 def _describe_module(module: Any, role: Role) -> ModuleFacts:
+    module = getattr(module, "_orig_mod", module)  # what torch.compile(module) stands for
     parameters = list(module.parameters())
     first_block: Any = next(iter(getattr(module, "down_blocks", None) or ()), None)
     return ModuleFacts(

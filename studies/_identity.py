@@ -29,20 +29,25 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def _sha256_if_there(file: Path) -> str | None:
+    # One that is gone has changed, like one with another content.
+    return sha256(file) if file.is_file() else None
+
+
 def _workload_digest(study: Study) -> str:
     own = [*study.space.files, *([study.workload.python] if study.workload.python is not None else [])]
     data = {
         **study.workload_description(),
-        "sha256": {file: sha256(Path(file)) for file in own},
-        "models": {spec.model: _content_digest(Path(spec.model)) for spec in (study.workload.pipelines or {}).values()},
+        "sha256": {file: _sha256_if_there(Path(file)) for file in (*own, *study.input_files())},
+        "models": {spec.model: content_digest(Path(spec.model)) for spec in (study.workload.pipelines or {}).values()},
     }
     return _digest(data)[:16]
 
 
 def _judging_digest(study: Study) -> str:
     data = {
-        "sha256": {file: sha256(Path(file)) for file in study.quality.files},
-        "weights": {name: _content_digest(Path(path)) for name, path in study.quality.weights.items()},
+        "sha256": {file: _sha256_if_there(Path(file)) for file in study.quality.files},
+        "weights": {name: content_digest(Path(path)) for name, path in study.quality.weights.items()},
     }
     return _digest(data)[:8]
 
@@ -51,7 +56,7 @@ def _digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def _content_digest(place: Path) -> str | None:
+def content_digest(place: Path) -> str | None:
     """Digest of a model's file or folder: every file's name, size, beginning and end. None for a model of the hub.
 
     Not every byte, because that takes half a minute for SDXL at each launch, and different weights differ everywhere.

@@ -1,20 +1,30 @@
 """Reads and writes our tables. Runs are appended and never changed; everything is written as it happens."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import delete, extract, func, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from ._database import connect, first_line, shown
+from ._database import connect, make_tables, shown
+from ._database_file import DatabaseFile
 from ._errors import UserError
-from ._tables import RatingRecord, RunRecord, StudyRecord, StudyRunRecord
+from ._faults import database_fault
+from ._places import short
+from ._sections import NAME_PATTERN
+from ._stored import RATINGS, checked
+from ._tables import Base, LaunchRecord, RatingRecord, RunRecord, StudyRecord, StudyRunRecord
 
 DEFAULT_STORAGE = "sqlite:///paretune.db"
-RATINGS = ("better", "same", "worse")
+
+
+_NOW_S = extract("epoch", func.current_timestamp())
+"""By the database's clock: those of two hosts may differ."""
+R = TypeVar("R", bound=Base)
 
 
 @dataclass(frozen=True)
@@ -29,16 +39,31 @@ class LinkedRun:
 
 
 class Records:
-    """The tables behind one storage URL."""
+    """The tables behind one storage URL. What is read from them was checked: see _stored.py."""
 
     def __init__(self, url: str, *, must_exist: bool = False) -> None:
         """Connect, and create the tables where they are missing.
 
-        must_exist: a missing SQLite file is an error, and is not created: for commands that only read.
+        must_exist: a database without a study of ours is an error, and nothing is created: for commands that read.
         Raises UserError when the database cannot be used.
         """
         self.url = url
         self.engine = connect(url, must_exist=must_exist)
+        self._file = DatabaseFile(self.engine) if self.engine.dialect.name == "sqlite" else None
+        if not must_exist:
+            self.make_tables()
+
+    @property
+    def reading_url(self) -> str:
+        """The URL by which it is read: another one than `url` where this user may not write."""
+        return self.engine.url.render_as_string(hide_password=False)
+
+    def make_tables(self) -> None:
+        """Create what is missing, in an earlier version's database too. Raises UserError."""
+        make_tables(self.engine, self.url)
+
+    def _checked(self, record: R) -> R:
+        return checked(record, lambda: shown(self.url))
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -46,43 +71,66 @@ class Records:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except DBAPIError as error:
-            raise UserError(f"the database {shown(self.url)} failed: {first_line(error)}") from None
+            self.require_file()
+            raise UserError(database_fault(error, shown(self.url))) from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._session() as session:
+            yield session
+        self.require_file()  # after, so that what was written is kept too
+
+    def require_file(self) -> None:
+        """Raise UserError when the database's file was taken away, after which nothing written to it would last."""
+        if self._file is not None:
+            self._file.require()
+
+    def study_names(self) -> list[str]:
+        """Of every study, oldest first, whether it can be read or not."""
+        with self._session() as session:
+            return [str(name) for name in session.scalars(select(StudyRecord.name).order_by(StudyRecord.created_at))]
 
     def studies(self) -> list[StudyRecord]:
-        """Every study, oldest first."""
-        with self._session() as session:
-            return list(session.scalars(select(StudyRecord).order_by(StudyRecord.created_at)))
+        """Every study, oldest first. Raises UserError when the row of one is not as it was written."""
+        return [self.study(name) for name in self.study_names()]
 
     def study(self, name: str) -> StudyRecord:
         """One study. Raises UserError when there is none of that name."""
         record = self.find_study(name)
         if record is None:
-            names = ", ".join(study.name for study in self.studies()) or "none yet"
-            raise UserError(f"there is no study {name!r} in {shown(self.url)} (studies there: {names})")
+            names = ", ".join(self.study_names()) or "none yet"
+            raise UserError(f"there is no study {short(repr(name))} in {shown(self.url)} (studies there: {names})")
         return record
 
     def find_study(self, name: str) -> StudyRecord | None:
-        """One study, or None."""
+        """One study, or None. Raises UserError when its row is not as it was written."""
+        if re.fullmatch(NAME_PATTERN, name) is None:
+            return None  # not every database can be asked for every text
         with self._session() as session:
-            return session.get(StudyRecord, name)
+            record = session.get(StudyRecord, name)
+        return None if record is None else self._checked(record)
 
     def runs(self, study: str, *, after: int = 0) -> list[LinkedRun]:
-        """The runs that a study uses, in the order in which it took them up; only those after link `after`."""
+        """The runs that a study uses, in the order in which it took them up; only those after link `after`.
+
+        Raises UserError when a row is not as it was written.
+        """
         query = (
-            select(StudyRunRecord.id, StudyRunRecord.trial, RunRecord)
+            select(StudyRunRecord, RunRecord)
             .join(RunRecord, RunRecord.id == StudyRunRecord.run)
             .where(StudyRunRecord.study == study, StudyRunRecord.id > after)
             .order_by(StudyRunRecord.id)
         )
         with self._session() as session:
-            return [LinkedRun(link, trial, run) for link, trial, run in session.execute(query)]
+            found = list(session.execute(query))
+        return [LinkedRun(self._checked(link).id, link.trial, self._checked(run)) for link, run in found]
 
     def add_study(self, record: StudyRecord, reference: Sequence[RunRecord], known: Sequence[RunRecord] = ()) -> None:
         """Write a new study together with the runs of its reference: all of it or nothing.
 
         reference: new runs; known: runs that another study has made, which this one uses too.
         """
-        with self._session() as session:
+        with self._writing() as session:
             session.add(record)
             session.add_all(reference)
             session.flush()
@@ -95,14 +143,14 @@ class Records:
 
     def add_runs(self, runs: Sequence[RunRecord]) -> None:
         """Write runs that belong together: all of them or none."""
-        with self._session() as session:
+        with self._writing() as session:
             session.add_all(runs)
             session.flush()
             session.add_all(_link(run.study, run.trial, run) for run in runs)
 
     def use_runs(self, study: str, trial: int, runs: Sequence[RunRecord]) -> None:
         """Let a study use runs that another one has made, as its own trial `trial`: all of them or none."""
-        with self._session() as session:
+        with self._writing() as session:
             session.add_all(_link(study, trial, run) for run in runs)
 
     def judge_again(self, name: str, study: dict[str, Any], workload_key: str, runs: Sequence[RunRecord]) -> None:
@@ -110,18 +158,55 @@ class Records:
 
         study: the study file with its new `quality`; workload_key: of the new way to judge.
         """
-        with self._session() as session:
+        with self._writing() as session:
             record = session.get_one(StudyRecord, name)
             record.study, record.workload_key = study, workload_key
             session.add_all(runs)
             session.flush()
             session.add_all(_link(name, run.trial, run) for run in runs)
 
+    def begin_launch(self, mine: LaunchRecord, is_dead: Callable[[LaunchRecord, float], bool]) -> LaunchRecord | None:
+        """Enter who launches a study, unless somebody else does who is not dead; returns them then, else None.
+
+        is_dead: asked of whoever is entered and for how many seconds nothing was heard of them.
+        """
+        self.make_tables()
+        values = {column.key: getattr(mine, column.key) for column in LaunchRecord.__table__.columns}
+        while True:
+            try:
+                with self.engine.begin() as connection:
+                    connection.execute(insert(LaunchRecord).values({**values, "heard_s": _NOW_S}))
+                return None
+            except IntegrityError:
+                pass
+            except DBAPIError as error:
+                raise UserError(database_fault(error, shown(self.url))) from None
+            with self._session() as session:
+                query = select(LaunchRecord, _NOW_S).where(LaunchRecord.study == mine.study)
+                found = session.execute(query).one_or_none()
+            if found is None:
+                continue  # it has ended meanwhile
+            holder, now_s = found
+            if not is_dead(holder, float(now_s) - holder.heard_s):
+                return holder
+            self.end_launch(holder)
+
+    def renew_launch(self, mine: LaunchRecord) -> bool:
+        """Say that the launch goes on; False when it is not the one that is entered."""
+        query = update(LaunchRecord).where(LaunchRecord.token == mine.token).values(heard_s=_NOW_S)
+        with self._session() as session:
+            return bool(session.execute(query).rowcount > 0)  # type: ignore[attr-defined]
+
+    def end_launch(self, one: LaunchRecord) -> None:
+        """Take out who launches a study, unless somebody else does by now."""
+        with self._session() as session:
+            session.execute(delete(LaunchRecord).where(LaunchRecord.token == one.token))
+
     def ratings(self, study: str) -> list[RatingRecord]:
         """The newest rating of each picture by each person, oldest first."""
         query = select(RatingRecord).where(RatingRecord.study == study).order_by(RatingRecord.id)
         with self._session() as session:
-            newest = {(r.trial, r.picture, r.rater): r for r in session.scalars(query)}
+            newest = {(r.trial, r.picture, r.rater): self._checked(r) for r in session.scalars(query)}
         return sorted(newest.values(), key=lambda rating: rating.id)
 
     def rate(self, study: str, trial: int, picture: str, rating: str, rater: str) -> None:
@@ -134,7 +219,7 @@ class Records:
             raise UserError(f"a picture is rated {', '.join(RATINGS)} than the reference's, not {rating!r}")
         if not rater.strip():
             raise UserError("a rating needs the name of who gives it")
-        with self._session() as session:
+        with self._writing() as session:
             session.add(RatingRecord(study=study, trial=trial, picture=picture, rating=rating, rater=rater))
 
 

@@ -1,16 +1,17 @@
 """Study files: one YAML file that says everything about a search, checked when it is read."""
 
-import ast
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from ..search_space import Configuration, PipelineFacts, SearchSpace, Target, default_space, load_techniques
 from ._errors import UserError
+from ._places import resolve_paths, short, there
+from ._reading import MOST_DEPTH, UnreadableError, read_yaml, read_yaml_file
 from ._sections import (
     Budget,
     Deadlines,
@@ -19,25 +20,32 @@ from ._sections import (
     Measurement,
     Name,
     Objective,
+    OnceEach,
     Quality,
     Sampler,
     Section,
     Space,
     WorkloadSpec,
 )
-from .workload import Request
+from .workload import Request, request_of
 
 SCHEMA_VERSION = 1
 BUILT_IN = Path(__file__).parent
 """Where the study files that come with paretune lie."""
 
-PLAIN_STATEMENTS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Expr)
+
+def _this_schema(value: Any) -> Any:
+    if type(value) is int and value > SCHEMA_VERSION:
+        raise ValueError(f"{_shown(value)} is of a newer version of paretune, this one reads {SCHEMA_VERSION}")
+    if type(value) is not int or value != SCHEMA_VERSION:
+        raise ValueError(f"should be {SCHEMA_VERSION}, not {_shown(value)}")
+    return value
 
 
 class Study(Section):
     """A whole study file."""
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Annotated[Literal[1], BeforeValidator(_this_schema)] = Field(alias="schema")
     """Version of this format."""
     name: Name
     """What the study is called in the database, in commands and in reports."""
@@ -56,7 +64,7 @@ class Study(Section):
     torch_compile_baseline: bool = True
     """Measure torch.compile as people use it today, even if the space leaves it out: reports compare with it. It is
     the first trial after the reference, unless the presets give it another place."""
-    objectives: list[Objective] = Field(default=["latency_ms", "peak_vram_gib", "drift"], min_length=1)
+    objectives: OnceEach[Objective] = Field(default=["latency_ms", "peak_vram_gib", "drift"], min_length=1)
     """What to minimise; the Pareto front is drawn over these. `drift` is left out where pictures are not judged."""
     limits: Limits = Limits()
     """What a configuration has to keep to be acceptable."""
@@ -68,13 +76,13 @@ class Study(Section):
     """How the best are confirmed."""
     quality: Quality = Quality()
     """How pictures are judged."""
-    price_per_gpu_hour: float | None = Field(default=None, gt=0)
+    price_per_gpu_hour: float | None = Field(default=None, gt=0, le=1e9)
     """Turns latency into cost per 1,000 images, in whatever currency the price is."""
     deadlines_s: Deadlines = Deadlines()
     """After how many seconds a trial that hangs is killed, phase by phase."""
     sampler: Sampler = Sampler()
     """How configurations are proposed."""
-    host_memory_gib: float | None = Field(default=None, gt=0)
+    host_memory_gib: float | None = Field(default=None, gt=0, le=1e6)
     """A trial that uses more GiB of main memory is killed and fails as `oom`; not set, 90 % of what is free when it
     starts."""
 
@@ -128,21 +136,26 @@ class Study(Section):
 
     def requests(self) -> list[Request]:
         """What the workload asks for, without loading it."""
-        described = self.workload_description()["requests"]
-        return [Request(**{**request, "adapters": tuple(request.get("adapters", ()))}) for request in described]
+        return [request_of(described, Path()) for described in self.workload_description()["requests"]]
 
     def workload_description(self) -> dict[str, Any]:
         """The content of workload.json (see studies/workload.py)."""
         requests = []
         for index, request in enumerate(self.workload.requests):
-            requests.append({**request.model_dump(mode="json"), "name": request.name or f"request-{index + 1}"})
+            plain = _as_described(request, "image", "mask_image")
+            requests.append({**plain, "name": request.name or f"request-{index + 1}"})
         description: dict[str, Any] = {"schema": 1, "requests": requests}
         if self.workload.python is not None:
             description["python"] = self.workload.python
         else:
             pipelines = self.workload.pipelines or {}
-            description["pipelines"] = {k: p.model_dump(by_alias=True, mode="json") for k, p in pipelines.items()}
+            description["pipelines"] = {name: _as_described(spec, "without") for name, spec in pipelines.items()}
         return description
+
+    def input_files(self) -> list[str]:
+        """The pictures that requests begin with, each once."""
+        named = [file for one in self.workload.requests for file in (one.image, one.mask_image) if file is not None]
+        return list(dict.fromkeys(named))
 
 
 def built_in_studies() -> list[str]:
@@ -159,15 +172,15 @@ def read_study(name_or_path: str, settings: list[str] | None = None) -> Study:
     path = Path(name_or_path)
     if not path.suffix and name_or_path in built_in_studies():
         path = BUILT_IN / f"{name_or_path}.yaml"
-    if not path.is_file():
+    if not there(path, Path.is_file):
         known = ", ".join(built_in_studies())
         raise UserError(
-            f"there is no study {name_or_path!r}: give a study file, or one that comes with paretune ({known})"
+            f"there is no study {_shown(name_or_path)}: give a study file, or one that comes with paretune ({known})"
         )
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        data = read_yaml_file(path)
+    except UnreadableError as error:
+        raise UserError(f"{path} {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a study file: it should be a mapping with the keys schema, name and workload")
     for setting in settings or []:
@@ -183,8 +196,8 @@ def parse_study(data: Mapping[str, Any], where: str, folder: Path) -> Study:
     try:
         study = Study.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{where}: {_sentence(error)}") from None
-    study = _resolve_paths(study, folder)
+        raise UserError(f"{where}: {sentence_of(error)}") from None
+    study = resolve_paths(study, folder)
     study.load_techniques()
     study.search_space()
     study.presets()
@@ -195,17 +208,19 @@ def override(data: dict[str, Any], setting: str) -> None:
     """Set one key of a study file's content, "a.b=value" with the value in YAML. Raises UserError."""
     key, separator, text = setting.partition("=")
     if not separator or not key:
-        raise UserError(f"--set {setting}: write it as key.subkey=value")
+        raise UserError(f"--set {short(setting)}: write it as key.subkey=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {setting}: the value is not YAML") from None
+        value = read_yaml(text)
+    except UnreadableError as error:
+        raise UserError(f"--set {short(setting)}: the value {error}") from None
     node: Any = data
     *parents, last = key.split(".")
+    if len(parents) >= MOST_DEPTH:
+        raise UserError(f"--set {short(setting)}: no key of a study lies so deep")
     for part in parents:
         node = _item(node, part, setting) if isinstance(node, list) else node.setdefault(part, {})
         if not isinstance(node, dict | list):
-            raise UserError(f"--set {setting}: {part} is not a section of the study")
+            raise UserError(f"--set {short(setting)}: {short(part)} is not a section of the study")
     if isinstance(node, list):
         _item(node, last, setting)
         node[int(last)] = value
@@ -214,20 +229,25 @@ def override(data: dict[str, Any], setting: str) -> None:
 
 
 def _item(items: list[Any], part: str, setting: str) -> Any:
-    if not part.isdecimal() or int(part) >= len(items):
-        raise UserError(f"--set {setting}: {part!r} is not one of the {len(items)} items, which are counted from 0")
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(items):
+        raise UserError(
+            f"--set {short(setting)}: {_shown(part)} is not one of the {len(items)} items, which are counted from 0"
+        )
     return items[int(part)]
 
 
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    location = ".".join(str(part) for part in first["loc"])
+def sentence_of(error: ValidationError, *where: str) -> str:
+    """The first of a model's errors: the key, where it lies, and what it should be."""
+    first = error.errors(include_url=False)[0]
+    location = short(".".join(str(part) for part in (*where, *first["loc"]) if part != "[key]"))
     if first["type"] == "extra_forbidden":
+        if first["input"] is None and first["loc"][:2] == ("workload", "pipelines"):
+            return f"unknown key '{location}'; a component is left out with without: [{location.rpartition('.')[2]}]"
         known = {f.alias or name for section in _sections_of(Section) for name, f in section.model_fields.items()}
         close = difflib.get_close_matches(str(first["loc"][-1]), sorted(known), n=1)
-        return f"unknown key {location!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+        return f"unknown key '{location}'" + (f"; did you mean {close[0]!r}?" if close else "")
     if first["type"] == "missing":
-        return f"the key {location!r} is missing"
+        return f"the key '{location}' is missing"
     if first["type"] == "value_error":
         return f"{location or 'the study'}: {first['msg'].removeprefix('Value error, ')}"
     message = first["msg"]
@@ -239,65 +259,14 @@ def _sections_of(base: type[Section]) -> list[type[Section]]:
 
 
 def _shown(value: Any) -> str:
+    """A value as it is written in Python, or what it is when that is long."""
+    if isinstance(value, int) and abs(value) > 10**60:
+        return "a number of more than 60 digits"
     text = repr(value)
-    return text if len(text) <= 60 else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"a long {type(value).__name__}" if isinstance(value, str) else "that"
 
 
-def _check_python_workload(file: Path) -> None:
-    """Read it without running it: what it needs may be missing in this process, and it loads a model."""
-    try:
-        statements = ast.parse(file.read_bytes()).body
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"the workload file {file} is not Python: {error}") from None
-    bound = {alias.asname or alias.name for s in statements if isinstance(s, ast.ImportFrom) for alias in s.names}
-    bound |= {s.name for s in statements if isinstance(s, ast.FunctionDef)}
-    bound |= {target.id for s in statements for target in getattr(s, "targets", []) if isinstance(target, ast.Name)}
-    for function in ("load(device)", "run(pipelines, request)"):
-        # Anything but plain statements may bind names too, and then only running the file can tell.
-        plain = all(isinstance(s, PLAIN_STATEMENTS) for s in statements)
-        if plain and "*" not in bound and function.partition("(")[0] not in bound:
-            raise UserError(f"the workload file {file} has no function {function}")
-
-
-def _resolve_paths(study: Study, folder: Path) -> Study:
-    files = [str((folder / file).resolve()) for file in study.space.files]
-    study = study.model_copy(update={"space": study.space.model_copy(update={"files": files})})
-    study = study.model_copy(update={"quality": _resolve_quality(study, folder)})
-    workload = study.workload
-    if workload.python is not None:
-        file = (folder / workload.python).resolve()
-        if not file.is_file():
-            raise UserError(f"study {study.name}: the workload file {file} does not exist")
-        _check_python_workload(file)
-        return study.model_copy(update={"workload": workload.model_copy(update={"python": str(file)})})
-    pipelines = {}
-    for name, spec in (workload.pipelines or {}).items():
-        update: dict[str, Any] = {}
-        if spec.config is not None:
-            config = (folder / spec.config).resolve()
-            if not (config / "model_index.json").is_file():
-                raise UserError(f"study {study.name}: pipeline {name}: {config} has no model_index.json")
-            update["config"] = str(config)
-        local = (folder / Path(spec.model).expanduser()).resolve()
-        if local.is_dir():
-            if spec.weights == "pretrained" and not (local / "model_index.json").is_file():
-                raise UserError(f"study {study.name}: pipeline {name}: the folder {local} has no model_index.json")
-            update["model"] = str(local)
-        elif spec.weights == "pretrained" and (spec.model.startswith((".", "/", "~")) or spec.model.count("/") != 1):
-            raise UserError(f"study {study.name}: pipeline {name}: there is no model folder {local}")
-        pipelines[name] = spec.model_copy(update=update)
-    return study.model_copy(update={"workload": workload.model_copy(update={"pipelines": pipelines})})
-
-
-def _resolve_quality(study: Study, folder: Path) -> Quality:
-    weights = {name: (folder / Path(path).expanduser()).resolve() for name, path in study.quality.weights.items()}
-    for name, path in weights.items():
-        if not path.exists():
-            raise UserError(f"study {study.name}: quality.weights.{name}: there is no {path}")
-    files = [(folder / file).resolve() for file in study.quality.files]
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"study {study.name}: quality.files: there is no {file}")
-    return study.quality.model_copy(
-        update={"weights": {name: str(path) for name, path in weights.items()}, "files": list(map(str, files))}
-    )
+def _as_described(section: Section, *optional: str) -> dict[str, Any]:
+    """As plain data; optional: keys that are left out where they are not set, as workloads before them had none."""
+    plain = section.model_dump(by_alias=True, mode="json")
+    return {key: value for key, value in plain.items() if value or key not in optional}

@@ -140,6 +140,27 @@ class StudyRunRecord(Base, kw_only=True):
     """The trial's number in this study."""
 
 
+class LaunchRecord(Base, kw_only=True):
+    """Who is launching a study now. The only rows that are changed and deleted: nothing in them was measured."""
+
+    __tablename__ = "paretune_launch"
+
+    study: Mapped[str] = mapped_column(primary_key=True)
+    schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
+    token: Mapped[str]
+    """Tells this launch from every other one."""
+    doing: Mapped[str]
+    """ "launched" or "judged again"."""
+    host: Mapped[str]
+    process_table: Mapped[str]
+    """The same for processes that can see each other."""
+    pid: Mapped[int]
+    process_began_s: Mapped[float]
+    """Since the epoch, by the host's clock: a process of the same number may be another one."""
+    heard_s: Mapped[float] = mapped_column(default=0.0)
+    """Since the epoch, by the database's clock: when it was renewed last."""
+
+
 class RatingRecord(Base, kw_only=True):
     """What a person says of one picture beside the reference's; the newest one of each person counts."""
 

@@ -27,6 +27,7 @@ from .technique_contract import (
     this_machine,
 )
 from .tiny_sdxl import SIDE_PX, TINY_FACTS, ip_adapter, picture, relative_difference, sibling, tiny_sdxl
+from .tiny_variants import attach_lora, detach_lora, image_to_image, inpainting, tiny_sd, with_controlnet
 
 __all__ = [
     "CLOSE",
@@ -35,6 +36,7 @@ __all__ = [
     "SAME_PICTURE",
     "SIDE_PX",
     "TINY_FACTS",
+    "attach_lora",
     "check_description",
     "check_exported_source",
     "check_later_changes",
@@ -43,9 +45,12 @@ __all__ = [
     "check_promises",
     "check_technique",
     "combinations_that_work",
+    "detach_lora",
     "draw_comic",
     "draw_scene",
     "fuse_lora",
+    "image_to_image",
+    "inpainting",
     "ip_adapter",
     "load_lora",
     "noisy",
@@ -53,5 +58,7 @@ __all__ = [
     "relative_difference",
     "sibling",
     "this_machine",
+    "tiny_sd",
     "tiny_sdxl",
+    "with_controlnet",
 ]

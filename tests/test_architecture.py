@@ -31,7 +31,7 @@ FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.p
 MOST_LINES = 400
 MEASURING = sorted((ROOT / "objectives" / "measuring").glob("*.py"))
 COPIED_BESIDE_APPLY = (ROOT / "agent" / "trial" / "script.py", ROOT / "studies" / "workload.py", *MEASURING)
-PUBLIC = {"torch", "diffusers", "torchao", "transformers", "accelerate", "numpy", "psutil", "pynvml"}
+PUBLIC = {"PIL", "torch", "diffusers", "torchao", "transformers", "accelerate", "numpy", "psutil", "pynvml"}
 OPTIONAL = {"sfast", "torch_tensorrt"}
 """What some techniques alone need; they say so in their packages."""
 
@@ -159,3 +159,21 @@ def test_exported_functions_import_public_libraries_only(known: object) -> None:
                 continue
             standard = sys.stdlib_module_names
             assert {module.partition(".")[0] for module in modules} <= PUBLIC | OPTIONAL | standard
+
+
+STARTS_PROCESSES = {"agent/trial/process_tree.py", "agent/trial/keeper.py", "agent/trial/fork_server.py"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_one_place_starts_processes_because_it_also_ends_them(file: Path) -> None:
+    """Whatever is started elsewhere would be left behind when a launch is killed."""
+    used = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            used |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            used.add(str(node.module).partition(".")[0])
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+            used.add(node.attr)
+    starting = used & {"subprocess", "multiprocessing", "fork", "forkpty", "posix_spawn", "system", "popen"}
+    assert not starting or name_of(file) in STARTS_PROCESSES

@@ -1,7 +1,19 @@
 """What ships: the bundle of one configuration, with its evidence, and the check that it still does what that says."""
 
 from .export import bundle_readme, export
-from .manifest import MANIFEST, SCHEMA_VERSION, files_of, read_manifest
+from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, files_of, read_manifest
+from .reading import Bundle, open_bundle
 from .verify import verify
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "bundle_readme", "export", "files_of", "read_manifest", "verify"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "bundle_readme",
+    "entries_of",
+    "export",
+    "files_of",
+    "open_bundle",
+    "read_manifest",
+    "verify",
+]

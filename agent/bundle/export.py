@@ -9,10 +9,10 @@ from packaging.requirements import Requirement
 
 from ...objectives.figures import FIGURE, FIGURES
 from ...search_space import known_techniques, technique
-from ...studies import UserError, same_workload, utc_now
+from ...studies import UserError, pack_workload, same_workload, utc_now
 from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
-from .manifest import MANIFEST, SCHEMA_VERSION, digests, is_bundle
+from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
 
 
 def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = False) -> Path:
@@ -26,10 +26,14 @@ def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = 
             f"trial {trial.number} of {results.name} is unconfirmed, and the machine changed too much for any "
             "comparison: launch the study again under another --name, or export it as it is with --unconfirmed"
         )
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose another folder with -o")
-    if folder.exists() and any(folder.iterdir()) and not is_bundle(folder):
-        raise UserError(f"{folder} is not empty and not an untouched bundle: choose another folder with -o")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file: choose another folder with -o")
+        if folder.exists() and any(folder.iterdir()) and not is_bundle(folder):
+            raise UserError(f"{folder} is not empty and not an untouched bundle: choose another folder with -o")
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        reason = getattr(error, "strerror", None) or "its links lead in a circle"
+        raise UserError(f"{folder} cannot be written ({reason}): choose another folder with -o") from None
     if not same_workload(results.record, results.study):
         raise UserError(
             f"the Python files of study {results.name} have changed since it was measured: "
@@ -46,11 +50,15 @@ def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = 
 
 
 def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
+    packed = pack_workload(results.study)
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
         write_text(draft / "apply.py", trial.timing.apply_py)
         write_text(draft / "environment.txt", environment(results, trial))
-        write_scripts(draft / "check", results.study.workload_description())
+        write_scripts(draft / "check", packed.description)
+        for name, source in packed.files.items():
+            (draft / "check" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, draft / "check" / name)
         _write_evidence(draft / "evidence", results, trial)
         write_text(draft / "README.md", bundle_readme(trial))
         manifest = {
@@ -62,9 +70,10 @@ def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
             "confirmed": trial.confirmed,
             "figures": _figures(trial),
             "fingerprint": results.fingerprint.to_dict(),
-            "sha256": digests(draft),
+            "files": entries_of(draft),
         }
         write_json(draft / MANIFEST, manifest)
+    packed.remember()
     return folder
 
 
@@ -93,6 +102,7 @@ def bundle_readme(trial: Trial) -> str:
     )
     results = trial.results
     compiled = results.torch_compile
+    packed = pack_workload(results.study)
     named = {"reference": results.reference, "torch.compile": compiled, "this bundle": trial}
     return environment.get_template("bundle_readme.md.j2").render(
         results=results,
@@ -108,6 +118,8 @@ def bundle_readme(trial: Trial) -> str:
         doubts=trial.doubts(),
         approximate=not trial.configuration.loss.is_none,
         requests=results.study.workload.requests,
+        own=[name for name in packed.files if name.endswith(".py")],
+        models={name: spec for name, spec in packed.description.get("pipelines", {}).items() if spec.get("digest")},
     )
 
 

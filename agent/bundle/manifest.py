@@ -1,59 +1,160 @@
-"""A bundle's manifest: what is part of it, and that nothing was changed."""
+"""A bundle's manifest: the closed list of the files that are a bundle, each with its size and its SHA-256.
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+It finds damage, not forgery: whoever changes a file can write a new manifest.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from ...objectives.fingerprint import Fingerprint
 from ...studies import UserError, sha256
+from .contents import MOST_BYTES, Content, Finite, MachineFacts, parse_json, read_whole
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 3
-"""Of the manifest and of evidence/measurements.json; since 3, the evidence has the `figures` that are shown."""
+SCHEMA_VERSION = 4
+"""Of the manifest and of evidence/measurements.json. Since 3, the evidence has the `figures` that are shown; since 4,
+the manifest has the size of every file, and a bundle has no paths of the machine that exported it."""
+MOST_FILES = 10_000
+MOST_BYTES_IN_ALL = 16 << 30
+NEEDED = ("apply.py", "configuration.yaml", "check/run.py", "check/workload.json", "evidence/measurements.json")
+"""Without these, nothing can be verified."""
+
+
+class Entry(Content):
+    """One file of a bundle."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0, le=MOST_BYTES)]
+
+
+class Manifest(Content):
+    """The content of manifest.json."""
+
+    schema_version: Literal[4] = Field(alias="schema")
+    created_at: str
+    study: str
+    trial: Annotated[int, Field(ge=0)]
+    configuration_key: str
+    confirmed: bool
+    figures: dict[str, Finite]
+    fingerprint: MachineFacts
+    files: Annotated[dict[str, Entry], Field(max_length=MOST_FILES)]
+    """{path within the bundle: its entry}, for every file but the manifest itself."""
+
+    @field_validator("files")
+    @classmethod
+    def _within(cls, files: dict[str, Entry]) -> dict[str, Entry]:
+        for name in files:
+            path = PurePosixPath(name)
+            if (
+                not path.parts
+                or path.is_absolute()
+                or ".." in path.parts
+                or str(path) != name
+                or name == MANIFEST
+                or "\0" in name
+            ):
+                raise ValueError(f"{name!r} is no path within the bundle")
+        if sum(entry.size_bytes for entry in files.values()) > MOST_BYTES_IN_ALL:
+            raise ValueError(f"more than {MOST_BYTES_IN_ALL >> 30} GiB in all")
+        if missing := [name for name in NEEDED if name not in files]:
+            raise ValueError(f"{missing[0]} is not listed")
+        return files
+
+    def machine(self) -> Fingerprint:
+        """What the evidence was measured on."""
+        return Fingerprint.from_dict(self.fingerprint.model_dump())
 
 
 def files_of(folder: Path) -> list[str]:
-    """Every file of a bundle but its manifest, relative, sorted. Byte code and pictures of a check are not part."""
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return sorted(str(file) for file in files if str(file) != MANIFEST and "__pycache__" not in file.parts)
+    """Every file of a bundle but its manifest, relative, sorted. Links are not followed.
+
+    Raises UserError for anything else than files and folders, and for what cannot be read.
+    """
+    return sorted(name for name in _walk(folder) if name != MANIFEST)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """{file: SHA-256} of everything in a bundle but its manifest."""
-    return {name: sha256(folder / name) for name in files_of(folder)}
+def entries_of(folder: Path) -> dict[str, dict[str, str | int]]:
+    """What a manifest says of the files that are in a folder now."""
+    return {
+        name: {"sha256": sha256(folder / name), "size_bytes": (folder / name).stat().st_size}
+        for name in files_of(folder)
+    }
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder holds a bundle and nothing else: only then may it be replaced."""
+    """Whether a folder holds a bundle and nothing that would be lost with it: only then may it be replaced."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        return "configuration_key" in manifest and set(files_of(folder)) <= set(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = parse_json(Manifest, read_whole(folder / MANIFEST), folder / MANIFEST).files
+        return all(name in listed or _is_byte_code(PurePosixPath(name)) for name in files_of(folder))
+    except UserError:
         return False
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, after checking every file against it. Raises UserError."""
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest, after checking that the bundle has the files that it lists, and no others. Raises UserError."""
     file = folder / MANIFEST
-    if not file.is_file():
+    if not _is_file(file):
         raise UserError(f"{folder} is not a bundle: it has no {MANIFEST}")
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
-        expected: Mapping[str, str] = dict(manifest["sha256"])
-        Fingerprint.from_dict(manifest["fingerprint"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is damaged: export the bundle again") from None
-    if manifest.get("schema") != SCHEMA_VERSION:
-        raise UserError(
-            f"{file} has schema {manifest.get('schema')!r}; this version reads {SCHEMA_VERSION}: export it again"
-        )
+    manifest = parse_json(Manifest, read_whole(file), file, schema=SCHEMA_VERSION)
     present = set(files_of(folder))
-    for name, digest in expected.items():
-        if name not in present:
-            raise UserError(f"{folder}: {name} is missing; export the bundle again")
-        if sha256(folder / name) != digest:
-            raise UserError(f"{folder}: {name} was changed after the export; export the bundle again")
-    if extra := sorted(present - set(expected)):
-        raise UserError(f"{folder}: {extra[0]} is not part of the bundle; remove it or export again")
+    if missing := sorted(set(manifest.files) - present):
+        raise UserError(f"{folder}: {shown_name(missing[0])} is missing; export the bundle again")
+    if extra := sorted(present - set(manifest.files)):
+        raise UserError(f"{folder}: {_extra_words(extra)}")
     return manifest
+
+
+def shown_name(name: str) -> str:
+    """A file's name as it can stand in a sentence, whatever it holds."""
+    shown = name if name.isprintable() else ascii(name)
+    return shown if len(shown) <= 120 else f"{shown[:120]} ..."
+
+
+def _extra_words(extra: list[str]) -> str:
+    if all(_is_byte_code(PurePosixPath(name)) for name in extra):
+        # The usual way to come by it; it is refused all the same, because Python runs it instead of the source.
+        return (
+            f"{shown_name(extra[0])} is not part of the bundle: Python leaves such byte code where it imports, and "
+            "would run it whatever it holds; delete every __pycache__ folder in the bundle"
+        )
+    return f"{shown_name(extra[0])} is not part of the bundle; remove it or export again"
+
+
+def _is_byte_code(path: PurePosixPath) -> bool:
+    return path.parent.name == "__pycache__" and path.suffix == ".pyc"
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return stat.S_ISREG(file.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    unread, seen = [folder], 0
+    while unread:
+        place = unread.pop()
+        try:
+            with os.scandir(place) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{place} cannot be read ({error.strerror})") from None
+        for entry in found:
+            seen += 1
+            if seen > 2 * MOST_FILES:
+                raise UserError(f"{folder} is not a bundle: it holds more than {MOST_FILES} files")
+            if entry.is_dir(follow_symlinks=False):
+                unread.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield str(Path(entry.path).relative_to(folder))
+            else:
+                what = "a link" if entry.is_symlink() else "neither a file nor a folder"
+                name = shown_name(str(Path(entry.path).relative_to(folder)))
+                raise UserError(f"{folder}: {name} is {what}, which a bundle never holds; export the bundle again")

@@ -1,21 +1,22 @@
 """Verify a bundle: nothing changed, and it still does what its evidence says, in a process without paretune."""
 
-import json
-import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from ...objectives.fingerprint import Fingerprint
 from ...objectives.measuring import VARIANT
 from ...objectives.measuring.stopping import interval_target
 from ...objectives.noise_floor import UNSTEADY, NoiseFloor
 from ...objectives.verdict import Verdict
-from ...studies import UserError
+from ...studies import UserError, content_digest, remember_place
 from ..trial import COMPILED, run_script
-from .manifest import read_manifest
+from .contents import Evidence, Figures
+from .reading import Bundle, open_bundle
 
 OTHER_DAY = 0.05
 """Relative: beyond the noise floor, which was measured within one study, machines differ so much from day to day."""
@@ -54,67 +55,101 @@ class Verification:
 
 
 def verify(
-    folder: Path, *, compiled: Path | None = None, on_step: Callable[[str], None] = lambda text: None
+    folder: Path,
+    *,
+    compiled: Path | None = None,
+    models: Mapping[str, Path] | None = None,
+    on_step: Callable[[str], None] = lambda text: None,
 ) -> Verification:
     """Check every file, run the bundle in a fresh process, and compare with the evidence.
 
+    This runs the bundle's code as the user who asks for it. The manifest finds damage, not forgery.
+
     compiled: the folder where compiled kernels lie; without it the process compiles as a new worker does.
+    models: {pipeline: folder of its model}, for those that this machine is not known to have.
     Raises UserError when the folder is no bundle, a file was changed, or the process could not run it.
     """
     on_step("checking the files")
-    manifest = read_manifest(folder)
-    evidence = json.loads((folder / "evidence" / "measurements.json").read_text())
-    expected, stored = evidence["trial"]["figures"], evidence["noise_floor"]
-    floor = None if stored is None else NoiseFloor.from_dict(stored)
-    shown = sorted((folder / "evidence" / "winner").glob("*.png"))
     with tempfile.TemporaryDirectory(prefix="paretune-verify-") as scratch:
-        on_step("running the bundle in a fresh process")
-        # A copy of it: running it leaves byte code, and a bundle stays as it was exported.
-        script = Path(shutil.copytree(folder, Path(scratch) / "bundle")) / "check" / "run.py"
-        arguments = ["--device", str(manifest["fingerprint"]["device_kind"]), *_options(evidence, floor)]
-        # What the first process compiles, a second one, asked only about latency, need not compile again.
-        environment = {"TORCHINDUCTOR_CACHE_DIR": str((compiled or Path(scratch) / COMPILED).absolute())}
-        for attempt in range(PROCESSES):
-            # Pictures are the same in every process, so the first one makes them.
-            wanted = () if attempt else _requests_of(shown, folder)
-            timeout_s = TIMEOUT_S + SLOWER_AT_MOST * float(expected["latency_ms"]) / 1000 * len(wanted)
-            out = Path(scratch) / f"out-{attempt}"
-            try:
-                measured = run_script(
-                    script, [*arguments, *wanted], out=out, environment=environment, timeout_s=timeout_s
-                )
-            except TimeoutError:
-                raise UserError(f"{folder} did not finish within {timeout_s:.0f} s") from None
-            except RuntimeError as error:
-                raise UserError(f"{folder} could not be run: {error}") from None
-            latency = _compare_latency(expected, measured, floor, attempt + 1)
-            if latency.passed:
-                break
-            on_step("slower than in the evidence: measuring again in another process")
-        on_step("comparing with the evidence")
-        made, quality = Path(scratch) / "out-0" / "pictures.npz", evidence["trial"]["measurements"]["quality"]
-        checks = [
-            Check("files", True, f"{len(manifest['sha256'])} files are as they were exported"),
-            _compare_machine(Fingerprint.from_dict(manifest["fingerprint"])),
-            latency,
-            _compare_memory(expected, measured, floor),
-            _compare_pictures(shown, made, quality),
-        ]
+        # Only a copy of the listed files is used: nothing can be added or changed after it was checked, and a bundle
+        # stays as it was exported.
+        bundle = open_bundle(folder, Path(scratch) / "bundle")
+        _find_models(bundle, folder, models or {})
+        return _run_and_compare(bundle, folder, Path(scratch), compiled, on_step)
+
+
+def _run_and_compare(
+    bundle: Bundle, folder: Path, scratch: Path, compiled: Path | None, on_step: Callable[[str], None]
+) -> Verification:
+    on_step("running the bundle in a fresh process")
+    expected, floor = bundle.evidence.trial.figures, bundle.floor
+    device = bundle.manifest.fingerprint.device_kind
+    arguments = ["--device", device, *_options(bundle.evidence, floor)]
+    # What the first process compiles, a second one, asked only about latency, need not compile again.
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str((compiled or scratch / COMPILED).absolute())}
+    for attempt in range(PROCESSES):
+        # Pictures are the same in every process, so the first one makes them.
+        wanted = () if attempt else _requests_of(bundle)
+        timeout_s = TIMEOUT_S + SLOWER_AT_MOST * expected.latency_ms / 1000 * len(wanted)
+        try:
+            found = run_script(
+                bundle.folder / "check" / "run.py",
+                [*arguments, *wanted],
+                out=scratch / f"out-{attempt}",
+                environment=environment,
+                timeout_s=timeout_s,
+            )
+            measured = Figures.model_validate(found)
+        except TimeoutError:
+            raise UserError(f"{folder} did not finish within {timeout_s:.0f} s") from None
+        except RuntimeError as error:
+            raise UserError(f"{folder} could not be run: {error}") from None
+        except ValidationError:
+            raise UserError(f"{folder} could not be run: what it measured is no latency and memory") from None
+        latency = _compare_latency(expected, measured, floor, attempt + 1)
+        if latency.passed:
+            break
+        on_step("slower than in the evidence: measuring again in another process")
+    on_step("comparing with the evidence")
+    files = f"{len(bundle.manifest.files)} files are as they were exported"
+    checks = [
+        Check("files", True, f"{files} (this finds damage, not forgery)"),
+        _compare_machine(bundle.manifest.machine()),
+        latency,
+        _compare_memory(expected, measured, floor),
+        _compare_pictures(bundle, scratch / "out-0" / "pictures.npz", folder),
+    ]
     return Verification(tuple(checks))
 
 
-def _requests_of(shown: Sequence[Path], folder: Path) -> tuple[str, ...]:
+def _find_models(bundle: Bundle, folder: Path, models: Mapping[str, Path]) -> None:
+    """See that every model is here that the bundle only names. Raises UserError."""
+    specs = bundle.workload.pipelines or {}
+    for name, place in models.items():
+        digest = specs[name].digest if name in specs else None
+        if digest is None:
+            raise UserError(f"--model {name}={place}: {folder} needs no model folder for a pipeline {name!r}")
+        if content_digest(place) != digest:
+            raise UserError(f"--model {name}={place}: that is not the model of the evidence, whose digest is {digest}")
+        remember_place(digest, place)
+    for name, spec in bundle.workload.missing_models().items():
+        raise UserError(
+            f"{folder} needs the model folder {spec.model!r} (digest {spec.digest}), which is not in the bundle and "
+            f"not known on this machine: say where it is with --model {name}=FOLDER"
+        )
+
+
+def _requests_of(bundle: Bundle) -> tuple[str, ...]:
     """The requests, and variants of them, that the evidence has pictures of: "cat" and "cat~1" of "cat~1-0.png"."""
-    workload = json.loads((folder / "check" / "workload.json").read_text())
-    known = {str(request["name"]) for request in workload["requests"]}
-    return tuple(name for name in _by_request(shown) if name.partition(VARIANT)[0] in known)
+    known = {request.name for request in bundle.workload.requests}
+    return tuple(name for name in _by_request(bundle.pictures) if name.partition(VARIANT)[0] in known)
 
 
-def _options(evidence: Mapping[str, Any], floor: NoiseFloor | None) -> list[str]:
+def _options(evidence: Evidence, floor: NoiseFloor | None) -> list[str]:
     """What run.py has to be told to measure as the study did; the names of pictures follow."""
     options = []
-    for name in ("calls", "most_calls", "most_seconds", "warm_up_calls"):
-        options += [f"--{name.replace('_', '-')}", str(evidence["measurement"][name])]
+    for name, value in evidence.measurement.model_dump().items():
+        options += [f"--{name.replace('_', '-')}", str(value)]
     if floor is not None:
         options += ["--target", str(interval_target(floor.of_figure("latency_ms")))]
     return [*options, "--pictures"]
@@ -130,10 +165,8 @@ def _compare_machine(expected: Fingerprint) -> Check:
     return Check("machine", not differences, text)
 
 
-def _compare_latency(
-    expected: Mapping[str, Any], measured: Mapping[str, Any], floor: NoiseFloor | None, processes: int
-) -> Check:
-    before, now = float(expected["latency_ms"]), float(measured["latency_ms"])
+def _compare_latency(expected: Figures, measured: Figures, floor: NoiseFloor | None, processes: int) -> Check:
+    before, now = expected.latency_ms, measured.latency_ms
     change = now / before - 1
     text = f"{now:.1f} ms now, {before:.1f} ms in the evidence ({change:+.1%}"
     text += f", in the {('first', 'second', 'third')[processes - 1]} process" if processes > 1 else ""
@@ -155,8 +188,8 @@ def _compare_latency(
     return Check("latency_ms", change <= tolerated, text + words)
 
 
-def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any], floor: NoiseFloor | None) -> Check:
-    before, now = float(expected["peak_vram_gib"]), float(measured["peak_vram_gib"])
+def _compare_memory(expected: Figures, measured: Figures, floor: NoiseFloor | None) -> Check:
+    before, now = expected.peak_vram_gib, measured.peak_vram_gib
     change = now / before - 1
     noise = UNKNOWN_FLOOR if floor is None else min(floor.of_figure("peak_vram_gib"), UNSTEADY)
     tolerance = noise + OTHER_DAY + MEMORY_SLACK_GIB / before
@@ -164,15 +197,26 @@ def _compare_memory(expected: Mapping[str, Any], measured: Mapping[str, Any], fl
     return Check("peak_vram_gib", change <= tolerance, text)
 
 
-def _compare_pictures(shown: Sequence[Path], made: Path, quality: Mapping[str, Any]) -> Check:
+def _compare_pictures(bundle: Bundle, made: Path, folder: Path) -> Check:
     """Every picture of the evidence against the one that was made now; `made` is the process's pictures.npz."""
+    try:
+        return _judge(bundle.pictures, made, bundle.evidence.trial.measurements.quality.verdict)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} could not be run: its pictures cannot be compared ({reason})") from None
+
+
+def _judge(shown: Sequence[Path], made: Path, verdict: Verdict) -> Check:
     import numpy as np
     import torch
 
-    from ...objectives.pictures import judge_pictures, load_png
+    from ...objectives.judging import Judge
+    from ...objectives.pictures import load_png
 
-    assessed = quality["verdict"] != Verdict.NOT_ASSESSED
-    missing, verdicts, finite = [], {}, True
+    assessed = verdict is not Verdict.NOT_ASSESSED
+    missing: list[str] = []
+    empty: list[str] = []
+    verdicts, finite = {}, True
     with np.load(made, allow_pickle=False) as arrays:  # reads one array at a time, when it is asked for
         for name, files in _by_request(shown).items():
             images = torch.from_numpy(arrays[name]) if name in arrays.files else torch.empty(0)
@@ -180,7 +224,10 @@ def _compare_pictures(shown: Sequence[Path], made: Path, quality: Mapping[str, A
                 if index >= len(images):
                     missing.append(file.name)
                 elif assessed:
-                    verdicts[file.name] = judge_pictures(load_png(file)[None], images[index][None])[0].verdict
+                    judged = Judge().judge_file(images[index], load_png(file), "")
+                    verdicts[file.name] = Verdict(judged["verdict"])
+                    if judged.get("no_evidence"):
+                        empty.append(f"{file.name}: {judged['no_evidence']}")
                 else:
                     finite = finite and bool(images[index].isfinite().all())
     if not shown:
@@ -192,6 +239,8 @@ def _compare_pictures(shown: Sequence[Path], made: Path, quality: Mapping[str, A
     if not assessed:
         words = "all finite" if finite else "values that are not finite"
         return Check("pictures", finite, f"{count}; not assessed (random weights), {words}")
+    if empty:
+        return Check("pictures", False, f"{len(empty)} of the evidence's {len(shown)} show nothing ({empty[0]})")
     worst = max(verdicts, key=lambda name: verdicts[name].rank)
     same = verdicts[worst].at_least(Verdict.IMPERCEPTIBLE)
     which = "" if same else f" ({worst})"

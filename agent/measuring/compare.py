@@ -13,10 +13,10 @@ from ...objectives.fingerprint import Fingerprint
 from ...objectives.measuring import Plan
 from ...objectives.measuring.intervals import Comparison, compare_paired
 from ...search_space import Configuration
-from ...studies import Outcome, Records, RunKind, Study, UserError
-from ..bundle import MANIFEST, read_manifest
+from ...studies import Outcome, Records, RunKind, Study, UserError, pack_workload, unpacked
+from ..bundle import MANIFEST, open_bundle
 from ..results import Results
-from ..trial import COMPILED, Job, detect_device
+from ..trial import COMPILED, Job, detect_device, portable_workload
 from .runner import LocalRunner, Runner
 
 WARM_UP_CALLS = 2
@@ -30,6 +30,9 @@ class Contender:
     label: str
     apply_py: str
     workload: Mapping[str, Any]
+    """With the places on this machine."""
+    same: Mapping[str, Any]
+    """The workload as a bundle describes it: two that are equal in this can be compared."""
     deadlines_s: Mapping[str, float] | None
 
 
@@ -59,10 +62,16 @@ class Compared:
 def contender(text: str, storage: str) -> Contender:
     """A bundle's folder, or STUDY:TRIAL with a number, "reference", "torch.compile" or "best". Raises UserError."""
     folder = Path(text)
-    if (folder / MANIFEST).is_file():
-        read_manifest(folder)
-        workload = json.loads((folder / "check" / "workload.json").read_text())
-        return Contender(text, (folder / "apply.py").read_text(), workload, None)
+    if _is_bundle(folder):
+        with tempfile.TemporaryDirectory(prefix="paretune-compare-") as scratch:
+            copy = open_bundle(folder, Path(scratch) / "bundle").folder
+            described = json.loads((copy / "check" / "workload.json").read_text())
+            apply_py = (copy / "apply.py").read_text()
+        try:
+            workload = unpacked(described, (folder / "check").resolve())
+        except FileNotFoundError as error:
+            raise UserError(f"{text}: {error}") from None
+        return Contender(text, apply_py, workload, described, None)
     study, separator, which = text.rpartition(":")
     if not separator:
         raise UserError(f"{text} is neither a bundle's folder nor STUDY:TRIAL, such as quickstart:4 or quickstart:best")
@@ -78,7 +87,15 @@ def contender(text: str, storage: str) -> Contender:
     else:
         raise UserError(f"{text}: a trial is a number, reference, torch.compile or best")
     deadlines_s = results.study.deadlines_s.model_dump()
-    return Contender(text, trial.timing.apply_py, results.study.workload_description(), deadlines_s)
+    described, _ = portable_workload(pack_workload(results.study).description)
+    return Contender(text, trial.timing.apply_py, results.study.workload_description(), described, deadlines_s)
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        return (folder / MANIFEST).is_file()
+    except OSError:
+        return False  # a name that is too long
 
 
 def compare(
@@ -94,7 +111,7 @@ def compare(
 
     Raises UserError when the workloads differ, or when one of them fails.
     """
-    if json.loads(json.dumps(first.workload)) != json.loads(json.dumps(second.workload)):
+    if json.loads(json.dumps(first.same)) != json.loads(json.dumps(second.same)):
         raise UserError(f"{first.label} and {second.label} are for different workloads: nothing can be compared")
     if blocks < 2:
         raise UserError("a comparison needs at least 2 blocks")

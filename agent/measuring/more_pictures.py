@@ -14,13 +14,14 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
     stays what it was, and the failed run says why.
     """
     trial = runs.results.numbered[number]
-    judged = {picture["request"] for picture in trial.quality.get("pictures", ())}
+    known = [dict(picture) for picture in trial.judged_pictures]
+    judged = {picture["request"] for picture in known}
     missing = tuple(name for name in picture_names(runs.study, count) if name not in judged)
     if not missing or not runs.study.workload.quality_assessed or not trial.complete:
         return
     if not trial.is_reference:
         judge_more(runs, runs.results.reference.number, count)
-        trial = runs.results.numbered[number]
+        known = [dict(picture) for picture in runs.results.numbered[number].judged_pictures]
     session, position = count, number
     plan = runs.plan(measure=False, memory=False, stages=False, warm_up_calls=1, pictures=missing)
     run = runs.process(
@@ -31,7 +32,7 @@ def judge_more(runs: StudyRuns, number: int, count: int) -> None:
         session=session,
         position=position,
         judge=True,
-        known_pictures=[dict(picture) for picture in trial.quality["pictures"]],
+        known_pictures=known,
         compiled=str(trial_folder(runs.folder, number) / COMPILED),
     )
     folder = run_folder(runs.folder, RunKind.PICTURES, session, position)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...objectives.fingerprint import Fingerprint
-from ...studies import Outcome, RunKind
+from ...studies import Outcome, RunKind, UserError, check_calls
 from ..trial import Executor, Job, TrialResult, cold_import_s, measure_cold_start, write_trial_folder
 
 INFRASTRUCTURE_TRIES = 3
 """A failure of the host says nothing about the configuration, so the process is run again."""
+FILES_GONE = "what was measured before is in the database; leave the files alone, and launch again"
 
 
 class Runner(Protocol):
@@ -53,10 +54,18 @@ class LocalRunner:
         deadlines_s: Mapping[str, float],
         host_memory_gib: float | None = None,
     ) -> None:
-        """Start the fork server (see Executor). workload: its description. Raises UserError when it cannot start."""
+        """Start the fork server (see Executor). workload: its description.
+
+        Raises UserError when it cannot start, and when a pipeline does not take what a request passes to it.
+        """
         self.device = device
         self._classes = sorted({spec["class"] for spec in workload.get("pipelines", {}).values()})
         self._executor = Executor(device, self._classes, deadlines_s, host_memory_gib)
+        try:
+            check_calls(workload, self._executor.interfaces)
+        except UserError:
+            self.close()
+            raise
         self.fingerprint = self._executor.fingerprint
 
     def places(self) -> int:
@@ -68,6 +77,9 @@ class LocalRunner:
         for _ in range(INFRASTRUCTURE_TRIES):
             write_trial_folder(Path(job.folder), job.configuration, job.workload, job.apply_py)
             result = self._executor.run(job)
+            if not Path(job.folder).is_dir():
+                # Whatever became of the process, it says nothing about the configuration.
+                raise UserError(f"{job.folder} was deleted while a process was running in it: {FILES_GONE}")
             if result.outcome is not Outcome.INFRASTRUCTURE:
                 break
         future: Future[TrialResult] = Future()

@@ -10,10 +10,10 @@ from typing import Any
 from ...objectives.measuring import Plan
 from ...objectives.measuring.stopping import interval_target
 from ...search_space import Configuration, apply_source
-from ...studies import Outcome, Records, RunKind, RunRecord, Study, picture_names, workload_key
+from ...studies import Outcome, Records, RunKind, RunRecord, Study, UserError, picture_names, workload_key
 from ..results import Results
-from ..trial import PICTURES, Job, TrialResult, run_folder, trial_folder
-from .runner import Runner
+from ..trial import PICTURES, Job, TrialResult, finished_trial, run_folder, trial_folder
+from .runner import FILES_GONE, Runner
 
 UNKNOWN_FLOOR_TARGET = 0.02
 """How narrow the median's interval has to be while the noise floor is still being measured."""
@@ -73,14 +73,29 @@ class StudyRuns:
         self, number: int, configuration: Configuration, front: Sequence[Mapping[str, float]] = ()
     ) -> "Future[TrialResult]":
         """Start measuring a configuration as trial `number`; what it compiled stays in its folder."""
-        job = self._job(trial_folder(self.folder, number), configuration, self.plan(), front=[*map(dict, front)])
+        # The reference is called twice before anything else: what does not repeat itself is not measured at all.
+        calls = max(self.study.measurement.warm_up_calls, 1 if configuration.steps else 2)
+        plan = self.plan(warm_up_calls=calls)
+        job = self._job(trial_folder(self.folder, number), configuration, plan, front=[*map(dict, front)])
         return self.runner.submit(RunKind.TRIAL, job)
 
-    def trial_run(self, number: int, configuration: Configuration, result: TrialResult) -> RunRecord:
-        """A trial's result as it is stored."""
+    def trial_run(self, number: int, configuration: Configuration, result: TrialResult, **also: Any) -> RunRecord:
+        """A trial's result as it is stored. also: other fields of the run."""
         apply_py = apply_source(configuration, self.versions)
         folder = str(trial_folder(self.folder, number))
-        return self._record(RunKind.TRIAL, configuration, result, trial=number, apply_py=apply_py, folder=folder)
+        return self._record(
+            RunKind.TRIAL, configuration, result, trial=number, apply_py=apply_py, folder=folder, **also
+        )
+
+    def finished_trial(self, number: int) -> RunRecord | None:
+        """The run of a trial that an earlier launch measured and could not store any more."""
+        folder = trial_folder(self.folder, number)
+        try:
+            configuration = Configuration.from_yaml((folder / "configuration.yaml").read_text())
+        except (OSError, ValueError):
+            return None
+        found = finished_trial(folder, apply_source(configuration, self.versions))
+        return None if found is None else self.trial_run(number, configuration, found[0], finished_at=found[1])
 
     def process(
         self,
@@ -116,6 +131,8 @@ class StudyRuns:
         """Start a trial's folder cold. The run is not stored."""
         deadlines_s = self.study.deadlines_s
         timeout_s = deadlines_s.load + deadlines_s.apply + deadlines_s.first_call
+        if not folder.is_dir():
+            raise UserError(f"{folder} was deleted, so it cannot be started cold: {FILES_GONE}")
         result = self.runner.cold_start(folder, timeout_s)
         return self._record(RunKind.COLD_START, configuration, result, trial=number, position=position)
 
@@ -141,6 +158,12 @@ class StudyRuns:
     def _job(self, folder: Path, configuration: Configuration, plan: Plan, **also: Any) -> Job:
         # The reference's own trial, and its further seeds, are what everything else is compared with.
         is_reference = not configuration.steps and "apply_py" not in also
+        reference = None if is_reference else self.results.reference.pictures_folder / PICTURES
+        if reference is not None and not reference.is_dir():
+            raise UserError(
+                f"{reference} was deleted, and the pictures of every configuration are compared with those: what was "
+                f"measured is in the database; give this study its own --name to measure the reference again"
+            )
         usual = Job(
             folder=str(folder),
             device=self.runner.device,
@@ -148,7 +171,7 @@ class StudyRuns:
             apply_py=apply_source(configuration, self.versions),
             workload=self.workload,
             plan=dataclasses.asdict(plan),
-            reference_pictures=None if is_reference else str(self.results.reference.pictures_folder / PICTURES),
+            reference_pictures=None if reference is None else str(reference),
             quality_assessed=self.study.workload.quality_assessed,
             technique_files=self.study.space.files,
             import_s=self.import_s,

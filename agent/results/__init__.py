@@ -2,7 +2,7 @@
 
 from .ablation import Ablation, Earned, ablation_of, alone, without
 from .confirmation import TORCH_COMPILE, Speed
-from .doubts import Doubt, DoubtKind, ended_early_words, study_doubts, unconfirmed
+from .doubts import Doubt, DoubtKind, ended_early_words, picture_doubts, study_doubts, unconfirmed
 from .front import TIE_RULE, pareto_front
 from .limits import Limit, limit_words
 from .machine import Canary, trials_before
@@ -45,6 +45,7 @@ __all__ = [
     "limit_words",
     "numbers",
     "pareto_front",
+    "picture_doubts",
     "pictures_note",
     "study_doubts",
     "ties_note",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ...studies import RunKind
+from ..trial import repetition_words
 from .results import Results
 from .trial import Trial, numbers
 
@@ -17,6 +18,8 @@ UNSTEADY_CALLS = 1.5
 class DoubtKind(StrEnum):
     """What is doubtful."""
 
+    NO_EVIDENCE = "no_evidence"
+    UNREPEATABLE = "unrepeatable"
     UNSTEADY_MACHINE = "unsteady_machine"
     REFERENCE_CONTRADICTED = "reference_contradicted"
     BREAKS_LIMITS = "breaks_limits"
@@ -47,7 +50,14 @@ def study_doubts(results: Results) -> list[Doubt]:
     """What concerns the study as a whole: its best configuration, and what the machine did in whatever trial."""
     best = results.best_or_none
     about_best = [] if best is None else _about(best)
-    return [*_reference(results), *_faster_break_limits(results), *about_best, *_machine(results, results.complete)]
+    complete = results.complete
+    return [
+        *_reference(results),
+        *_faster_break_limits(results),
+        *about_best,
+        *_unrepeatable(complete),
+        *_machine(results, complete),
+    ]
 
 
 def trial_doubts(trial: Trial) -> list[Doubt]:
@@ -57,11 +67,31 @@ def trial_doubts(trial: Trial) -> list[Doubt]:
     return [
         *_reference(results),
         *_about(trial),
+        *_unrepeatable([trial]),
         *_machine(results, [one for one in results.complete if one in compared]),
     ]
 
 
+def picture_doubts(results: Results) -> Iterator[Doubt]:
+    """What makes the reference's pictures worth less than they seem."""
+    if empty := results.reference.no_evidence:
+        count = results.reference.picture_count + len(empty)
+        verb, be = ("shows", "is") if len(empty) == 1 else ("show", "are")
+        yield Doubt(
+            DoubtKind.NO_EVIDENCE,
+            f"{len(empty)} of the reference's {count} pictures {verb} nothing and {be} left out of every comparison "
+            f"({empty[0]['file']}: {empty[0]['no_evidence']}).",
+        )
+    for words, found in results.repetitions.items():
+        yield Doubt(
+            DoubtKind.UNREPEATABLE,
+            f"The unchanged reference does not repeat itself exactly ({words}: {repetition_words(found)}); drift up to "
+            "there is not the techniques' doing.",
+        )
+
+
 def _reference(results: Results) -> Iterator[Doubt]:
+    yield from picture_doubts(results)
     if results.unsteady:
         yield Doubt(
             DoubtKind.UNSTEADY_MACHINE,
@@ -137,6 +167,14 @@ def ended_early_words(trial: Trial) -> str | None:
     """That a trial's timing was cut short and why; None when it was not."""
     better = trial.ended_early_by
     return None if better is None else f"measuring ended early because trial {better} was clearly better in everything"
+
+
+def _unrepeatable(trials: Sequence[Trial]) -> Iterator[Doubt]:
+    if found := [t for t in trials if t.largest_repeat_difference > 0 and not t.is_reference]:
+        levels = 255 * max(trial.largest_repeat_difference for trial in found)
+        by = f"by up to {levels:.2g} of 255 levels"
+        text = f"The same request, repeated, gave other pictures in {numbers(found)} ({by})."
+        yield Doubt(DoubtKind.UNREPEATABLE, text)
 
 
 def _pictures_missing(trial: Trial) -> Iterator[Doubt]:

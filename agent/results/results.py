@@ -11,7 +11,8 @@ from ...objectives.measuring.intervals import Comparison
 from ...objectives.noise_floor import NoiseFloor
 from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss
-from ...studies import LinkedRun, RatingRecord, Records, RunKind, RunRecord, Study, StudyRecord, UserError
+from ...studies import LinkedRun, RatingRecord, Records, RunKind, RunRecord, StudyRecord, UserError, stored_study
+from ..trial import repetition
 from .confirmation import TORCH_COMPILE, Latencies, compare_trials, newest_blocks
 from .front import best_of, pareto_front
 from .limits import ASKABLE, Limit
@@ -26,7 +27,7 @@ class Results:
         """Raises UserError when there is no such study."""
         self.records = records
         self.record: StudyRecord = records.study(name)
-        self.study = Study.model_validate(self.record.study)
+        self.study = stored_study(self.record)
         self.study.load_techniques()
         self._runs: list[LinkedRun] = records.runs(name)
 
@@ -51,7 +52,7 @@ class Results:
         if added:
             self._runs += added
             self.record = self.records.study(self.name)  # judged again, it has other settings
-            self.study = Study.model_validate(self.record.study)
+            self.study = stored_study(self.record)
             self._forget_what_was_derived()
         return self
 
@@ -178,14 +179,25 @@ class Results:
     @cached_property
     def reordering_floor(self) -> dict[str, Any] | None:
         """How far pictures drift when only the order of arithmetic changes: {"variants": {words: ...}, "drift": the
-        largest}; None when it was not measured as pictures are judged now.
+        largest}; None when it was not measured as pictures are judged now. Where the unchanged reference does not
+        repeat exactly, that is a variant as well.
         """
         runs = [run for run in self.runs(RunKind.REORDERING) if run.workload_key == self.record.workload_key]
-        if not runs:
+        variants = {run.measurements["variant"]: _variant(run) for run in runs} | self.repetitions
+        if not variants:
             return None
-        variants = {run.measurements["variant"]: _variant(run) for run in runs}
-        drifts = [variant["drift"] for variant in variants.values() if "drift" in variant]
+        drifts = [variant["drift"] for variant in variants.values() if variant.get("drift") is not None]
         return {"variants": variants, "drift": max(drifts, default=None)}
+
+    @cached_property
+    def repetitions(self) -> dict[str, dict[str, Any]]:
+        """{words: ...} of the ways in which the unchanged reference, asked for the same again, gave other pictures."""
+        judged = [run.measurements["quality"] for run in self.floor_runs() if "quality" in run.measurements]
+        found = {
+            "the same request again": self.reference.quality.get("repeat"),
+            "another process": next(map(repetition, judged), None),
+        }
+        return {words: one for words, one in found.items() if one is not None}
 
     # One scale for latencies, one set of pictures.
 
@@ -286,4 +298,6 @@ def _variant(run: RunRecord) -> dict[str, Any]:
     if not run.complete:
         return {"outcome": run.outcome, "reason": run.reason}
     quality = run.measurements["quality"]
+    if quality["drift"] is None:
+        return {"outcome": Verdict.NOT_ASSESSED.value, "reason": "the reference's pictures show nothing"}
     return {key: quality[key] for key in ("n", "verdict", "drift", "worst_metrics")}

@@ -11,7 +11,7 @@ from ...objectives.measuring.energy import cost_per_1000_images
 from ...objectives.noise_floor import relative_difference
 from ...objectives.verdict import Verdict, configuration_drift
 from ...search_space import Configuration
-from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError
+from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError, without_secrets
 from ..trial import COLD_START_FIGURES, PICTURES
 from .confirmation import Confirmation, Speed
 from .machine import in_doubt
@@ -54,11 +54,12 @@ class Trial:
 
     @cached_property
     def _last_word(self) -> RunRecord:
-        """The run that decides how the trial ended: more pictures may have shown that it makes a broken one.
+        """The run that decides how the trial ended: more pictures, or calls, may have shown that it makes a broken one.
 
         The reference stays what everything is compared with, whatever its other seeds look like.
         """
-        broken = [r for r in self._runs if r.kind == RunKind.PICTURES and r.outcome == Outcome.INVALID_OUTPUT]
+        seen_in = (RunKind.PICTURES, RunKind.BLOCK)
+        broken = [r for r in self._runs if r.kind in seen_in and r.outcome == Outcome.INVALID_OUTPUT]
         return broken[-1] if broken and self.configuration.steps else self.timing
 
     @property
@@ -69,12 +70,12 @@ class Trial:
     @property
     def reason(self) -> str:
         """Why it failed, in one sentence; empty when it is complete."""
-        return self._last_word.reason
+        return without_secrets(self._last_word.reason)
 
     @property
     def log_tail(self) -> str:
         """The end of the log of the run that decided how it ended; empty when it is complete."""
-        return self._last_word.log_tail
+        return without_secrets(self._last_word.log_tail)
 
     @property
     def complete(self) -> bool:
@@ -136,6 +137,16 @@ class Trial:
     def verdict_words(self) -> str:
         """The verdict; never a judgement of pictures that mean nothing."""
         return str(self.verdict) if self.results.quality_assessed else "not assessed (random weights)"
+
+    @property
+    def judged_pictures(self) -> list[Mapping[str, Any]]:
+        """What was said of each picture, also of those that are no evidence because the reference's shows nothing."""
+        return [*self.quality.get("pictures", ()), *self.no_evidence]
+
+    @property
+    def no_evidence(self) -> list[Mapping[str, Any]]:
+        """Of these the latter; `no_evidence` says why."""
+        return list(self.quality.get("no_evidence", ()))
 
     @property
     def picture_count(self) -> int:
@@ -295,6 +306,12 @@ class Trial:
         from .doubts import trial_doubts
 
         return trial_doubts(self)
+
+    @property
+    def largest_repeat_difference(self) -> float:
+        """How far any value of a picture was from what the same request had given before, of 1."""
+        timed = [self.timing, *self.runs(RunKind.BLOCK)]
+        return max(float(run.measurements.get("repeat_max_difference", 0.0)) for run in timed)
 
     def within_reordering_floor(self) -> bool | None:
         """Whether its pictures drift no further than those of the same arithmetic reordered; None if unknown."""

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import sys
 import warnings
 import wsgiref.simple_server
 from collections.abc import Callable, Iterable
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from ...studies import Records, UserError
+from ...studies import Records, UserError, optuna_storage, without_secrets
 from .report import template
 from .view import study_view
 
 if TYPE_CHECKING:
     from .optuna_storage import ReportedStorage
 
+NOT_IN_FRAMES = (("Content-Security-Policy", "frame-ancestors 'none'"), ("X-Frame-Options", "DENY"))
+"""Another page could show the dashboard in a frame, and have its visitors click there without knowing."""
 HOST = "127.0.0.1"
 """The dashboard has neither accounts nor passwords, so it is never served to other machines."""
 
@@ -36,6 +39,12 @@ class _QuietHandler(wsgiref.simple_server.WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: a line per request helps nobody."""
 
+    def end_headers(self) -> None:
+        """Of what is refused before the dashboard sees it, such as a request that is none."""
+        for name, value in NOT_IN_FRAMES:
+            self.send_header(name, value)
+        super().end_headers()
+
 
 def dashboard(name: str | None, storage: str, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve until interrupted; on_ready gets the address. Raises UserError."""
@@ -43,19 +52,16 @@ def dashboard(name: str | None, storage: str, port: int, on_ready: Callable[[str
         import optuna_dashboard
     except ModuleNotFoundError:
         raise UserError("the dashboard is not installed: pip install 'paretune[dashboard]'") from None
-    import optuna  # takes a second, which other commands need not wait for
-
     from .optuna_storage import ReportedStorage
 
     records = Records(storage, must_exist=True)
     if name is not None:
         records.study(name)
-    if not records.studies():
+    if not records.study_names():
         raise UserError("the database has no study yet: paretune launch adds one")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Importances of parameters that few trials have; the page says nothing wrong, and the terminal is no place for it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
-    reported = ReportedStorage(records, optuna.storages.RDBStorage(storage))
+    reported = ReportedStorage(records, optuna_storage(records.reading_url, read_only=True))
     page = "" if name is None else f"studies/{reported.id_of(name)}"
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
     app = as_reported(optuna_dashboard.wsgi(reported, artifact_store=reported), reported)
@@ -76,7 +82,7 @@ def only_this_machine(app: WSGIApplication, port: int) -> WSGIApplication:
     """Refuse what other web pages send through the user's browser.
 
     A page elsewhere can post to 127.0.0.1 (its Origin gives it away), or have its own name resolve to 127.0.0.1 and
-    read everything (the Host header gives that away).
+    read everything (the Host header gives that away), or show it in a frame (every answer forbids that).
     """
     hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
     if port == 80:
@@ -84,9 +90,19 @@ def only_this_machine(app: WSGIApplication, port: int) -> WSGIApplication:
     origins = {f"http://{host}" for host in hosts}
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+            named = {name.lower() for name, _ in NOT_IN_FRAMES}
+            others = [(name, value) for name, value in headers if name.lower() not in named]
+            return start_response(status, [*others, *NOT_IN_FRAMES], *error)
+
         if environ.get("HTTP_HOST") in hosts and environ.get("HTTP_ORIGIN") in (None, *origins):
-            return app(environ, start_response)
-        return _refused(start_response, "The dashboard answers only its own pages on this machine.")
+            try:
+                return app(environ, start)
+            except Exception as error:
+                sentence = without_secrets(f"{type(error).__name__}: {error}")
+                start("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")], sys.exc_info())
+                return [sentence.encode(errors="replace") + b"\n"]
+        return _refused(start, "The dashboard answers only its own pages on this machine.")
 
     return guarded
 

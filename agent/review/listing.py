@@ -57,7 +57,7 @@ class ListedStudy:
     """One study of a database. What was measured is None where the study cannot be read, and `problem` says why."""
 
     name: str
-    launched_at: str
+    launched_at: str | None = None
     """ISO 8601, UTC."""
     device: str | None = None
     """The GPU's name, or the CPU's."""
@@ -69,7 +69,7 @@ class ListedStudy:
 
 def listed_studies(records: Records) -> list[ListedStudy]:
     """Every study of the database, the oldest first. One that cannot be read does not hide the others."""
-    return [_listed(records, record.name, record.created_at) for record in records.studies()]
+    return [_listed(records, name) for name in records.study_names()]
 
 
 def study_lines(studies: list[ListedStudy]) -> list[str]:
@@ -81,16 +81,18 @@ def study_lines(studies: list[ListedStudy]) -> list[str]:
         figures = ["?", "?", f"cannot be read: {study.problem}"]
         if study.problem is None:
             figures = [str(study.trials), str(study.failures), str(study.device)]
-        rows.append([study.name, study.launched_at[:16].replace("T", " "), *figures])
+        rows.append([study.name, (study.launched_at or "?")[:16].replace("T", " "), *figures])
     return _in_columns(rows)
 
 
-def _listed(records: Records, name: str, launched_at: str) -> ListedStudy:
+def _listed(records: Records, name: str) -> ListedStudy:
+    launched_at = None
     try:
+        launched_at = records.study(name).created_at
         results = Results(records, name)
         counts = len(results.trials), len(results.failures)
         return ListedStudy(name, launched_at, results.fingerprint.device_name, *counts)
-    except (UserError, ValueError, KeyError, TypeError) as error:  # of another version, or its own files are gone
+    except UserError as error:  # of another version, or its own files are gone
         return ListedStudy(name, launched_at, problem=" ".join(str(error).split()))
 
 

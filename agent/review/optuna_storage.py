@@ -10,10 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from ...search_space import OFF, ON, SearchSpace
 from ...studies import Records, UserError
@@ -55,9 +57,9 @@ class ReportedStorage(InMemoryStorage):
         with self._refreshing:
             if time.monotonic() - self._refreshed_at < REFRESH_S:
                 return
-            for record in self._records.studies():
+            for name in self._records.study_names():
                 try:
-                    self._refresh(record.name)
+                    self._refresh(name)
                 except UserError:
                     continue  # one that cannot be read, for instance without its own techniques' file, hides no other
             self._refreshed_at = time.monotonic()
@@ -65,7 +67,7 @@ class ReportedStorage(InMemoryStorage):
     def _refresh(self, name: str) -> None:
         try:
             study_id = self._in_database.get_study_id_from_name(name)
-        except KeyError:
+        except (KeyError, StorageInternalError, SQLAlchemyError):  # not there, nor perhaps Optuna's tables
             raise UserError(f"study {name} has no search yet: paretune launch continues it") from None
         known = self._shown.get(study_id)
         results = Results(self._records, name) if known is None else known.results
@@ -113,15 +115,20 @@ class ReportedStorage(InMemoryStorage):
         return self._in_database.get_study_system_attrs(study_id)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """How the dashboard keeps notes."""
-        self._in_database.set_study_system_attr(study_id, key, value)
+        """How the dashboard keeps notes. Raises a refusal of the dashboard's framework when they cannot be kept."""
+        from bottle import HTTPError  # type: ignore[import-untyped]
+
+        try:
+            self._in_database.set_study_system_attr(study_id, key, value)
+        except (StorageInternalError, SQLAlchemyError):
+            raise HTTPError(403, "the database cannot be written to, so no note can be kept") from None
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """As an artifact store does: the picture of a trial, drawn when it is looked at.
 
         Raises a 404 of the dashboard's own framework; anything else would print a traceback for each picture.
         """
-        from bottle import HTTPError  # type: ignore[import-untyped]
+        from bottle import HTTPError
 
         study_id, number = (int(part, 16) for part in artifact_id.split("-"))
         results = self._shown[study_id].results

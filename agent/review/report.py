@@ -10,7 +10,7 @@ from ...objectives.figures import FIGURE, drift_text
 from ...objectives.measuring import memory
 from ...objectives.verdict import THRESHOLDS, Verdict
 from ...search_space import Loss
-from ...studies import UserError, utc_now
+from ...studies import UserError, utc_now, without_secrets
 from ..results import Results, Trial
 from ..trial import write_text
 from .ablation import ablation_plot
@@ -88,7 +88,7 @@ def report_html(results: Results) -> str:
         phases=PHASES,
         loss_words=_LOSS_WORDS,
         memory_words="; ".join(_MEMORY_WORDS.get(source, source) for source in view.memory_sources),
-        study_file=results.study.to_yaml(),
+        study_file=without_secrets(results.study.to_yaml()),
         thresholds=THRESHOLDS,
         metric_words=_METRIC_WORDS,
         verdicts=[str(verdict) for verdict in Verdict],

@@ -134,8 +134,8 @@ def _range(shares: Sequence[int]) -> str:
 
 
 def _notes(figures: Mapping[str, Any]) -> list[str]:
-    said = notes(figures["machine"])
-    for shape in figures["latency"]:
+    said = notes(figures["machine"]) if "machine" in figures else []
+    for shape in figures.get("latency", ()):
         if repeated := len(shape["throttled_ms"]):
             said.append(f"throttled calls were repeated ({repeated})")
         if counted := shape["throttled"]:

@@ -83,8 +83,6 @@ class StudyView:
     """Techniques and values that cannot work on this machine, with reasons."""
     memory_sources: list[str]
     """How memory was read; see objectives/memory.py."""
-    unrepeatable: list[int]
-    """Trials in which the same request gave another picture."""
     trial_seconds: float
     """What the study's own trials took in all."""
     other_seconds: dict[str, float]
@@ -156,7 +154,6 @@ def study_view(results: Results) -> StudyView:
         machine_notes=sections.machine_notes(results),
         left_out=dict(record.left_out),
         memory_sources=sorted(sources),
-        unrepeatable=[t.number for t in results.complete if t.measurements["repeat_max_difference"] > 0],
         trial_seconds=sections.trial_seconds(results),
         other_seconds=sections.other_seconds(results),
     )

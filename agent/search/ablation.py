@@ -32,7 +32,7 @@ def ablate(
     if blocks < 2:
         raise UserError("an ablation needs at least 2 blocks")
     folder = Path(results.record.files)
-    with only_launcher(folder, name), closing(runner or local_runner(results.study)) as chosen:
+    with only_launcher(records, name, doing="ablated"), closing(runner or local_runner(results.study)) as chosen:
         runs = StudyRuns(results.study, records, chosen, folder, results.record.import_s)
         refuse_another_machine(runs)
         measure_ablation(runs, trial, blocks=blocks, calls=calls, say=on_step)

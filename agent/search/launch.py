@@ -6,12 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from ...search_space import Configuration, PipelineFacts
-from ...studies import DEFAULT_STORAGE, Outcome, Records, RunRecord, Study, StudyRecord, UserError
+from ...studies import (
+    DEFAULT_STORAGE,
+    Outcome,
+    Records,
+    RunRecord,
+    Study,
+    StudyRecord,
+    UserError,
+    fault_sentence,
+    optuna_storage,
+    refuse_foreign_study,
+    sqlite_file,
+)
 from ..measuring import (
     LocalRunner,
     Runner,
@@ -22,7 +32,7 @@ from ..measuring import (
     measure_canary,
     moved_words,
 )
-from ..results import Results, age_words
+from ..results import Results, age_words, picture_doubts
 from ..trial import LOG, PICTURES, detect_device, forget_all_compiled, target_of, trial_folder
 from .events import Event
 from .lock import only_launcher
@@ -33,10 +43,8 @@ from .reuse import reference_elsewhere, runs_of
 
 def files_folder(storage: str) -> Path:
     """Where trial folders go: beside an SQLite file, else in the current folder."""
-    url = make_url(storage)
-    if url.get_backend_name() == "sqlite" and url.database:
-        return Path(url.database).resolve().with_suffix(".files")
-    return Path("paretune.files").resolve()
+    file = sqlite_file(make_url(storage))
+    return Path("paretune.files").resolve() if file is None else file.resolve().with_suffix(".files")
 
 
 def launch(
@@ -61,13 +69,19 @@ def launch(
     Raises UserError for whatever the user can fix. Interrupted or killed, it loses nothing but the running trial.
     """
     records = Records(storage)
-    record = records.find_study(study.name)
-    # Where the study put its files, wherever its database may have been moved since.
-    folder = files_folder(storage) / study.name if record is None else Path(record.files)
-    refuse_changes(record, study)
     try:
-        with only_launcher(folder, study.name):
-            on_event(Event("server", "starting the trial server"))
+        with only_launcher(records, study.name) as lock:
+            record = records.find_study(study.name)
+            refuse_changes(record, study)
+            refuse_foreign_study(optuna_storage(storage), study.name, study.optimised, launched=record is not None)
+            # Where the study put its files, wherever its database may have been moved since.
+            folder = _made(files_folder(storage) / study.name) if record is None else Path(record.files)
+
+            def say(event: Event) -> None:
+                lock.check()
+                on_event(event)
+
+            say(Event("server", "starting the trial server"))
             with closing(runner or local_runner(study)) as chosen:
                 try:
                     import_s = chosen.import_s() if record is None else record.import_s
@@ -75,14 +89,29 @@ def launch(
                     # A number of trials that was asked for by hand is not cut short by the file's minutes.
                     minutes = max_minutes or (study.budget.minutes if trials is None else None)
                     wanted = trials or study.budget.trials
-                    return _Launch(runs, storage, wanted, minutes, not fresh, recipes_only, on_event).run(
+                    results = _Launch(runs, storage, wanted, minutes, not fresh, recipes_only, say).run(
                         new=record is None
                     )
+                    records.require_file()
+                    return results
                 finally:
                     if not keep_compiled:
                         forget_all_compiled(folder)
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-        raise UserError(f"the database failed: {' '.join(str(error).split())[:200]}") from None
+    except UserError:
+        raise
+    except Exception as error:
+        records.require_file()
+        if (sentence := fault_sentence(error)) is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be created ({error.strerror}): choose another --storage") from None
+    return folder
 
 
 def local_runner(study: Study) -> LocalRunner:
@@ -123,6 +152,8 @@ class _Launch:
         elif not (self.reuse and self._take_reference_over()):
             self._measure_reference()
         ensure_floor(runs, self._say_step)
+        for doubt in picture_doubts(runs.results):
+            self.on_event(Event("note", str(doubt)))
         ensure_reordering_floor(runs, self._say_step)
         SearchLoop(
             runs,

@@ -1,31 +1,94 @@
-"""The lock that keeps a second launcher out of a study."""
+"""The lock that keeps a second launcher out of a study: a row in the database, which both see wherever they run.
 
-import fcntl
+Whoever holds it renews it every few seconds. The row of a launcher that was killed is taken over: at once where its
+process can be seen to be gone, else when it has been silent for a minute.
+"""
+
 import os
+import platform
+import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ...studies import UserError
+import psutil
+
+from ...studies import LaunchRecord, Records, UserError
+
+BEAT_S = 5.0
+DEAD_AFTER_S = 60.0
+
+
+class Lock:
+    """One launcher's hold on a study."""
+
+    def __init__(self, records: Records, mine: LaunchRecord) -> None:
+        self._records = records
+        self._mine = mine
+        self._lost = False
+        self._ended = threading.Event()
+        self._beating = threading.Thread(target=self._beat, name="launch lock", daemon=True)
+        self._beating.start()
+
+    def check(self) -> None:
+        """Raise UserError when another launcher has taken the study over: this one was silent for too long."""
+        if self._lost:
+            raise UserError(
+                f"another launcher has taken over study {self._mine.study}, because nothing was heard of this one for "
+                f"{DEAD_AFTER_S:.0f} s: what was measured is stored, and that launch goes on with it"
+            )
+
+    def release(self) -> None:
+        """Let others launch it."""
+        self._ended.set()
+        self._beating.join()
+        with suppress(UserError):  # the database may be gone; then a minute's silence says the same
+            self._records.end_launch(self._mine)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            with suppress(UserError):  # the launch itself will say what is wrong with the database
+                self._lost = not self._records.renew_launch(self._mine)
 
 
 @contextmanager
-def only_launcher(folder: Path, name: str, doing: str = "launched") -> Iterator[None]:
-    """Hold the study's lock, which the system releases however this process ends. Raises UserError when it is held.
+def only_launcher(records: Records, name: str, doing: str = "launched") -> Iterator[Lock]:
+    """Hold the study's lock. Raises UserError when it is held.
 
     doing: what is being done with the study, for whoever comes second.
     """
+    mine = LaunchRecord(
+        study=name,
+        token=uuid.uuid4().hex,
+        doing=doing,
+        host=platform.node(),
+        process_table=_process_table(),
+        pid=os.getpid(),
+        process_began_s=psutil.Process().create_time(),
+    )
+    holder = records.begin_launch(mine, lambda other, silent_s: _is_dead(mine, other, silent_s))
+    if holder is not None:
+        here = holder.process_table == mine.process_table
+        where = "" if here else f" on {holder.host} (if it was killed there, try again in {DEAD_AFTER_S:.0f} s)"
+        raise UserError(f"study {name} is being {holder.doing} by process {holder.pid}{where} already")
+    lock = Lock(records, mine)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be created ({error.strerror}): choose another --storage") from None
-    with (folder / "launch.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise UserError(f"study {name} is being {lock.read().strip()} already") from None
-        lock.truncate(0)
-        lock.write(f"{doing} by process {os.getpid()}")
-        lock.flush()
-        yield
+        yield lock
+    finally:
+        lock.release()
+
+
+def _process_table() -> str:
+    """What is the same for processes that can see each other: containers of one host may have one name, and cannot."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _is_dead(mine: LaunchRecord, other: LaunchRecord, silent_s: float) -> bool:
+    if other.process_table != mine.process_table:
+        return silent_s > DEAD_AFTER_S
+    try:
+        return abs(psutil.Process(other.pid).create_time() - other.process_began_s) > 1
+    except psutil.Error:
+        return True

@@ -258,6 +258,8 @@ class SearchLoop:
     def _recover(self) -> None:
         """Finish what a killed launch left running: what was measured is told, what was not is queued again."""
         for number in self._sampler.running():
+            if number not in self._results.numbered and (run := self._runs.finished_trial(number)) is not None:
+                self._runs.records.add_run(run)
             if number in self._results.numbered:
                 self._tell(self._sampler.resume(number))
             else:

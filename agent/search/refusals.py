@@ -5,14 +5,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ...studies import Quality, Study, StudyRecord, UserError, same_workload, workload_key
+from ...studies import Quality, Study, StudyRecord, UserError, same_workload, stored_study, workload_key
 
 
 def refuse_changes(record: StudyRecord | None, study: Study) -> None:
     """A study is continued only unchanged. Raises UserError for anything else."""
     if record is None:
         return
-    before = Study.model_validate(record.study)
+    before = stored_study(record)
     spaces = [(one.lossless, one.space.model_dump(exclude={"presets"})) for one in (before, study)]
     for words, changed in (
         (f"other objectives ({', '.join(before.optimised)})", before.optimised != study.optimised),

@@ -22,7 +22,7 @@ from ...studies import (
 )
 from ..results import Results, Trial
 from ..trial import LATENTS, PICTURES, latents_of
-from .lock import only_launcher
+from .lock import Lock, only_launcher
 from .refusals import changed_settings
 
 
@@ -51,11 +51,11 @@ def rejudge(
     files = Path(results.record.files)
     if not files.is_dir() or not (results.reference.pictures_folder / PICTURES).is_dir():
         raise UserError(f"the pictures of {name} are gone from {files}, so it cannot be judged again")
-    with only_launcher(files, name, doing="judged again"):
-        return _rejudge(Results(records, name), settings, on_step)
+    with only_launcher(records, name, doing="judged again") as lock:
+        return _rejudge(Results(records, name), settings, on_step, lock)
 
 
-def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int, str], None]) -> Rejudged:
+def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int, str], None], lock: Lock) -> Rejudged:
     before = results.study
     study = _with(before, settings)
     if not study.workload.quality_assessed:
@@ -66,13 +66,13 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
         )
     judge = Judge({str(name): path for name, path in study.quality.weights.items()}, study.quality.files)
     requests = study.requests()
-    judged = [trial for trial in results.complete if trial.picture_count]
-    total = sum(trial.picture_count for trial in judged)
+    judged = [trial for trial in results.complete if trial.judged_pictures]
+    total = sum(len(trial.judged_pictures) for trial in judged)
     key = workload_key(study)
     runs, done = [], 0
     for trial in judged:
         pictures = []
-        for known in trial.quality["pictures"]:
+        for known in trial.judged_pictures:
             on_step(done, total, str(trial.configuration))
             pictures.append(_judge_again(judge, trial, requests, known))
             done += 1
@@ -89,6 +89,7 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             measurements={"quality": quality, "drift": quality["drift"]},
         )
         runs.append(judgement)
+    lock.check()
     results.records.judge_again(study.name, study.model_dump(by_alias=True, mode="json"), key, runs)
     return Rejudged(done, changed_settings(before.quality, study.quality))
 

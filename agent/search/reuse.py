@@ -55,15 +55,16 @@ class Elsewhere:
 def _comparable(runs: StudyRuns) -> list[Results]:
     """The other studies of this workload and machine that measured and judged in the same ways, oldest first."""
     found = []
-    for record in runs.records.studies():
-        if record.name == runs.study.name or record.workload_key != runs.workload_key:
-            continue
-        if record.fingerprint != runs.runner.fingerprint.to_dict():
+    for name in runs.records.study_names():
+        if name == runs.study.name:
             continue
         try:
-            other = Results(runs.records, record.name)
+            record = runs.records.study(name)
+            if record.workload_key != runs.workload_key or record.fingerprint != runs.runner.fingerprint.to_dict():
+                continue
+            other = Results(runs.records, name)
             other.reference  # noqa: B018 - reads every trial, so that what cannot be read shows here
-        except (ValueError, UserError):
+        except UserError:
             continue  # of another version, or without its own techniques' file
         if other.study.measurement == runs.study.measurement and other.study.quality == runs.study.quality:
             found.append(other)

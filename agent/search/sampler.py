@@ -1,6 +1,5 @@
 """Optuna's side of a study: what it proposes and what it is told."""
 
-import warnings
 from typing import Any
 
 import optuna
@@ -8,7 +7,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from ...search_space import Configuration, SearchSpace
-from ...studies import Outcome, Study
+from ...studies import Outcome, Study, optuna_storage, refuse_foreign_study
 from ..results import Trial
 
 
@@ -16,15 +15,17 @@ class Sampler:
     """Proposes configurations. Samplers ignore failed trials, so a failure is PRUNED with a violated constraint."""
 
     def __init__(self, study: Study, storage: str, space: SearchSpace, measured: int) -> None:
-        """Open the study in Optuna, or create it there. measured: how many trials are known."""
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # `group` and metric names are experimental in Optuna 5.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        """Open the study in Optuna, or create it there. measured: how many trials are known.
+
+        Raises UserError when another program has made one of that name.
+        """
         self._study = study
         self._space = space
+        in_database = optuna_storage(storage)
+        refuse_foreign_study(in_database, study.name, study.optimised, launched=True)
         self._told = optuna.create_study(
             study_name=study.name,
-            storage=optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True}),
+            storage=in_database,
             directions=["minimize"] * len(study.optimised),
             # Another seed per launch: with the same one, a continued study would propose again what it has measured.
             sampler=TPESampler(

@@ -2,7 +2,7 @@
 
 from .cold_start import COLD_PHASES, COLD_START_FIGURES, measure_cold_start
 from .device import detect_device, installed, target_of
-from .executor import Executor, TrialResult, cold_import_s
+from .executor import Executor, cold_import_s
 from .files import whole_folder, write_json, write_text
 from .folder import (
     COMPILED,
@@ -11,6 +11,7 @@ from .folder import (
     PICTURES,
     forget_all_compiled,
     forget_compiled,
+    portable_workload,
     run_folder,
     trial_folder,
     write_scripts,
@@ -19,8 +20,11 @@ from .folder import (
 from .fresh_process import run_script
 from .judge import latents_of
 from .process import Job
+from .repeats import ADVICE, repetition, repetition_words, too_far
+from .result import TrialResult, finished_trial
 
 __all__ = [
+    "ADVICE",
     "COLD_PHASES",
     "COLD_START_FIGURES",
     "COMPILED",
@@ -32,14 +36,19 @@ __all__ = [
     "TrialResult",
     "cold_import_s",
     "detect_device",
+    "finished_trial",
     "forget_all_compiled",
     "forget_compiled",
     "installed",
     "latents_of",
     "measure_cold_start",
+    "portable_workload",
+    "repetition",
+    "repetition_words",
     "run_folder",
     "run_script",
     "target_of",
+    "too_far",
     "trial_folder",
     "whole_folder",
     "write_json",

@@ -1,12 +1,11 @@
 """Cold start: a fresh process with empty compiler caches, from its start to its first finished picture."""
 
 import tempfile
-import time
 from pathlib import Path
 
 from ...studies import Outcome
-from .executor import TrialResult
 from .fresh_process import run_script
+from .result import TrialResult, require_figures
 
 COLD_PHASES = ("interpreter", "import", "load", "apply", "first_image")
 COLD_START_FIGURES = (*(f"{phase}_s" for phase in COLD_PHASES), "cold_start_s")
@@ -23,20 +22,24 @@ def measure_cold_start(folder: Path, device: str, timeout_s: float) -> TrialResu
     with tempfile.TemporaryDirectory(prefix="paretune-cold-") as scratch:
         nothing_compiled = {variable: str(Path(scratch) / variable.lower()) for variable in CACHES}
         arguments, out = ["--device", device, "--cold"], Path(scratch) / "out"
-        started = time.perf_counter()
         try:
             measured = run_script(
-                folder / "run.py", arguments, out=out, environment=nothing_compiled, timeout_s=timeout_s
+                folder / "run.py",
+                arguments,
+                out=out,
+                environment=nothing_compiled,
+                timeout_s=timeout_s,
+                figures=("first_call_ms", "after_s"),
             )
+            require_figures(measured.get("phases_s"), ("import", "load", "apply"))
         except TimeoutError:
             return TrialResult(outcome=Outcome.TIMEOUT, reason=f"the cold start took longer than {timeout_s:g} s")
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             return TrialResult(outcome=Outcome.CRASH, reason=f"the cold start failed: {error}")
-        wall_s = time.perf_counter() - started
     seconds = {name: measured["phases_s"][name] for name in ("import", "load", "apply")}
     seconds["first_image"] = measured["first_call_ms"] / 1000
     # What is not accounted for elsewhere: the interpreter, and what the script itself imports.
-    seconds["interpreter"] = max(0.0, wall_s - measured["after_s"] - sum(seconds.values()))
+    seconds["interpreter"] = max(0.0, measured["process_s"] - measured["after_s"] - sum(seconds.values()))
     cold_start_s = sum(seconds.values()) - seconds["load"]
     phases_s = {phase: round(seconds[phase], 3) for phase in COLD_PHASES}
     figures = {**{f"{phase}_s": phase_s for phase, phase_s in phases_s.items()}, "cold_start_s": cold_start_s}

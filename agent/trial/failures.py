@@ -1,10 +1,9 @@
 """Exceptions of a trial, sorted into the closed list of outcomes."""
 
-import re
 import traceback
 
 from ...objectives.memory_shortage import causes, is_out_of_memory, memory_shortage, size_words
-from ...studies import Outcome
+from ...studies import Outcome, is_no_room, without_secrets
 
 _UNSUPPORTED = ("no available kernel", "no viable backend", "not implemented for", "is not supported on")
 _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "triton")
@@ -12,6 +11,8 @@ _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx"
 
 def classify(error: BaseException, phase: str) -> Outcome:
     """The outcome that an exception raised in `phase` stands for."""
+    if any(is_no_room(cause) for cause in causes(error)):
+        return Outcome.INFRASTRUCTURE
     if phase == "judge":
         # Everything was made and measured. If judging fails, that is not the configuration's fault, and the sampler
         # must not learn to avoid it.
@@ -45,8 +46,3 @@ def sentence(error: BaseException, phase: str) -> str:
 def tail(error: BaseException, characters: int = 4000) -> str:
     """The end of the traceback."""
     return without_secrets("".join(traceback.format_exception(error)))[-characters:]
-
-
-def without_secrets(text: str) -> str:
-    """Hub tokens and the passwords in URLs replaced by stars: what is stored and shown must not hold them."""
-    return re.sub(r"(://[^/\s:@]+:)[^/\s@]+@", r"\1***@", re.sub(r"hf_\w+", "hf_***", text))

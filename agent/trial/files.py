@@ -13,11 +13,15 @@ from typing import Any
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk, half a file takes the room that is left
+        raise
 
 
 def write_json(path: Path, data: Any) -> None:

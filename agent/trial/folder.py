@@ -15,6 +15,8 @@ from .files import write_json, write_text
 MEASURING = "measuring"
 """The folder, and the module, of the copied package."""
 LOG, RESULT, PHASES = "log.txt", "result.json", "phases.jsonl"
+INPUTS = "inputs"
+"""Pictures that requests begin with."""
 PICTURES, LATENTS, COMPILED = "pictures", "latents", "compiled"
 
 
@@ -40,13 +42,32 @@ def forget_all_compiled(files: Path) -> None:
 
 
 def write_scripts(folder: Path, workload: Mapping[str, Any]) -> None:
-    """Write run.py, workload.py, workload.json and the package `measuring`, which can run any apply.py."""
+    """Write run.py, workload.py, workload.json with the pictures it names, and the package `measuring`: together they
+    can run any apply.py.
+    """
     (folder / MEASURING).mkdir(parents=True, exist_ok=True)
-    write_json(folder / "workload.json", workload)
+    described, pictures = portable_workload(workload)
+    write_json(folder / "workload.json", described)
+    for name, file in pictures.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / name)
     shutil.copyfile(Path(__file__).with_name("script.py"), folder / "run.py")
     shutil.copyfile(Path(str(studies.__file__)).with_name("workload.py"), folder / "workload.py")
     for source in Path(str(measuring.__file__)).parent.glob("*.py"):
         shutil.copyfile(source, folder / MEASURING / source.name)
+
+
+def portable_workload(workload: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A workload's description with its pictures named by their content, and {that name: the file}."""
+    requests, files = [], {}
+    for request in workload["requests"]:
+        requests.append(dict(request))
+        for key in ("image", "mask_image"):
+            if (named := request.get(key)) is not None:
+                file = Path(named)
+                requests[-1][key] = f"{INPUTS}/{studies.sha256(file)[:16]}{file.suffix.lower()}"
+                files[requests[-1][key]] = file
+    return {**workload, "requests": requests}, files
 
 
 def load_measuring(folder: Path) -> ModuleType:

@@ -4,7 +4,6 @@ It reads one job a line from standard input, forks a child for it, and answers w
 with how it ended. A cold import costs seconds a trial on a laptop and far more on some GPU hosts; a fork costs nothing.
 """
 
-import ctypes
 import difflib
 import importlib
 import json
@@ -12,26 +11,18 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-PR_SET_PDEATHSIG = 1
-"""Linux prctl(2): the signal this process gets when its parent dies, so that nothing is left over when the launching
-process is killed, however hard."""
-PR_SET_CHILD_SUBREAPER = 36
-"""Linux prctl(2): orphans below this process become its children, so that what a trial started can still be found after
-it has ended."""
+from .keeper import PR_SET_PDEATHSIG, prctl
 
 
 def main() -> None:
     """Serve jobs until standard input closes."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launching process, which then ends this one
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print while they are imported must not look like an answer
     settings = json.loads(sys.stdin.readline())
@@ -52,7 +43,6 @@ def main() -> None:
         print(json.dumps({"pid": pid}), file=answers)
         _, status = os.waitpid(pid, 0)
         print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), file=answers)
-        _bury_orphans()
 
 
 def _preload(device: str, classes: list[str]) -> dict[str, Any]:
@@ -60,20 +50,26 @@ def _preload(device: str, classes: list[str]) -> dict[str, Any]:
     import torch
 
     from ...objectives.fingerprint import Fingerprint
+    from ...studies import pipeline_interface
 
     fingerprint = Fingerprint.current(device)
     with _gpu_described_by_nvml(fingerprint.compute_capability):
         import diffusers
 
+        interfaces = {}
         for name in classes:
             if not hasattr(diffusers, name):  # diffusers imports lazily: this is what loads the pipeline's modules
                 close = difflib.get_close_matches(name, dir(diffusers), n=1)
                 raise AttributeError(f"diffusers has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            try:
+                interfaces[name] = pipeline_interface(getattr(diffusers, name))
+            except ValueError as error:
+                raise AttributeError(f"diffusers has {name!r}, but {error}") from None
         for module in ("paretune.agent.trial.process", "paretune.objectives.pictures"):
             importlib.import_module(module)
     if torch.cuda.is_initialized():
         raise RuntimeError("an import has started CUDA, so trials cannot be forked")
-    return {"fingerprint": asdict(fingerprint), "pid": os.getpid()}
+    return {"fingerprint": asdict(fingerprint), "pid": os.getpid(), "interfaces": interfaces}
 
 
 @contextmanager
@@ -103,42 +99,34 @@ def _child(line: str, answers: Any, server: int) -> None:
     status = 1
     try:
         os.setsid()
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != server:
             return  # the server died before this process asked to die with it
         answers.close()
+        from ...studies import is_no_room
         from .folder import COMPILED, LOG
         from .process import Job, run_trial
+        from .result import NO_ROOM
 
         job = Job(**json.loads(line))
         folder = Path(job.folder)
-        log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        # Appended to: the launching process may cut it short (see LimitedLog).
+        log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source, target)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         # A trial must not find what another one compiled: its first call would look fast. Only processes that repeat a
         # configuration to time it use what it compiled before.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.compiled or str(folder / COMPILED)
         run_trial(job)
         status = 0
+    except OSError as error:
+        status = NO_ROOM if is_no_room(error) else 1  # it could not even say so
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
         os._exit(status)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value)
-
-
-def _bury_orphans() -> None:
-    """Take note of adopted processes that have ended, which otherwise stay in the process table."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...objectives.judging import Judge
-from ...objectives.measuring import Phases, variant
+from ...objectives.measuring import Made, Phases, variant
 from ...objectives.measuring.memory import release_unused
 from ...objectives.measuring.stopping import dominated_by
 from ...search_space import Configuration, describe_pipelines, load_techniques, technique
@@ -21,7 +21,8 @@ from ...studies import Outcome
 from .failures import classify, sentence, tail
 from .files import write_json
 from .folder import LATENTS, PHASES, PICTURES, RESULT, load_measuring
-from .judge import judge_made, save_latents, save_unjudged
+from .judge import judge_made, picture_file, save_latents, save_unjudged
+from .repeats import ADVICE, judge_repeats, repetition_words, too_far
 
 SCHEMA_VERSION = 2
 PICTURES_WHILE_TIMING = 2
@@ -64,8 +65,12 @@ class Job:
     """Folder with what this configuration compiled before; by default a new one, empty."""
 
 
-class ChangedNothingError(Exception):
-    """A technique was applied and its effect check says that nothing changed."""
+class FailedError(Exception):
+    """The trial cannot go on: its outcome, and the reason in one sentence."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
 
 
 def run_trial(job: Job) -> None:
@@ -76,8 +81,8 @@ def run_trial(job: Job) -> None:
     result: dict[str, Any]
     try:
         result = {"outcome": Outcome.COMPLETE, **_measure(job, folder, phases)}
-    except ChangedNothingError as error:
-        result = {"outcome": Outcome.APPLY_ERROR, "reason": str(error)}
+    except FailedError as error:
+        result = {"outcome": error.outcome, "reason": str(error)}
     except BaseException as error:  # any failure is the outcome of this trial, and of no other
         outcome = classify(error, phases.current)
         result = {"outcome": outcome, "reason": sentence(error, phases.current), "log_tail": tail(error)}
@@ -97,19 +102,28 @@ def _measure(job: Job, folder: Path, phases: Phases) -> dict[str, Any]:
         described.update({name: facts.to_dict() for name, facts in describe_pipelines(pipelines, loaded).items()})
         requests.extend(loaded)
 
+    def after_warm_up(pipelines: dict[str, Any], made: Made) -> None:
+        _check_effects(configuration, pipelines)
+        if is_reference:
+            _check_repeats(judge_repeats(made))
+
     judge = Judge(job.weights, job.metric_files, job.device)
+    is_reference = job.judge and job.quality_assessed and job.reference_pictures is None
     copied = load_measuring(folder)
-    measurements, made = copied.measure_configuration(
-        folder,
-        job.device,
-        plan=copied.Plan.from_dict(job.plan),
-        phases=phases,
-        after_load=after_load,
-        after_warm_up=lambda pipelines: _check_effects(configuration, pipelines),
-        dominated=lambda known, pictures: _dominated(
-            job, judge, {**known, "cold_start_s": _cold_start_s(job, phases, known)}, pictures
-        ),
-    )
+    try:
+        measurements, made = copied.measure_configuration(
+            folder,
+            job.device,
+            plan=copied.Plan.from_dict(job.plan),
+            phases=phases,
+            after_load=after_load,
+            after_warm_up=after_warm_up,
+            dominated=lambda known, pictures: _dominated(
+                job, {**known, "cold_start_s": _cold_start_s(job, phases, known)}, pictures
+            ),
+        )
+    except copied.InvalidOutputError as error:
+        raise FailedError(Outcome.INVALID_OUTPUT, f"{phases.current}: {error}") from None
     for name, counts in _steps_taken(measurements, requests, one_call="python" not in job.workload).items():
         if name in described:
             described[name]["steps"] = counts
@@ -122,9 +136,11 @@ def _measure(job: Job, folder: Path, phases: Phases) -> dict[str, Any]:
         if job.quality_assessed:
             reference = None if job.reference_pictures is None else Path(job.reference_pictures)
             prompts = {name: variant(requests, name).prompt for name in made.pictures}
-            quality = judge_made(
-                judge, folder / PICTURES, made.pictures, reference, prompts, job.known_pictures, made.latents
-            )
+            quality = judge_made(judge, folder / PICTURES, made, reference, prompts, job.known_pictures)
+            if is_reference:
+                quality["repeat"] = judge_repeats(made)
+                _check_repeats(quality["repeat"])
+                _check_evidence(quality, described)
         else:
             quality = save_unjudged(folder / PICTURES, made.pictures)
         save_latents(folder / LATENTS, made.latents)
@@ -165,24 +181,27 @@ def _free_the_gpu(device: str) -> None:
         release_unused(device)
 
 
-def _dominated(job: Job, judge: Judge, known: Mapping[str, Any], pictures: Mapping[str, Any]) -> int | None:
+def _dominated(job: Job, known: Mapping[str, Any], pictures: Mapping[str, Any]) -> int | None:
     """The measured trial that makes this one pointless, from what is known of it so far."""
 
     def drift_so_far() -> float | None:
-        import torch
-
-        from ...objectives.pictures import judge_pictures, load_png
+        from ...objectives.pictures import load_png
         from ...objectives.verdict import configuration_drift
 
         # Judging interrupts timing, so a few pictures have to do. More of them could only drift further.
         some = [
-            (f"{name}-{index}.png", image) for name, images in pictures.items() for index, image in enumerate(images)
+            (picture_file(name, index), image)
+            for name, images in pictures.items()
+            for index, image in enumerate(images)
         ]
+        reference = Path(str(job.reference_pictures))
         judged = [
-            judge_pictures(load_png(Path(str(job.reference_pictures)) / file)[None], image.to(torch.float32)[None])[0]
-            for file, image in some[:PICTURES_WHILE_TIMING]
+            Judge().judge_file(image, load_png(reference / file), "") for file, image in some[:PICTURES_WHILE_TIMING]
         ]
-        return configuration_drift([j.drift for j in judged], any(j.broken is not None for j in judged))
+        shown = [one for one in judged if not one.get("no_evidence")]
+        if not shown:
+            return None
+        return configuration_drift([one["drift"] for one in shown], any(one["broken"] for one in shown))
 
     return dominated_by(known, drift_so_far, job.front)
 
@@ -191,7 +210,30 @@ def _check_effects(configuration: Configuration, pipelines: dict[str, Any]) -> N
     for step in configuration.steps:
         reason = technique(step.technique).took_effect(pipelines, **step.values())
         if reason is not None:
-            raise ChangedNothingError(f"{step.technique} changed nothing: {reason}")
+            raise FailedError(Outcome.APPLY_ERROR, f"{step.technique} changed nothing: {reason}")
+
+
+def _check_repeats(found: Mapping[str, Any] | None) -> None:
+    """The reference has to give the same pictures twice, or nothing can be compared with it."""
+    if found is not None and too_far(found):
+        text = (
+            f"the pictures do not repeat: made again in the same process, they are {repetition_words(found)}; {ADVICE}"
+        )
+        raise FailedError(Outcome.INVALID_OUTPUT, text)
+
+
+def _check_evidence(quality: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """Of the reference's pictures, some at least have to show something."""
+    empty = quality["no_evidence"]
+    if quality["pictures"] or not empty:
+        return
+    count = "the only picture shows" if len(empty) == 1 else f"all {len(empty)} pictures show"
+    text = f"{count} nothing ({empty[0]['file']}: {empty[0]['no_evidence']}), so nothing can be compared with them; "
+    if any("safety_checker" in facts["modules"] for facts in described.values()):
+        text += "the usual cause is a safety checker that blackens pictures: load the pipelines without it"
+    else:
+        text += "see to it that the unchanged pipelines make pictures"
+    raise FailedError(Outcome.INVALID_OUTPUT, text)
 
 
 def _announce(folder: Path, phase: str) -> None:

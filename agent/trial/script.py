@@ -6,13 +6,17 @@ It needs what lies in this file's folder, torch and the workload's own libraries
 # paretune copies this file as run.py into every trial's folder and every bundle's check/, beside workload.py and the
 # package `measuring`, which is imported from there. So it is never imported as a module of paretune.
 
-import sys
 from pathlib import Path
+from types import ModuleType
 
 if __name__ == "__main__":
     folder = Path(__file__).resolve().parent
-    # By itself, Python does not always look beside a script: not with -P, nor under runpy.
-    sys.path.insert(0, str(folder))
+    # By itself, Python does not always look beside a script (not with -P, nor under runpy), and where it does it takes
+    # any byte code that lies there. loading.py compiles everything from its source, itself first.
+    source = folder / "measuring" / "loading.py"
+    loading = ModuleType("loading")
+    exec(compile(source.read_bytes(), str(source), "exec"), vars(loading))
+    loading.load_file(folder / "measuring" / "__init__.py", "measuring")
     from measuring.command import main
 
     main(folder)

@@ -4,6 +4,7 @@ Every trial folder, and every bundle's `check/`, has a copy of this folder. So i
 its files import the standard library and each other, and torch and pynvml only inside the functions that need them.
 """
 
+from .contract import InvalidOutputError
 from .loading import load_file
 from .measure import Made, measure_configuration
 from .phases import Phases
@@ -13,6 +14,7 @@ from .variants import VARIANT, VARIANT_SEEDS, variant
 __all__ = [
     "VARIANT",
     "VARIANT_SEEDS",
+    "InvalidOutputError",
     "Made",
     "Phases",
     "Plan",

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from .contract import InvalidOutputError
 from .measure import measure_configuration
 from .phases import Phases
 from .plan import Plan
@@ -34,7 +35,10 @@ def main(folder: Path) -> None:
         pictures=tuple(pictures),
     )
     phases = Phases(lambda name: print(f"{name} ...", file=sys.stderr, flush=True))
-    measurements, made = measure_configuration(folder, device, plan=plan, phases=phases)
+    try:
+        measurements, made = measure_configuration(folder, device, plan=plan, phases=phases)
+    except InvalidOutputError as error:
+        sys.exit(str(error))
     ended = time.perf_counter()
     seconds = {"import": import_s, **phases.seconds}
     measurements["phases_s"] = {name: round(value, 3) for name, value in seconds.items()}

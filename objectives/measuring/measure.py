@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .contract import InvalidOutputError, checked_pictures, difference
 from .latency import synchronize, time_call_ms
 from .latent_tap import LatentTap
-from .loading import find_apply, load_file
+from .loading import find_apply, load_file, only_sources
 from .memory import PeakMemory, device_used_gib, release_unused
 from .phases import Phases
 from .plan import Plan
 from .stages import StageTimer
+from .steps import StepCounter, denoisers_of
 from .stopping import StopRule
 from .timing import time_shapes
 from .variants import variant
@@ -24,7 +26,9 @@ class Made:
     """What came out of the pipelines: by request, as decoded, neither rounded nor clamped."""
 
     pictures: dict[str, Any] = field(default_factory=dict)
-    """(B, 3, H, W), float32 on the CPU."""
+    """(B, 3, H, W), float32 on the CPU: what the request gave first."""
+    repeats: dict[str, Any] = field(default_factory=dict)
+    """Likewise, what it gave later that was furthest from the first; only where something was not equal to it."""
     latents: dict[str, Any] = field(default_factory=dict)
     """(B, C, h, w) as the decoder got them, on the CPU; only where a pipeline has a VAE that was called."""
 
@@ -36,7 +40,7 @@ def measure_configuration(
     plan: Plan,
     phases: Phases,
     after_load: Callable[[dict[str, Any], list[Any]], None] = lambda pipelines, requests: None,
-    after_warm_up: Callable[[dict[str, Any]], None] = lambda pipelines: None,
+    after_warm_up: Callable[[dict[str, Any], Made], None] = lambda pipelines, made: None,
     dominated: Callable[[Mapping[str, Any], Mapping[str, Any]], int | None] = lambda known, pictures: None,
 ) -> tuple[dict[str, Any], Made]:
     """Measure the configuration in `folder` (workload.py, workload.json, apply.py) on `device` as `plan` says.
@@ -44,12 +48,15 @@ def measure_configuration(
     Memory and stages have passes of their own, because sampling and marking disturb timing. `dominated` is asked
     between timed calls, with the measurements and the pictures so far; a trial number ends timing.
 
-    Returns the measurements (JSON-able; ms, GiB, s, J) and what was made.
+    Returns the measurements (JSON-able; ms, GiB, s, J) and what was made. Raises InvalidOutputError as soon as a call,
+    timed or not, gives something else than pictures, or takes no denoising step.
     """
     # Read before this process touches the GPU: where NVML cannot tell processes apart, it is what others use.
     used_before_gib = device_used_gib(device) if device.startswith("cuda") else None
     with phases("load"):
         workload = load_file(folder / "workload.py", "workload").Workload.read(folder)
+        if workload.python is not None:
+            only_sources(workload.python.parent)
         pipelines = workload.load(device)
         synchronize(device)
         after_load(pipelines, workload.requests)
@@ -63,14 +70,13 @@ def measure_configuration(
             synchronize(device)
         serving = _Serving(workload, pipelines, device)
         with phases("first_call"):
-            measurements["first_call_ms"], pictures = serving.call(workload.requests[0])
-            serving.keep(workload.requests[0], pictures)
+            measurements["first_call_ms"] = serving.call_and_keep(workload.requests[0])
         if not plan.only_cold:
             with phases("warm_up"):
                 for index, requests in enumerate(shapes):
                     for _ in range(plan.warm_up_calls - (1 if index == 0 else 0)):
-                        serving.call(requests[0])
-                after_warm_up(pipelines)
+                        serving.compare(requests[0], serving.call(requests[0])[1])
+                after_warm_up(pipelines, serving.made)
     measurements["setup_peak_vram_gib"] = setup.summary.peak_vram_gib
     if plan.only_cold:
         return measurements, serving.made
@@ -91,43 +97,78 @@ def measure_configuration(
                 ),
             )
         measurements |= timed
-    if "dominated_by" in measurements:
-        return measurements, serving.made
-    if plan.pictures:
+    ended_early = "dominated_by" in measurements
+    if plan.pictures and not ended_early:
         with phases("pictures"):
             for name in plan.pictures:
                 if name not in serving.made.pictures:
-                    request = variant(workload.requests, name)
-                    serving.keep(request, serving.call(request)[1])
-    if plan.stages:
+                    serving.call_and_keep(variant(workload.requests, name))
+    if plan.stages and not ended_early:
         with phases("stages"):
             measurements["stages"] = [_stages(serving, requests) for requests in shapes]
+    measurements["repeat_max_difference"] = serving.largest_difference
     return measurements, serving.made
 
 
 class _Serving:
-    """Calls pipelines that a configuration was applied to, and keeps what they make."""
+    """Calls pipelines that a configuration was applied to, looks at what they make, and keeps it."""
 
     def __init__(self, workload: Any, pipelines: dict[str, Any], device: str) -> None:
         self.workload = workload
         self.pipelines = pipelines
         self.device = device
         self.made = Made()
+        self.largest_difference = 0.0
+        """Of any value of a picture from what the same request gave first."""
         self._tap = LatentTap(pipelines)
+        self._denoised: set[str] = set()
 
     def call(self, request: Any) -> tuple[float, Any]:
-        """Serve a request: its time in ms, and the pictures as float32 on the CPU, which is not in the time."""
-        milliseconds, images = time_call_ms(lambda: self.workload.run(self.pipelines, request), self.device)
-        return milliseconds, images.detach().to("cpu").float()
+        """Serve a request: its time in ms, and the pictures on their device, looked at after the time has been taken.
 
-    def keep(self, request: Any, pictures: Any) -> float:
-        """Keep a request's pictures; returns how far a repetition is from the first time (NaN compares as 0)."""
+        Raises InvalidOutputError when it gave no pictures or took no denoising step.
+        """
+        with StepCounter(self.pipelines) as steps:
+            milliseconds, returned = time_call_ms(lambda: self.workload.run(self.pipelines, request), self.device)
+        self._check_steps(request, steps.taken)
+        return milliseconds, checked_pictures(returned, request)
+
+    def call_and_keep(self, request: Any) -> float:
+        """Both; returns the time in ms, and leaves nothing on the device."""
+        milliseconds, pictures = self.call(request)
+        self.keep(request, pictures)
+        return milliseconds
+
+    def keep(self, request: Any, pictures: Any) -> None:
+        """Keep what a request gives first, and compare what it gives later with that."""
         if request.name in self.made.pictures:
-            return float((pictures - self.made.pictures[request.name]).abs().nan_to_num().max())
-        self.made.pictures[request.name] = pictures
+            self.compare(request, pictures)
+            return
+        self.made.pictures[request.name] = pictures.to("cpu").float()
         if (latents := self._tap.take()) is not None:
             self.made.latents[request.name] = latents
-        return 0.0
+
+    def compare(self, request: Any, pictures: Any) -> None:
+        """Keep the repetition that is furthest from what the request gave first, if its pictures are to be kept."""
+        first = self.made.pictures.get(request.name)
+        if first is None or (found := difference(pictures, first, request)) == 0:
+            return
+        known = self.made.repeats.get(request.name)
+        if known is None or found > difference(known, first, request):
+            self.made.repeats[request.name] = pictures.to("cpu").float()
+        self.largest_difference = max(self.largest_difference, found)
+
+    def _check_steps(self, request: Any, taken: int) -> None:
+        entry = self.pipelines.get(request.pipeline)
+        by_name = entry is not None and any(True for _ in denoisers_of(entry))
+        if taken > 0:
+            self._denoised.add(request.name)
+        elif by_name or request.name in self._denoised:
+            raise InvalidOutputError(
+                f"request {request.name} was answered without a denoising step, which is no measurement: if something "
+                "keeps finished pictures, such as a cache in front of the pipeline, switch it off; if this request "
+                "needs no denoiser, let its `pipeline` name the entry of load() that serves it"
+            )
 
 
 def _by_shape(requests: Sequence[Any]) -> list[list[Any]]:
@@ -149,7 +190,9 @@ def _peak_memory(serving: _Serving, shapes: Sequence[Sequence[Any]], used_before
     peaks = []
     for requests in shapes:
         with PeakMemory(serving.device, used_before_gib=used_before_gib) as peak:
-            serving.call(requests[0])
+            _, pictures = serving.call(requests[0])
+        serving.compare(requests[0], pictures)
+        del pictures  # the next shape's peak is without them
         peaks.append(peak.summary)
     return max(peaks, key=lambda summary: summary.peak_vram_gib).to_dict()
 
@@ -157,5 +200,6 @@ def _peak_memory(serving: _Serving, shapes: Sequence[Sequence[Any]], used_before
 def _stages(serving: _Serving, requests: Sequence[Any]) -> dict[str, Any]:
     """Where the time of one call of a shape goes."""
     with StageTimer(serving.pipelines, serving.device) as timer:
-        serving.call(requests[0])
+        _, pictures = serving.call(requests[0])
+    serving.compare(requests[0], pictures)
     return {"requests": [request.name for request in requests], **timer.summary()}

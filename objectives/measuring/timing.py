@@ -24,28 +24,27 @@ def time_shapes(
     device: str,
     *,
     call: Callable[[Any], tuple[float, Any]],
-    keep: Callable[[Any, Any], float],
+    keep: Callable[[Any, Any], None],
     rule: StopRule,
     dominated: Callable[[float], int | None] = lambda latency_ms: None,
 ) -> dict[str, Any]:
     """Time every shape (a list of requests that cost the same) on `device` until `rule` ends it.
 
     Shapes take turns, as requests do in production, so that a disturbance hits all of them and none for long.
-    call(request) -> (ms, pictures); keep(request, pictures) -> difference from the first time;
+    call(request) -> (ms, pictures); keep(request, pictures) is told of every call;
     dominated(mix latency so far, ms) -> the trial that makes this one pointless.
 
     Returns latency_ms (the weighted mix), latency_per_image_ms, latency (per shape, with the samples, why measuring
-    stopped and what was throttled), energy_j per image, machine, repeat_max_difference, and dominated_by when it was.
+    stopped and what was throttled), energy_j per image, machine, and dominated_by when it was.
     """
     watches = [_Watch(requests) for requests in shapes]
-    difference = 0.0
     better: int | None = None
     handle = nvml_handle_if_any(device)
     with MachineState(device, handle) as state:
         while better is None and any(watch.stopped is None for watch in watches):
             for watch in watches:
                 if watch.stopped is None:
-                    difference = max(difference, _one_call(watch, call, keep, state, handle))
+                    _one_call(watch, call, keep, state, handle)
                     watch.stopped = rule.reason(watch.samples_ms, watch.seconds)
             if all(len(watch.samples_ms) == CALLS_BEFORE_DOMINATED for watch in watches):
                 asked = time.perf_counter()
@@ -72,7 +71,6 @@ def time_shapes(
         ],
         "energy_j": _energy_per_image(watches),
         "machine": state.summary(),
-        "repeat_max_difference": difference,
     }
     return measured if better is None else {**measured, "dominated_by": better}
 
@@ -98,11 +96,11 @@ class _Watch:
 def _one_call(
     watch: _Watch,
     call: Callable[[Any], tuple[float, Any]],
-    keep: Callable[[Any, Any], float],
+    keep: Callable[[Any, Any], None],
     state: MachineState,
     nvml_handle: Any | None,
-) -> float:
-    """Time the next request of a shape, again while the machine throttles. Returns keep()'s difference."""
+) -> None:
+    """Time the next request of a shape, again while the machine throttles."""
     request = watch.requests[len(watch.samples_ms) % len(watch.requests)]
     while True:
         started_s = time.perf_counter()
@@ -113,6 +111,7 @@ def _one_call(
         watch.calls += 1
         watch.images += len(images)
         watch.joules = None if energy.joules is None or watch.joules is None else watch.joules + energy.joules
+        keep(request, images)
         reason = state.throttled(started_s, ended_s)
         if reason is None or len(watch.set_aside_ms) >= MOST_REPEATS:
             break
@@ -121,7 +120,6 @@ def _one_call(
     watch.samples_ms.append(milliseconds)
     if reason is not None:
         watch.throttled.append(reason)
-    return keep(request, images)
 
 
 def _latency_ms(watches: Sequence[_Watch]) -> float:

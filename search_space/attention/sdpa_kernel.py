@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._modules import denoisers, torch_modules, vaes
+from .._calls import wrap_forward
+from .._modules import denoisers, text_encoders, torch_modules, vaes
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 
@@ -18,7 +19,14 @@ class SdpaKernelParameters(Parameters):
 
 
 def sdpa_kernel(pipelines: dict[str, Any], *, unet: str, vae: str) -> None:
-    """Run forward() with one kernel allowed; torch raises where that kernel cannot work, it never falls back."""
+    """Run forward() with one kernel allowed; torch raises where that kernel cannot work, it never falls back.
+
+    torch has one such switch for the whole process. Calls in two threads would turn it for each other, so they raise
+    RuntimeError.
+    """
+    import threading
+
+    import torch
     from torch.nn.attention import SDPBackend
     from torch.nn.attention import sdpa_kernel as only
 
@@ -28,26 +36,44 @@ def sdpa_kernel(pipelines: dict[str, Any], *, unet: str, vae: str) -> None:
         "cudnn": SDPBackend.CUDNN_ATTENTION,
         "math": SDPBackend.MATH,
     }
+    # Threads that are inside of a module of the pipelines, one entry for each module they are in.
+    inside: list[int] = []
+    turning = threading.Lock()
 
-    def restrict(module: Any, kernel: str) -> None:
-        inner = module.forward
+    def enclose(module: Any, kernel: str) -> None:
+        if hasattr(module, "_orig_mod"):
+            raise ValueError("sdpa_kernel: a module is compiled already, and its graph keeps the kernel that it has")
 
         # A compiled graph keeps the kernel of its first call, so the restriction has to hold in every call.
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            module.sdpa_kernel_calls += 1
-            with only([backends[kernel]]):
-                return inner(*args, **kwargs)
+        def enclosed(inner: Any, *args: Any, **kwargs: Any) -> Any:
+            with turning:
+                if set(inside) - {threading.get_ident()}:
+                    raise RuntimeError(
+                        "sdpa_kernel: two threads call the pipelines at once, and torch can choose an attention kernel "
+                        "only for the whole process; let one wait for the other, or leave the technique out"
+                    )
+                inside.append(threading.get_ident())
+            try:
+                if kernel == "default":
+                    return inner(*args, **kwargs)
+                module.sdpa_kernel_calls += 1
+                with only([backends[kernel]]):
+                    return inner(*args, **kwargs)
+            finally:
+                inside.remove(threading.get_ident())
 
         module.sdpa_kernel_calls = 0
-        module.forward = forward
+        wrap_forward(module, "sdpa_kernel", enclosed)
 
-    if unet != "default":
-        for module in denoisers(pipelines):
-            restrict(module, unet)
-    if vae != "default":
-        for module in vaes(pipelines):
-            # Pipelines call vae.decode(), never vae.forward().
-            restrict(module.decoder, vae)
+    for module in denoisers(pipelines):
+        enclose(module, unet)
+    for module in vaes(pipelines):
+        # Pipelines call vae.encode() and vae.decode(), never vae.forward().
+        for half in (getattr(module, "encoder", None), getattr(module, "decoder", None)):
+            if isinstance(half, torch.nn.Module):
+                enclose(half, vae)
+    for module in text_encoders(pipelines):
+        enclose(module, "default")
 
 
 def took_effect(pipelines: dict[str, Any], *, unet: str, vae: str) -> str | None:
@@ -101,5 +127,5 @@ TECHNIQUE = Technique(
         "LoRAs and IP-Adapters may be loaded after it; attention slicing and xFormers would take the place of "
         "the chosen kernel."
     ),
-    helpers=(torch_modules, denoisers, vaes),
+    helpers=(torch_modules, denoisers, vaes, text_encoders, wrap_forward),
 )

@@ -10,6 +10,7 @@ step: a full step keeps it, and the shallow steps that follow compute the layers
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from .._calls import calling_pipeline, step_of_call, wrap_forward
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
@@ -17,8 +18,8 @@ from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 class DeepCacheParameters(Parameters):
     """interval: one step in so many is a full one. branch: the skip connection above which shallow steps compute; a
-    higher number computes more and loses less. full_percent: how much of the noise schedule, from its noisy end, has
-    full steps only; the composition is decided there.
+    higher number computes more and loses less. full_percent: how many of a picture's steps, from the first on, are all
+    full ones (see deepcache_plan); the composition is decided there.
     """
 
     interval: Literal[2, 3, 4, 5] = 3
@@ -41,13 +42,21 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
     """Split each U-Net's forward() into two functions of tensors, and replace it by a dispatcher between them.
 
     The functions are unet.deepcache_full and unet.deepcache_shallow; unet.forward_parts names them, so that a compiler
-    can compile each as one graph. The dispatcher stays outside of any graph.
+    can compile each as one graph. The dispatcher stays outside of any graph. Where it is not known what a shallow step
+    may leave out, it computes the whole U-Net: outside of a pipeline, with a ControlNet, and so on.
     """
+    import weakref
+
     import torch
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
     from diffusers.utils.peft_utils import apply_lora_scale
 
-    def split(unet: Any, all_full_from: float) -> None:
+    def split(unet: Any) -> None:
+        by_torch = hasattr(unet.forward, "_torchdynamo_orig_callable") and not hasattr(
+            unet.forward, "_torchdynamo_disable"
+        )
+        if hasattr(unet, "_orig_mod") or by_torch:
+            raise ValueError("deepcache: the U-Net is compiled already, and it is to be split into parts before that")
         first, last = unet.down_blocks[0], unet.up_blocks[-1]
         kinds = {type(first).__name__, type(last).__name__}
         if not kinds <= {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}:
@@ -143,31 +152,46 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
                 skips.append(layer(first, number, skips[-1], emb, prompt, cross_attention_kwargs))
             return finish(deep, skips, resume, emb, prompt, cross_attention_kwargs)
 
-        original = unet.forward
-        # full_steps, shallow_steps: over the U-Net's life. The others describe the last full step and what followed.
+        # full_steps, shallow_steps: over the U-Net's life. seen, full: steps of the last call, and the full ones among
+        # them. excused: steps of that call that were to be shallow and had to be full, because the batch or the prompt
+        # had changed. whole: why the last step that did so took no part in all this.
         state: dict[str, Any] = {"full_steps": 0, "shallow_steps": 0}
-        state.update(deep=None, prompt=None, timestep=None, since_full=0)
+        state.update(seen=0, full=0, excused=0, whole="")
+        # Of each pipeline that is at work, as several may be, in threads of their own.
+        calls: Any = weakref.WeakKeyDictionary()
 
-        def is_stale(sample: Any, timestep: float, encoder_hidden_states: Any) -> bool:
-            """Whether the kept features belong to another picture, another batch, or are too old."""
-            deep, prompt = state["deep"], state["prompt"]
+        def is_stale(call: Any, sample: Any, encoder_hidden_states: Any) -> bool:
+            """Whether the call has kept no features, or they are for another batch, or for another prompt."""
+            deep, prompt = call.get("deep"), call.get("prompt")
             return bool(
-                timestep >= all_full_from
-                or state["since_full"] + 1 >= interval
-                # Within a picture the timestep only falls. Schedulers and pipelines are not asked: several may share
-                # the U-Net, and a product may swap a scheduler at any time.
-                or timestep >= state["timestep"]
-                # Within a call of a pipeline the prompt stays where it is. The state holds on to that memory, so that
-                # no other prompt can be found there. This tells apart a picture that starts (image to image) at a lower
-                # timestep than where the one before ended or was cancelled.
+                deep is None
+                # A pipeline passes the same memory in every step, unless a callback has replaced the prompt.
                 or encoder_hidden_states.data_ptr() != prompt.data_ptr()
-                or encoder_hidden_states.shape[1:] != prompt.shape[1:]
+                or encoder_hidden_states.shape != prompt.shape
                 or (deep.shape[0], deep.shape[-2:]) != (sample.shape[0], sample.shape[-2:])
                 or (deep.dtype, deep.device) != (sample.dtype, sample.device)
             )
 
+        def why_whole(args: Any, kwargs: Any) -> str:
+            """Why a shallow step would leave out what it must not, or nothing."""
+            known = {"cross_attention_kwargs", "added_cond_kwargs", "return_dict"}
+            others = [name for name, value in kwargs.items() if name not in known and value is not None]
+            if args or others:
+                # ControlNet, T2I-Adapter, attention masks and the like reach layers that a shallow step leaves out.
+                return f"the U-Net was called with {', '.join(others) or 'more than three positional arguments'}"
+            if (kwargs.get("cross_attention_kwargs") or {}).get("gligen") is not None:
+                return "the U-Net was called with boxes for GLIGEN"
+            for block in (first, last) if branch else (last,):
+                if block._forward_hooks or block._forward_pre_hooks or "forward" in vars(block):
+                    return f"a hook sits on a {type(block).__name__} whose layers are called one by one, past the hook"
+            if last.resolution_idx in (0, 1) and getattr(last, "s1", None):
+                return "FreeU changes what the last block does"
+            return ""
+
         def dispatch(
             self: Any,
+            call: Any,
+            full: bool,
             sample: Any,
             timestep: Any,
             encoder_hidden_states: Any,
@@ -178,54 +202,71 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
             if not torch.is_tensor(timestep):
                 # A compiled part would be compiled again for each number.
                 timestep = torch.tensor(timestep, device=sample.device)
-            # The one wait for the device per step.
-            now = float(timestep.flatten()[0].item())
             conditions = (encoder_hidden_states, added_cond_kwargs, cross_attention_kwargs)
-            if state["deep"] is None or is_stale(sample, now, encoder_hidden_states):
+            if full:
                 noise, deep = unet.deepcache_full(sample, timestep, *conditions)
                 # A copy, because CUDA graphs write the next call's results over this one's.
-                state.update(deep=deep.clone(), prompt=encoder_hidden_states, since_full=0)
-                state["full_steps"] += 1
+                call.update(deep=deep.clone(), prompt=encoder_hidden_states)
             else:
-                noise = unet.deepcache_shallow(sample, timestep, *conditions, state["deep"])
-                state["since_full"] += 1
-                state["shallow_steps"] += 1
-            state["timestep"] = now
+                noise = unet.deepcache_shallow(sample, timestep, *conditions, call["deep"])
             return UNet2DConditionOutput(sample=noise) if return_dict else (noise,)
 
         # Scales LoRA layers by cross_attention_kwargs["scale"], as the original forward() does.
         scaled_dispatch = apply_lora_scale("cross_attention_kwargs")(dispatch)
 
-        def forward(sample: Any, timestep: Any, encoder_hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
-            known = {"cross_attention_kwargs", "added_cond_kwargs", "return_dict"}
-            others = any(value is not None for name, value in kwargs.items() if name not in known)
-            gligen = (kwargs.get("cross_attention_kwargs") or {}).get("gligen") is not None
-            if args or others or gligen:
-                # ControlNet, T2I-Adapter, attention masks and the like reach layers that a shallow step leaves out.
-                state["deep"] = None
-                return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
-            wanted = {name: value for name, value in kwargs.items() if name in known}
-            return scaled_dispatch(unet, sample, timestep, encoder_hidden_states, **wanted)
+        def deepcache_forward(
+            inner: Any, sample: Any, timestep: Any, encoder_hidden_states: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            pipeline = calling_pipeline()[0]
+            if pipeline is None:
+                state["whole"] = "the U-Net was called outside of a pipeline with a scheduler"
+                return inner(sample, timestep, encoder_hidden_states, *args, **kwargs)
+            call = calls[pipeline] = step_of_call("deepcache", pipeline, timestep, calls.get(pipeline))
+            position = call["index"] - call["first"]
+            planned = position >= call["count"] or deepcache_plan(call["count"], interval, full_percent)[position]
+            whole = why_whole(args, kwargs)
+            # More than one call for a step: windows of a large picture, say, or guidance in turns. What one of them
+            # keeps is not for the next.
+            full = bool(planned or whole or call["again"] or is_stale(call, sample, encoder_hidden_states))
+            call["full"] = call.get("full", 0) + full
+            call["excused"] = call.get("excused", 0) + (full and not planned)
+            state["full_steps" if full else "shallow_steps"] += 1
+            state.update(seen=position + 1, full=call["full"], excused=call["excused"])
+            if whole:
+                state["whole"] = whole
+                call.update(deep=None, prompt=None)
+                return inner(sample, timestep, encoder_hidden_states, *args, **kwargs)
+            wanted = {
+                name: kwargs[name]
+                for name in ("cross_attention_kwargs", "added_cond_kwargs", "return_dict")
+                if name in kwargs
+            }
+            result = scaled_dispatch(unet, call, full, sample, timestep, encoder_hidden_states, **wanted)
+            if position + 1 >= call["count"]:
+                # The picture is done; what was kept need not fill memory until the next.
+                call.update(deep=None, prompt=None)
+            return result
 
+        wrap_forward(unet, "deepcache", deepcache_forward)
         unet.deepcache_full = deepcache_full
         unet.deepcache_shallow = deepcache_shallow
         unet.forward_parts = ["deepcache_full", "deepcache_shallow"]
         unet.deepcache_state = state
-        unet.forward = forward
 
     for unet in denoisers(pipelines):
-        all_full_from = float("inf")
-        if full_percent:
-            owner = next(p for p in pipelines.values() if any(found is unet for found in denoisers({"": p})))
-            all_full_from = owner.scheduler.config.num_train_timesteps * (1 - full_percent / 100)
-        split(unet, all_full_from)
+        split(unet)
 
 
 def took_effect(pipelines: dict[str, Any], *, interval: int, branch: int, full_percent: int) -> str | None:
-    """Whether shallow steps ran."""
+    """Whether shallow steps ran, and as many as the parameters say."""
     states = [getattr(unet, "deepcache_state", {}) for unet in denoisers(pipelines)]
     if not any(state.get("shallow_steps") for state in states):
-        return "every step computed the whole U-Net"
+        why = next((f": {state['whole']}" for state in states if state.get("whole")), "")
+        return f"every step computed the whole U-Net{why}"
+    for state in states:
+        planned = sum(deepcache_plan(state["seen"], interval, full_percent)) + state["excused"]
+        if state["full"] != planned:
+            return f"{state['full']} of {state['seen']} steps computed the whole U-Net, and {planned} were to"
     return None
 
 
@@ -268,5 +309,5 @@ TECHNIQUE = Technique(
     traits=frozenset({Trait.CALLS_INNER_LAYERS}),
     adapters_later="LoRAs and IP-Adapters may be loaded after it, between pictures.",
     plan=plan,
-    helpers=(torch_modules, denoisers),
+    helpers=(torch_modules, denoisers, wrap_forward, calling_pipeline, step_of_call, deepcache_plan),
 )

@@ -1,4 +1,4 @@
-"""Classifier-free guidance in the noisy part of the schedule only.
+"""Classifier-free guidance in the first steps of a picture only.
 
 Kynkäänniemi et al.: "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion
 Models", NeurIPS 2024, arXiv 2404.07724. diffusers has the same idea as a pipeline callback (SDXLCFGCutoffCallback),
@@ -8,13 +8,14 @@ which handles neither batches nor IP-Adapters.
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from .._calls import calling_pipeline, step_of_call, wrap_forward
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 
 class GuidanceCutoffParameters(Parameters):
-    """guided_percent: how much of the noise schedule, from its noisy end, runs with guidance."""
+    """guided_percent: how many of a call's steps, from the first on, run with guidance; see guided_steps."""
 
     guided_percent: Literal[40, 50, 60, 70, 80, 90] = 70
 
@@ -29,23 +30,45 @@ def guided_steps(count: int, guided_percent: int) -> int:
 
 
 def guidance_cutoff(pipelines: dict[str, Any], *, guided_percent: int) -> None:
-    """Below the cut-off, compute the prompted half of the batch only and return it in place of both halves.
+    """After the cut-off, compute the prompted half of the batch only and return it in place of both halves.
 
     The pipeline's uncond + scale * (cond - uncond) then is cond: no guidance. With guidance_rescale that is cond as
-    well. Nothing is kept between calls. A batch of two unguided pictures that starts from the very same latents below
-    the cut-off (image to image) with two prompts would be taken for guidance.
+    well. The pipeline that calls says whether it guides; calls from outside of a pipeline are left as they are.
     """
+    import weakref
+
     import torch
 
-    def cut_off(unet: Any, threshold: float) -> None:
-        inner = unet.forward
+    def cut_off(unet: Any) -> None:
+        # steps: without guidance, over the U-Net's life. The others: of the last call of a pipeline that guides.
+        state = {"steps": 0, "seen": 0, "guided": 0}
+        calls: Any = weakref.WeakKeyDictionary()
 
-        def forward(sample: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
-            now = timestep.flatten()[0].item() if torch.is_tensor(timestep) else timestep
-            batch, half = sample.shape[0], sample.shape[0] // 2
-            # Pipelines that guide repeat the latents: [a, b, a, b] for the pictures a and b. Nothing else in the
-            # arguments says so.
-            if now >= threshold or batch % 2 or not torch.equal(sample[:half], sample[half:]):
+        def cut_off_forward(inner: Any, sample: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+            pipeline, names = calling_pipeline()
+            guides = getattr(pipeline, "do_classifier_free_guidance", names.get("do_classifier_free_guidance"))
+            if pipeline is None or not guides:
+                return inner(sample, timestep, *args, **kwargs)
+            batch, latents = sample.shape[0], names.get("latents")
+            half = batch // 2
+            prompt = kwargs.get("encoder_hidden_states", args[0] if args else None)
+            if not torch.is_tensor(latents) or batch != 2 * latents.shape[0]:
+                raise RuntimeError(
+                    f"guidance_cutoff: {type(pipeline).__name__} guides in another way than by two predictions for "
+                    "each picture, and it is not known which of them to leave out; leave the technique out"
+                )
+            if torch.is_tensor(prompt) and prompt.shape[0] != batch:
+                raise RuntimeError(
+                    f"guidance_cutoff: {type(pipeline).__name__} does not pass one prompt for each prediction, and it "
+                    "is not known which to leave out; leave the technique out"
+                )
+            before = calls.get(pipeline)
+            call = calls[pipeline] = step_of_call("guidance_cutoff", pipeline, timestep, before)
+            position = call["index"] - call["first"]
+            guided = position < guided_steps(call["count"], guided_percent)
+            call["guided"] = position + 1 if guided else call.get("guided", 0)
+            state.update(seen=position + 1, guided=call["guided"])
+            if guided:
                 return inner(sample, timestep, *args, **kwargs)
 
             def prompted(value: Any) -> Any:
@@ -58,24 +81,29 @@ def guidance_cutoff(pipelines: dict[str, Any], *, guided_percent: int) -> None:
                     return type(value)(prompted(item) for item in value)
                 return value
 
-            unet.guidance_cutoff_steps += 1
+            state["steps"] += 1
             result = inner(sample[half:], prompted(timestep), *prompted(args), **prompted(kwargs))
             if isinstance(result, tuple):
                 return (torch.cat([result[0], result[0]]), *result[1:])
             return type(result)(sample=torch.cat([result.sample, result.sample]))
 
-        unet.guidance_cutoff_steps = 0
-        unet.forward = forward
+        wrap_forward(unet, "guidance_cutoff", cut_off_forward)
+        unet.guidance_cutoff_state = state
 
     for unet in denoisers(pipelines):
-        owner = next(p for p in pipelines.values() if any(found is unet for found in denoisers({"": p})))
-        cut_off(unet, (1 - guided_percent / 100) * owner.scheduler.config.num_train_timesteps)
+        cut_off(unet)
 
 
 def took_effect(pipelines: dict[str, Any], *, guided_percent: int) -> str | None:
-    """Whether steps ran without guidance."""
-    if not any(getattr(unet, "guidance_cutoff_steps", 0) for unet in denoisers(pipelines)):
+    """Whether steps ran without guidance, and whether it was the share that was asked for."""
+    states = [getattr(unet, "guidance_cutoff_state", {"steps": 0}) for unet in denoisers(pipelines)]
+    if not any(state["steps"] for state in states):
         return "no step ran without guidance that would have had it"
+    for state in states:
+        seen, guided = state.get("seen", 0), state.get("guided", 0)
+        wanted = guided_steps(seen, guided_percent)
+        if seen and guided != wanted:
+            return f"{guided} of {seen} steps ran with guidance, and {guided_percent} % of them are {wanted}"
     return None
 
 
@@ -106,7 +134,7 @@ TECHNIQUE = Technique(
     name="guidance_cutoff",
     axis=Axis.CACHING,
     loss=Loss.APPROXIMATE,
-    summary="Stops classifier-free guidance after part of the schedule: the other steps compute half the batch.",
+    summary="Stops classifier-free guidance after part of a picture's steps: the others compute half the batch.",
     source="https://arxiv.org/abs/2404.07724",
     parameters=GuidanceCutoffParameters,
     apply=guidance_cutoff,
@@ -116,5 +144,5 @@ TECHNIQUE = Technique(
     roles=frozenset({Role.DENOISER}),
     adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     plan=plan,
-    helpers=(torch_modules, denoisers),
+    helpers=(torch_modules, denoisers, wrap_forward, calling_pipeline, step_of_call, guided_steps),
 )

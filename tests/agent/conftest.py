@@ -1,11 +1,9 @@
 """One launched study of the tiny pipeline, which many tests look at."""
 
-import sys
 from pathlib import Path
 
 import pytest
-from paretune.agent.cli import main
-from support.launched import Cli, Launched, Said
+from support.launched import Cli, Launched
 from support.launching import BAD_TECHNIQUES, tiny_study, write_study
 from support.replayed_cli import ReplayedCli
 
@@ -30,21 +28,3 @@ def launched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Laun
 def study(tmp_path: Path, cli: Cli) -> ReplayedCli:
     """The command line over a study that is replayed into a database of its own."""
     return ReplayedCli(tmp_path / "study", cli)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run the command line in this process."""
-
-    def run(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["paretune", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "300")
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(bool(end.code))
-        return Said(code, *capsys.readouterr())
-
-    return run

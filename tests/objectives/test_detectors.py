@@ -67,6 +67,7 @@ FAILURES: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("black", torch.zeros_like),
     ("black", lambda picture: torch.full_like(picture, 0.5)),
     ("black", lambda picture: picture * 0.02),
+    ("clipped", lambda picture: (picture * 255).clamp(0, 1)),
     ("dead_tile", with_hole),
     ("mosaic", mosaic),
     ("mosaic", half_mosaic),
@@ -93,6 +94,7 @@ def test_names_are_unique_and_documented() -> None:
     assert {detector.name for detector in DETECTORS if detector.breaks} == {
         "non_finite",
         "black",
+        "clipped",
         "dead_tile",
         "mosaic",
     }
@@ -150,7 +152,7 @@ def test_a_batch_is_judged_picture_by_picture_and_nothing_is_mutated(detector: D
 def test_without_a_reference(detector: Detector, comic: Tensor) -> None:
     assert detector(None, comic) == [None]
     (reason,) = detector(None, with_nan(comic) if detector.raw else torch.zeros_like(comic))
-    assert bool(reason) == (detector.name in ("non_finite", "black"))
+    assert bool(reason) == (detector.name in ("non_finite", "black", "clipped"))
 
 
 @each_detector

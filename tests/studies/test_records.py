@@ -7,6 +7,13 @@ from typing import Any
 import pytest
 from paretune.studies import SCHEMA_VERSION, Outcome, Records, RunKind, RunRecord, StudyRecord, UserError, utc_now
 from sqlalchemy.exc import SQLAlchemyError
+from support.replayed import fingerprint, measured
+
+
+def study_of(name: str, prompt: str) -> dict[str, Any]:
+    request = {"prompt": prompt, "width_px": 64, "height_px": 64, "steps": 5}
+    pipelines = {"main": {"class": "StableDiffusionXLPipeline", "model": "someone/model"}}
+    return {"schema": 1, "name": name, "workload": {"pipelines": pipelines, "requests": [request]}}
 
 
 def study_record(name: str) -> StudyRecord:
@@ -15,9 +22,9 @@ def study_record(name: str) -> StudyRecord:
         import_s=5.0,
         schema_version=SCHEMA_VERSION,
         created_at=utc_now(),
-        study={"name": name, "prompt": "ein Bär, 熊"},
+        study=study_of(name, "ein Bär, 熊"),
         workload_key="w",
-        fingerprint={"device_name": "cpu"},
+        fingerprint=fingerprint("cpu"),
         files="/somewhere",
         space={"deepcache": {"interval": [2, 3]}},
         left_out={},
@@ -41,7 +48,7 @@ def run(study: str, trial: int, key: str, kind: RunKind = RunKind.TRIAL, **figur
         outcome=Outcome.COMPLETE,
         reason="",
         log_tail="",
-        measurements=figures,
+        measurements={**measured(1000.0, 2.0, "bit-exact", 0.0, None, "cpu"), **figures},
         phases_s={"load": 1.5, "apply": 0.25},
         apply_py="",
         folder="",
@@ -59,10 +66,10 @@ def test_what_is_written_is_read_by_another_connection_at_once(records: Records)
     records.add_run(run("a", 2, "k2", latency_ms=3.0))
     records.add_run(run("a", 1, "k1", latency_ms=2.0))
     other = Records(records.url)
-    assert other.study("a").study == {"name": "a", "prompt": "ein Bär, 熊"}
+    assert other.study("a").study == study_of("a", "ein Bär, 熊")
     found = other.runs("a")
     assert [(one.trial, one.run.configuration_key) for one in found] == [(0, "reference"), (2, "k2"), (1, "k1")]
-    assert found[0].run.measurements == {"latency_ms": 0.1 + 0.2}
+    assert found[0].run.measurements["latency_ms"] == 0.1 + 0.2
     assert list(found[0].run.phases_s) == ["load", "apply"]
     assert [one.trial for one in other.runs("a", after=found[1].link)] == [1], "only what came since"
 
@@ -71,7 +78,7 @@ def test_studies_of_one_database_are_apart(records: Records) -> None:
     for name in ("a", "b"):
         records.add_study(study_record(name), [run(name, 0, "reference")])
     records.add_run(run("b", 1, "k"))
-    assert [study.name for study in records.studies()] == ["a", "b"]
+    assert [study.name for study in records.studies()] == records.study_names() == ["a", "b"]
     assert (len(records.runs("a")), len(records.runs("b"))) == (1, 2)
     assert records.find_study("c") is None
     with pytest.raises(UserError, match=r"there is no study 'c' in sqlite:.* \(studies there: a, b\)"):
@@ -104,13 +111,13 @@ def test_a_study_and_its_reference_are_written_together_or_not_at_all(records: R
 def test_judging_again_is_written_together_or_not_at_all(records: Records) -> None:
     records.add_study(study_record("a"), [run("a", 0, "reference")])
     again = run("a", 0, "reference", RunKind.REJUDGE, drift=0.5)
-    records.judge_again("a", {"name": "a", "quality": "new"}, "w2", [again])
-    assert (records.study("a").study["quality"], records.study("a").workload_key) == ("new", "w2")
+    records.judge_again("a", study_of("a", "new"), "w2", [again])
+    assert (records.study("a").study, records.study("a").workload_key) == (study_of("a", "new"), "w2")
     assert [one.run.kind for one in records.runs("a")] == ["trial", "rejudge"]
     broken = run("a", 0, "reference", RunKind.REJUDGE, drift=float("nan"))
     with pytest.raises((ValueError, SQLAlchemyError, UserError)):
-        records.judge_again("a", {"name": "a", "quality": "newer"}, "w3", [broken])
-    assert records.study("a").study["quality"] == "new"
+        records.judge_again("a", study_of("a", "newer"), "w3", [broken])
+    assert records.study("a").study == study_of("a", "new")
 
 
 def test_a_figure_that_is_none_never_gets_in(records: Records) -> None:

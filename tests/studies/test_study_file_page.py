@@ -7,6 +7,7 @@ import pytest
 import study_file_reference
 import yaml
 from paretune.studies import Study, parse_study
+from PIL import Image
 from pydantic import BaseModel
 
 PAGE = study_file_reference.PAGE.read_text(encoding="utf-8")
@@ -42,7 +43,13 @@ def test_the_example_at_the_top_is_a_study_with_every_key(tmp_path: Path) -> Non
     assert all(preset in study.search_space() for preset in study.presets())
 
 
+def test_the_example_that_begins_with_a_picture_can_be_read(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "sketch.png")
+    study = parse_study({"schema": 1, "name": "refined", **EXAMPLES[1]}, "study-file.md", tmp_path)
+    assert study.input_files() == [str(tmp_path / "sketch.png")]
+
+
 def test_the_example_with_adapters_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "product.py").write_text("def load(device): ...\ndef run(pipelines, request): ...\n")
-    study = parse_study({"schema": 1, "name": "inked", **EXAMPLES[1]}, "study-file.md", tmp_path)
+    study = parse_study({"schema": 1, "name": "inked", **EXAMPLES[2]}, "study-file.md", tmp_path)
     assert study.workload.requests[1].adapters == ["ink"]

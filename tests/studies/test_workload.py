@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from paretune.objectives.measuring.contract import checked_pictures
 from paretune.studies import Workload, parse_study
 from paretune.testing import picture, tiny_sdxl
 from support.launching import tiny_study
@@ -88,10 +89,13 @@ def test_a_products_own_file_loads_and_serves(product: dict[str, Any], tiny_mode
     )
 
 
-def test_pictures_of_pillow_are_taken_too(product: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+def test_pictures_of_pillow_are_handed_on_as_they_are(
+    product: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
     product["workload"]["requests"][0]["arguments"] = {"as": "pil"}
     own = workload(product, tmp_path)
-    images = own.run(own.load("cpu"), own.requests[0])
+    (image,) = own.run(own.load("cpu"), own.requests[0])
+    images = checked_pictures([image], own.requests[0])
     expected = picture(straight_from(tiny_model), "a cat", batch=1, seed=1, steps=5, guidance=4.0)
     assert images.shape == expected.shape
     assert (images - expected).abs().max() <= 0.5 / 255 + 1e-6

@@ -148,6 +148,22 @@ def compile_and_wait(pipelines: dict[str, Any]) -> None:
     time.sleep(1000)
 
 
+def break_result(pipelines: dict[str, Any]) -> None:
+    import os
+    from pathlib import Path
+
+    Path(os.readlink("/proc/self/fd/1")).with_name("result.json").write_text("{not json")
+    os._exit(0)
+
+
+def print_without_end(pipelines: dict[str, Any]) -> None:
+    import os
+
+    for _ in range(200):
+        os.write(1, b"spam " * 200000)
+    os._exit(3)
+
+
 def took_effect(pipelines: dict[str, Any], **parameters: Any) -> str | None:
     return None
 
@@ -184,4 +200,6 @@ TECHNIQUES = (
     _technique(flaky_host),
     _technique(repaint),
     _technique(compile_and_wait),
+    _technique(break_result),
+    _technique(print_without_end),
 )

@@ -1,7 +1,12 @@
 """Export and verify: what ships is what was measured, it runs without paretune, and every change is noticed."""
 
+import importlib.util
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, export, files_of, verify
+from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, entries_of, export, files_of, verify
+from paretune.agent.bundle.manifest import is_bundle
+from paretune.agent.measuring import contender
 from paretune.agent.trial import run_script
 from paretune.objectives.pictures import save_png
 from paretune.search_space import Configuration
@@ -61,7 +68,7 @@ def forge(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def sign(bundle: Path) -> None:
     manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["sha256"] = {name: sha256(bundle / name) for name in files_of(bundle)}
+    manifest["files"] = entries_of(bundle)
     (bundle / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -78,7 +85,7 @@ def test_bundle_has_everything_and_the_very_apply_py_that_was_measured(bundle: P
     assert Configuration.from_yaml((bundle / "configuration.yaml").read_text()) == trial.configuration
     manifest = json.loads((bundle / MANIFEST).read_text())
     assert (manifest["trial"], manifest["configuration_key"]) == (trial.number, trial.configuration.key)
-    assert set(manifest["sha256"]) == set(files_of(bundle))
+    assert set(manifest["files"]) == set(files_of(bundle))
     evidence = json.loads((bundle / "evidence" / "measurements.json").read_text())
     assert evidence["trial"]["measurements"] == trial.measurements
     assert evidence["trial"]["figures"]["latency_ms"] == trial.figure("latency_ms")
@@ -86,6 +93,34 @@ def test_bundle_has_everything_and_the_very_apply_py_that_was_measured(bundle: P
     pins = (bundle / "environment.txt").read_text().splitlines()
     assert f"diffusers=={launched.results().fingerprint.packages['diffusers']}" in pins
     assert not [pin for pin in pins if pin.startswith(("optuna", "torchao"))], "it needs neither"
+
+
+def test_it_holds_no_path_of_the_machine_that_exported_it(bundle: Path, tiny_model: Path, launched: Launched) -> None:
+    places = {str(tiny_model), str(launched.file.parent), str(Path(__file__).parents[3]), str(Path.home()), "/tmp/"}
+    for name in files_of(bundle):
+        if not name.endswith(".png"):
+            text = (bundle / name).read_text()
+            assert not [place for place in places if place in text], name
+
+
+def test_a_machine_that_does_not_know_the_model_is_told_where_it_is(
+    copy: Path, tiny_model: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge(copy, lambda figures: figures.update(latency_ms=1e6, peak_vram_gib=1e3))
+    monkeypatch.setenv("PARETUNE_PLACES", str(tmp_path / "places"))
+    asked = cli("verify", str(copy)).sentence()
+    assert asked.startswith(f"{copy} needs the model folder 'tiny-sdxl' (digest ")
+    assert asked.endswith("say where it is with --model main=FOLDER")
+    assert "that is not the model of the evidence" in cli("verify", str(copy), "--model", "main=/etc").sentence()
+    moved = Path(shutil.copytree(tiny_model, tmp_path / "elsewhere"))
+    assert cli("verify", str(copy), "--model", f"main={moved}").code == 0
+    verify(copy)  # it is remembered
+
+
+def test_a_bundle_can_be_compared_with_its_own_study(bundle: Path, tiny_model: Path, launched: Launched) -> None:
+    shipped, measured = contender(str(bundle), launched.storage), contender("tiny:reference", launched.storage)
+    assert json.dumps(shipped.same, sort_keys=True) == json.dumps(measured.same, sort_keys=True)
+    assert shipped.workload["pipelines"]["main"]["model"] == str(tiny_model), "found where it was"
 
 
 def test_readme_says_what_was_done_and_that_it_approximates(bundle: Path) -> None:
@@ -104,7 +139,8 @@ def test_without_paretune_it_makes_the_pictures_of_the_trial_bit_for_bit(
 
     (tmp_path / "out").mkdir()
     (tmp_path / "worker.py").write_text(WORKER)
-    ran = python("worker.py", str(tiny_model), str(bundle), "out", paths=[packages], cwd=tmp_path)
+    worker = Path(shutil.copytree(bundle, tmp_path / "worker"))
+    ran = python("worker.py", str(tiny_model), str(worker), "out", paths=[packages], cwd=tmp_path)
 
     assert ran.returncode == 0, ran.stderr
     made, evidence = pixels(tmp_path / "out"), pixels(bundle / "evidence" / "winner")
@@ -142,6 +178,51 @@ def test_verify_passes_and_leaves_the_bundle_as_it_was(copy: Path, cli: Cli) -> 
     assert {name: sha256(copy / name) for name in files_of(copy)} == before
 
 
+def plant(source: Path) -> None:
+    """Byte code that Python takes for the source's, beside it, and that does something else."""
+    code = compile(source.read_text() + "\nraise SystemExit('FOREIGN CODE RAN')\n", str(source), "exec")
+    target = Path(importlib.util.cache_from_source(str(source)))
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(importlib._bootstrap_external._code_to_hash_pyc(code, b"\0" * 8, checked=False))  # type: ignore[attr-defined]
+
+
+def test_planted_byte_code_is_refused_and_never_runs(copy: Path, tmp_path: Path, cli: Cli) -> None:
+    """Number 15."""
+    for name in ("apply.py", "check/workload.py", "check/measuring/__init__.py", "check/measuring/latency.py"):
+        plant(copy / name)
+    said = cli("verify", str(copy))
+    assert re.search(r": \S*__pycache__/\S+\.pyc is not part of the bundle", said.sentence())
+    assert "FOREIGN" not in said.out + said.err
+    # Whoever runs the check by hand has asked nobody whether the files are the bundle's.
+    arguments = ["--device", "cpu", "--calls", "1", "--most-calls", "1", "--pictures", "cat"]
+    environment = {**os.environ, "PYTHONPATH": str(packages_without_paretune(tmp_path / "packages"))}
+    run_by_hand = [sys.executable, "-S", str(copy / "check" / "run.py"), *arguments]
+    ran = subprocess.run(run_by_hand, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert (ran.returncode, "FOREIGN" in ran.stdout + ran.stderr) == (0, False), ran.stderr
+
+
+def test_what_a_worker_leaves_behind_is_named_and_replaced(copy: Path, tmp_path: Path, cli: Cli) -> None:
+    """Importing apply.py makes Python write byte code: verify says which, and exporting again replaces it."""
+    writing = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    subprocess.run([sys.executable, "-c", "import apply"], cwd=copy, env=writing, check=True)
+    (left,) = (copy / "__pycache__").iterdir()
+    sentence = cli("verify", str(copy)).sentence()
+    assert sentence.startswith(f"{copy}: __pycache__/{left.name} is not part of the bundle")
+    assert sentence.endswith("delete every __pycache__ folder in the bundle")
+    assert "PYTHONDONTWRITEBYTECODE=1" in (copy / "README.md").read_text()
+    assert is_bundle(copy)
+
+
+def test_that_verifying_runs_code_is_said_wherever_one_may_look(copy: Path, cli: Cli) -> None:
+    """Number 16."""
+    (copy / "apply.py").unlink()
+    for text in (cli("verify", "--help").out, (copy / "README.md").read_text(), cli("verify", str(copy)).out):
+        words = " ".join(text.replace("│", " ").split())
+        assert re.search("runs the code in (it|the bundle)", words), words
+        assert "bundles from people you trust" in words
+        assert "damage, not forgery" in words
+
+
 def test_verify_compiles_where_it_is_told_to(copy: Path, tmp_path: Path) -> None:
     script = copy / "apply.py"
     where = 'pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "kernel").touch()'
@@ -176,7 +257,6 @@ def with_many_pictures(bundle: Path, out: Path) -> None:
     names = [*(request["name"] for request in requests), "cat-3~1"]
     script = bundle / "check" / "run.py"
     run_script(script, ["--device", "cpu", "--pictures", *names], out=out, environment={}, timeout_s=600)
-    shutil.rmtree(bundle / "check" / "__pycache__", ignore_errors=True)
     shutil.rmtree(bundle / "evidence" / "winner")
     (bundle / "evidence" / "winner").mkdir()
     with np.load(out / "pictures.npz") as made:

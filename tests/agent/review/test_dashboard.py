@@ -171,6 +171,27 @@ def test_other_web_pages_are_refused(address: str, method: str, headers: dict[st
     assert fetch(api(address))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        *((path, {}) for path in ("/", "/dashboard/", "/api/studies", "/static/bundle.js", "/nowhere")),
+        ("/api/studies/0?after=x", {}),  # answered by an error
+        ("/api/studies", {"Host": "evil.example"}),
+        ("/" + "x" * 70_000, {}),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_no_page_can_show_it_in_a_frame(address: str, path: str, headers: dict[str, str]) -> None:
+    """Number 18: whatever is answered says so."""
+    root = "/".join(address.split("/")[:3])
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(root + path, headers=headers))
+    except urllib.error.HTTPError as error:
+        answer = error
+    assert answer.headers.get_all("Content-Security-Policy") == ["frame-ancestors 'none'"]
+    assert answer.headers.get_all("X-Frame-Options") == ["DENY"]
+
+
 def test_its_own_page_may_write_and_what_people_wrote_stays(address: str, storage: str) -> None:
     _, body = fetch(api(address))
     note = json.loads(body)["note"]

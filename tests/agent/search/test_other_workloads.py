@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from paretune.agent.bundle import export
+from paretune.agent.bundle import MANIFEST, entries_of, export, files_of
 from paretune.agent.results import Results
 from paretune.agent.search import launch
 from paretune.objectives.verdict import Verdict
@@ -17,6 +17,7 @@ from support.launching import tiny_study, write_study
 SPACE = {"techniques": {"channels_last": {}, "deepcache": {}}, "presets": [[{"channels_last": {}}]]}
 PRODUCT = """
 import torch
+from ours.settings import STRENGTH
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
 def load(device):
@@ -32,7 +33,7 @@ def run(pipelines, request):
 
     settings = dict(num_inference_steps=request.steps, guidance_scale=request.guidance, output_type="pt")
     first = pipelines["main"](request.prompt, width=64, height=64, generator=generator(), **settings).images
-    return pipelines["second"](request.prompt, image=first, strength=0.6, generator=generator(), **settings).images
+    return pipelines["second"](request.prompt, image=first, strength=STRENGTH, generator=generator(), **settings).images
 """
 
 
@@ -73,7 +74,9 @@ def test_every_text_says_that_quality_was_not_assessed(random_weights: Results, 
     assert "Run the study again with the real ones before you deploy this." in readme
 
 
-def test_a_products_own_file_from_launch_to_bundle(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_products_own_file_from_launch_to_bundle(tiny_model: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "settings.py").write_text("STRENGTH = 0.6\n")
     (tmp_path / "product.py").write_text(PRODUCT.format(model=str(tiny_model)))
     request = {"name": "cat", "prompt": "a cat", "width_px": 64, "height_px": 64, "steps": 4, "guidance": 4.0}
     content = tiny_study(tiny_model, name="own", space=SPACE, workload={"python": "product.py", "requests": [request]})
@@ -84,10 +87,29 @@ def test_a_products_own_file_from_launch_to_bundle(tiny_model: Path, tmp_path: P
         Configuration.of({"channels_last": {}}),
     ]
     assert set(results.record.pipelines) == {"main", "second"}
-    described = json.loads((export(results, results.trials[1], tmp_path / "b") / "check" / "workload.json").read_text())
-    assert described["python"] == str(tmp_path / "product.py")
+    bundle = export(results, results.trials[1], tmp_path / "b")
+    described = json.loads((bundle / "check" / "workload.json").read_text())
+    assert described["python"] == "own/product.py"
+    assert set(described["sha256"]) == {"product.py", "ours/settings.py"}
+    assert not [name for name in files_of(bundle) if str(tmp_path).encode() in (bundle / name).read_bytes()]
+    assert "`check/own/ours/settings.py` is a copy of a file that it imports" in (bundle / "README.md").read_text()
+    for originals in ("there", "gone"):
+        moved = tmp_path / "elsewhere" / originals
+        shutil.copytree(bundle, moved)
+        evidence = json.loads((moved / "evidence" / "measurements.json").read_text())
+        evidence["trial"]["figures"].update(latency_ms=1e6, peak_vram_gib=1e3)
+        (moved / "evidence" / "measurements.json").write_text(json.dumps(evidence))
+        manifest = json.loads((moved / MANIFEST).read_text())
+        (moved / MANIFEST).write_text(json.dumps({**manifest, "files": entries_of(moved)}))
+        if originals == "gone":
+            (tmp_path / "product.py").unlink()
+            (tmp_path / "ours").rename(tmp_path / "theirs")
+        said = cli("verify", str(moved))
+        assert said.code == 0, (said.out, said.err)
+        assert not list(moved.rglob("__pycache__"))
+    (tmp_path / "theirs").rename(tmp_path / "ours")
 
     # What the file does is part of what was measured.
-    (tmp_path / "product.py").write_text(PRODUCT.format(model=str(tiny_model)).replace("0.6", "0.8"))
+    (tmp_path / "product.py").write_text(PRODUCT.format(model=str(tiny_model)).replace("STRENGTH, g", "0.8, g"))
     with pytest.raises(UserError, match="exists with another workload"):
         launch(read_study(str(file)), storage=storage, trials=3)

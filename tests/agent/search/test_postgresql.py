@@ -103,6 +103,38 @@ def test_a_killed_launch_is_continued_and_read(database: str, tiny_model: Path, 
     assert not [file for file in written if PASSWORD in file.read_text()]
 
 
+def test_one_new_study_launched_from_two_folders_is_measured_once(
+    database: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        write_study(folder / "twice.yaml", tiny_study(tiny_model, name="twice"))
+    launch = ("launch", "twice.yaml", "--storage", database, "--trials", "2")
+    with subprocess.Popen(command(*launch), cwd=folders[0], stdout=subprocess.DEVNULL) as first:
+        records = Records(database)
+        with records.engine.connect() as connection:
+            query = sqlalchemy.text("select pid from paretune_launch where study = 'twice'")
+
+            def holder() -> int | None:
+                connection.rollback()
+                return connection.execute(query).scalar()
+
+            wait_until(lambda: holder() is not None, 60, "the first one does not begin")
+            assert holder() == first.pid
+        second = run_cli(*launch, cwd=folders[1])
+        assert second.returncode == 2
+        assert second.stderr == f"error: study twice is being launched by process {first.pid} already\n"
+        assert first.wait(timeout=180) == 0
+    measured = [one.trial for one in records.runs("twice") if one.run.kind == RunKind.TRIAL]
+    assert measured == [0, 1]
+    assert not list(folders[1].glob("paretune.files/*"))
+    # Afterwards it is continued from the other folder, with the files where they are.
+    continued = run_cli(*launch[:-1], "3", cwd=folders[1])
+    assert continued.returncode == 0, continued.stderr
+    assert len([one for one in records.runs("twice") if one.run.kind == RunKind.TRIAL]) == 3
+    assert records.study("twice").files.startswith(str(folders[0]))
+
+
 def test_a_wrong_password_is_one_sentence_that_does_not_tell_the_right_one(database: str, tmp_path: Path) -> None:
     said = run_cli("best", "tiny", "--storage", database.replace(PASSWORD, "wr0ng"), cwd=tmp_path)
     assert said.returncode == 2

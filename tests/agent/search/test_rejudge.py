@@ -138,7 +138,7 @@ def test_it_waits_for_no_launch_and_no_launch_comes_between(
 ) -> None:
     before = launched.rows()
     arguments = ("judge", "tiny", "--set", launched.setting, "--storage", launched.world.storage)
-    with only_launcher(launched.world.folder / "paretune.files" / "tiny", "tiny"):
+    with only_launcher(Records(launched.world.storage), "tiny"):
         assert cli(*arguments).sentence().startswith("study tiny is being launched by process ")
     assert launched.rows() == before
     usual = Judge.judge_file

@@ -1,12 +1,14 @@
 """What a failure leaves behind in words: the right outcome, what was missing, and nothing secret."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from paretune.agent.trial.failures import classify, sentence, tail, without_secrets
+from paretune.agent.trial.executor import _hide_secrets
+from paretune.agent.trial.failures import classify, sentence, tail
 from paretune.objectives.memory_shortage import memory_shortage
-from paretune.studies import Outcome
+from paretune.studies import Outcome, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,14 @@ def test_secrets_become_stars(text: str, shown: str) -> None:
     error = OSError(text)
     assert shown in sentence(error, "load")
     assert shown in tail(error)
+
+
+def test_a_trials_log_keeps_no_token(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("loading\nHF_TOKEN=s3cret\nhttps://ann:s3cret@example.org/model\n")
+    _hide_secrets(log)
+    assert log.read_text() == "loading\nHF_TOKEN=***\nhttps://ann:***@example.org/model\n"
+    _hide_secrets(tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize("phase", ["start", "load", "judge"])

@@ -9,6 +9,8 @@ import pytest
 from optuna.trial import TrialState
 from paretune.agent.results import Results, Trial
 from paretune.agent.search import launch
+from paretune.agent.trial import LOG
+from paretune.agent.trial.log import MOST_BYTES
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, Records, read_study
 from support.launching import BAD_TECHNIQUES, processes, tiny_study, wait_until, write_study
@@ -26,13 +28,19 @@ PRESETS: dict[str, tuple[dict[str, dict[str, object]], Outcome, str]] = {
     "ends its process": ({"leave": {}}, Outcome.CRASH, "apply: the process ended with exit code 7"),
     "raises": ({"fail": {}}, Outcome.APPLY_ERROR, "apply: ValueError: this U-Net is [/of] the wrong [red]shape"),
     "changes nothing": ({"nothing": {}}, Outcome.APPLY_ERROR, "nothing changed nothing: no module is any different"),
-    "NaN pictures": ({"broken_pictures": {"content": "nan"}}, Outcome.INVALID_OUTPUT, "cat-0.png: "),
+    "NaN pictures": ({"broken_pictures": {"content": "nan"}}, Outcome.INVALID_OUTPUT, "first_call: request cat gave "),
     "black pictures": ({"broken_pictures": {"content": "black"}}, Outcome.INVALID_OUTPUT, "cat-0.png: "),
     "out of GPU memory": ({"out_of_memory": {}}, Outcome.OOM, "apply: out of memory: 20.00 GiB were asked for"),
     "does not compile": ({"uncompilable": {}}, Outcome.COMPILE_ERROR, "first_call: "),
     "no kernel": ({"no_kernel": {}}, Outcome.UNSUPPORTED, "apply: NotImplementedError: "),
     "leaves processes behind": ({"grandchildren": {}}, Outcome.COMPLETE, ""),
     "host fails once": ({"flaky_host": {}}, Outcome.COMPLETE, ""),
+    "breaks its own result": (
+        {"break_result": {}},
+        Outcome.CRASH,
+        "apply: the process ended with exit code 0 and left a result.json that cannot be read (Expecting property name",
+    ),
+    "prints without end": ({"print_without_end": {}}, Outcome.CRASH, "apply: the process ended with exit code 3"),
     "well-behaved, at the end": ({"vae_slicing": {}}, Outcome.COMPLETE, ""),
 }
 
@@ -91,6 +99,15 @@ def test_later_trials_are_unaffected(survived: Survived) -> None:
     reference, last = survived.results.reference, survived.trial("well-behaved, at the end")
     assert last.figure("drift") <= 1
     assert reference.measurements["quality"]["n"] == last.measurements["quality"]["n"]
+
+
+def test_what_a_process_prints_does_not_fill_the_disk(survived: Survived) -> None:
+    """What a trial printed is stored by its end."""
+    trial = survived.trial("prints without end")
+    log = Path(trial.timing.folder) / LOG
+    assert log.stat().st_size < MOST_BYTES
+    assert "left out here" in log.read_text()
+    assert trial.timing.log_tail.endswith("spam ")
 
 
 def test_no_process_is_left_over(survived: Survived) -> None:

@@ -59,7 +59,7 @@ def timed(shapes: list[list[Request]], recorded: dict[str, list[float]], rule: S
         shapes,
         "cpu",
         call=lambda request: (next(calls[request.name]), [0, 0]),
-        keep=lambda request, images: 0.0,
+        keep=lambda request, images: None,
         rule=rule,
         **options,
     )
@@ -102,7 +102,7 @@ def test_shapes_take_turns_and_count_by_their_weight() -> None:
         shapes,
         "cpu",
         call=call,
-        keep=lambda request, images: 0.0,
+        keep=lambda request, images: None,
         rule=StopRule(least_calls=3),
     )
     assert order == ["a", "c", "b", "c", "a", "c"]

@@ -156,7 +156,9 @@ def test_guidance_that_stops_halfway_is_noticed() -> None:
     assert torch.equal(picture(pipeline, steps=8), first)
     state = pipeline.unet.deepcache_state
     assert state["shallow_steps"] >= 8
-    assert pipeline.unet.guidance_cutoff_steps == 2 * 3
+    # Of 8 steps, 60 % are 4: the others have no guidance.
+    assert pipeline.unet.guidance_cutoff_state["steps"] == 2 * 4
+    assert took_effect({"main": pipeline}, interval=3, branch=0, full_percent=0) is None
 
 
 def test_ip_adapters_come_and_go() -> None:

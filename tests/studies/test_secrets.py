@@ -1,0 +1,98 @@
+"""Number 17: what is secret never leaves the program, whichever way it would."""
+
+import json
+import os
+
+import pytest
+from paretune.studies import Records, UserError, plain_without_secrets, without_secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://ann:s3cret@db/x failed", "postgresql://ann:***@db/x failed"),
+        ("postgresql+psycopg://ann:s3@cret@db:5/x", "postgresql+psycopg://ann:***@db:5/x"),
+        ("postgresql://ann:s3%40cret@db/x", "postgresql://ann:***@db/x"),
+        ("postgresql://ann:s3/cret@db/x", "postgresql://ann:***@db/x"),
+        ("postgresql://:s3cret@db/x", "postgresql://:***@db/x"),
+        ("'postgresql://db/x?user=ann&password=s3cret&a=b'", "'postgresql://db/x?user=ann&password=***&a=b'"),
+        ("postgresql://db/x?password=s3cret", "postgresql://db/x?password=***"),
+        ("connect with host=db password=s3cret user=ann", "connect with host=db password=*** user=ann"),
+        ("connect with password='s3 cret' user=ann", "connect with password=*** user=ann"),
+        ("https://s3cret@github.com/a/b", "https://***@github.com/a/b"),
+        ("GET https://x.org/f?token=s3cret&a=1", "GET https://x.org/f?token=***&a=1"),
+        ("401 for token hf_AbCdEf123456", "401 for token hf_***"),
+        ("Authorization: Bearer s3cret.s3cret", "Authorization: Bearer ***"),
+        ("{'authorization': 'Basic czNjcmV0', 'a': 1}", "{'authorization': 'Basic ***', 'a': 1}"),
+        ("curl -H bearer s3crets3cret", "curl -H bearer ***"),
+        ("HF_TOKEN=s3cret python run.py", "HF_TOKEN=*** python run.py"),
+        ('{"api_key": "s3cret", "n": 1}', '{"api_key": ***, "n": 1}'),
+        ("wandb: api-key: s3cret", "wandb: api-key: ***"),
+        ("sk-abcdefghijklmnop0123", "sk-***"),
+        ("ghp_abcdefghijklmnop0123", "ghp_***"),
+    ],
+)
+def test_secrets_become_stars(text: str, shown: str) -> None:
+    assert without_secrets(text, {}) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing to hide at https://example.org/a@b",
+        "write to ann@example.org",
+        "postgresql://ann@db/x",
+        "sqlite:///paretune.db",
+        'password authentication failed for user "ann"',
+        "a prompt has 77 tokens, pad_token=<|endoftext|>, token=None",
+        "tokenizer.model_max_length = 77",
+    ],
+)
+def test_what_is_not_secret_stays(text: str) -> None:
+    assert without_secrets(text, {}) == text
+
+
+def test_what_the_environment_calls_secret_is_secret_wherever_it_stands() -> None:
+    environment = {
+        "PARETUNE_STORAGE": "postgresql://ann:s3%20cret%2F@db/x",
+        "OTHER": "postgresql://db/x?password=another1",
+        "WANDB_API_KEY": "0123456789",
+        "MY_TOKEN": "abc def ghi",
+        "LANG": "C.UTF-8",
+    }
+    for secret in ("s3%20cret%2F", "s3 cret/", "another1", "0123456789", "abc def ghi", "abc%20def%20ghi"):
+        assert without_secrets(f"it said '{secret}' in C.UTF-8", environment) == "it said '***' in C.UTF-8"
+    assert without_secrets("x0123456789", environment) == "x0123456789"
+
+
+def test_every_text_in_plain_data() -> None:
+    data = {"a": ["postgresql://ann:s3cret@db/x", {"b": "hf_s3cret"}], "n": 1, "none": None}
+    assert plain_without_secrets(data) == {"a": ["postgresql://ann:***@db/x", {"b": "hf_***"}], "n": 1, "none": None}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:s3cret@nowhere.invalid/x",
+        "postgresql://ann:p@s3cret@nowhere.invalid/x",
+        "postgresql://nowhere.invalid/x?user=ann&password=s3cret",
+        "mysql://ann:s3cret@nowhere.invalid/x",
+        "postgresql//ann:s3cret@nowhere.invalid/x?password=s3cret",
+        "sqlite://ann:s3cret@/",
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        Records(url, must_exist=True)
+    assert "s3cret" not in str(refusal.value)
+
+
+def test_a_password_with_an_at_sign_is_to_be_written_otherwise() -> None:
+    with pytest.raises(UserError, match=r"^--storage postgresql://ann:\*\*\*@db/x: write an @ in the password as %40$"):
+        Records("postgresql://ann:s3@cret@db/x")
+
+
+def test_the_environment_is_this_processs_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SECRET", "what nobody knows")
+    assert "SOME_SECRET" in os.environ
+    assert json.dumps(without_secrets("what nobody knows, that")) == '"***, that"'
