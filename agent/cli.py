@@ -25,6 +25,7 @@ from .options import (
     study_names,
 )
 from .output import MaskedConsole, print_error, print_json, print_mistake, say, shell_line
+from .trial_commands import ablate, explain
 
 app = typer.Typer(
     name="paretune",
@@ -260,48 +261,6 @@ def compare(
 
 
 @app.command()
-def ablate(
-    name: StudyName,
-    trial: Annotated[int | None, typer.Option(help="Number of the trial; by default the best one.")] = None,
-    blocks: Annotated[int, typer.Option(min=2, help="Fresh processes of each variant.")] = 4,
-    calls: Annotated[int, typer.Option(min=1, help="Timed calls per shape of request in each process.")] = 3,
-    storage: Storage = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Measure what each technique of a trial earns: all of them, each left out, each alone, in turns."""
-    from .progress import step_progress
-    from .review import ablation_lines
-    from .search import ablate as run
-
-    records = Records(storage, must_exist=True)
-    with step_progress(console) as on_step:
-        found = run(records, name, trial, blocks=blocks, calls=calls, on_step=on_step)
-    if as_json:
-        print_json(found.to_dict())
-        return
-    say("\n".join(ablation_lines(found)))
-
-
-@app.command()
-def explain(
-    what: Annotated[str, typer.Argument(help="STUDY:TRIAL (a number, or best), or a configuration.yaml.")],
-    code: Annotated[bool, typer.Option("--code/--no-code", help="Show the Python that runs.")] = True,
-    storage: Storage = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Print a configuration step by step: what is done to which modules, why at that place, what it may lose."""
-    from .review import explain as run
-    from .review import explanation_lines
-
-    configuration, pipelines = _configuration_of(what, storage)
-    steps = run(configuration, pipelines)
-    if as_json:
-        print_json([asdict(step) for step in steps])
-        return
-    say("\n".join(explanation_lines(configuration, steps, code=code)))
-
-
-@app.command()
 def judge(
     name: StudyName,
     set_: Annotated[
@@ -383,6 +342,10 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
 
 
+app.command()(ablate)
+app.command()(explain)
+
+
 def main() -> None:
     """Entry point: what a user can mend, or the machine has caused, is one sentence and exit code 2, no traceback."""
     try:
@@ -394,26 +357,6 @@ def main() -> None:
             sys.exit(1)
         print_error("error", sentence)
         sys.exit(2)
-
-
-def _configuration_of(what: str, storage: str) -> tuple[Any, dict[str, Any]]:
-    """A configuration, and the pipelines of its study as far as there is one."""
-    from ..search_space import Configuration, PipelineFacts
-    from .results import Results
-
-    if Path(what).is_file():
-        try:
-            return Configuration.from_yaml(Path(what).read_text()), {}
-        except (ValueError, OSError) as error:
-            raise UserError(f"{what}: {error}") from None
-    study, separator, which = what.rpartition(":")
-    if not separator or not (which == "best" or which.isdecimal()):
-        raise UserError(f"{what} is neither a file nor STUDY:TRIAL, such as quickstart:4 or quickstart:best")
-    results = Results(Records(storage, must_exist=True), study)
-    trial = results.best() if which == "best" else results.numbered.get(int(which))
-    if trial is None:
-        raise UserError(f"study {study} has no trial {which}; paretune best {study} --all lists them")
-    return trial.configuration, {k: PipelineFacts.from_dict(v) for k, v in results.record.pipelines.items()}
 
 
 def _choose(results: Any, limit: list[str] | None, verdict: str | None, by: str, loss: str | None) -> Any:
