@@ -75,12 +75,12 @@ def trial_doubts(trial: Trial) -> list[Doubt]:
 def picture_doubts(results: Results) -> Iterator[Doubt]:
     """What makes the reference's pictures worth less than they seem."""
     if empty := results.reference.no_evidence:
-        files = ", ".join(str(picture["file"]) for picture in empty[:4]) + (" and more" if len(empty) > 4 else "")
         count = results.reference.picture_count + len(empty)
+        verb, be = ("shows", "is") if len(empty) == 1 else ("show", "are")
         yield Doubt(
             DoubtKind.NO_EVIDENCE,
-            f"{len(empty)} of the reference's {count} pictures show nothing and are left out of every comparison "
-            f"({files}; {empty[0]['no_evidence']}).",
+            f"{len(empty)} of the reference's {count} pictures {verb} nothing and {be} left out of every comparison "
+            f"({empty[0]['file']}: {empty[0]['no_evidence']}).",
         )
     for words, found in results.repetitions.items():
         yield Doubt(

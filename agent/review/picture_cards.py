@@ -143,7 +143,9 @@ def _card(results: Results, trial: Trial, one: _Shown, uri: str) -> Card:
         title = f"{title}, breaks a limit"
     pictures = trial.quality.get("pictures", [])
     judged = next((picture for picture in pictures if picture["file"] == one.file), None)
-    if judged is None or is_reference:
+    if any(picture["file"] == one.file for picture in trial.no_evidence):
+        lines = ["left out of every comparison: the reference's shows nothing"]
+    elif judged is None or is_reference:
         lines = ["what the others are compared with" if is_reference else "not judged"]
     else:
         lines = [_metrics(judged["metrics"]), *_qualities(judged), *(f"flagged: {flag}" for flag in judged["flags"])]

@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[dict[str, dict[str, object]], Outcome, str]] = {
     "ends its process": ({"leave": {}}, Outcome.CRASH, "apply: the process ended with exit code 7"),
     "raises": ({"fail": {}}, Outcome.APPLY_ERROR, "apply: ValueError: this U-Net is [/of] the wrong [red]shape"),
     "changes nothing": ({"nothing": {}}, Outcome.APPLY_ERROR, "nothing changed nothing: no module is any different"),
-    "NaN pictures": ({"broken_pictures": {"content": "nan"}}, Outcome.INVALID_OUTPUT, "cat-0.png: "),
+    "NaN pictures": ({"broken_pictures": {"content": "nan"}}, Outcome.INVALID_OUTPUT, "first_call: request cat gave "),
     "black pictures": ({"broken_pictures": {"content": "black"}}, Outcome.INVALID_OUTPUT, "cat-0.png: "),
     "out of GPU memory": ({"out_of_memory": {}}, Outcome.OOM, "apply: out of memory: 20.00 GiB were asked for"),
     "does not compile": ({"uncompilable": {}}, Outcome.COMPILE_ERROR, "first_call: "),

@@ -6,37 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from paretune.agent.trial import write_trial_folder
 from paretune.objectives.measuring import InvalidOutputError, Made, Phases, Plan, measure_configuration
 from paretune.objectives.measuring.steps import StepCounter
+from support.product import product_trial, request_of
 
-PRODUCT = """
-import torch
-from pathlib import Path
-from types import SimpleNamespace
-
-CALLS, KEPT, FILE = [], {{}}, Path({folder!r}) / "kept.pt"
-
-class Denoiser(torch.nn.Module):
-    def forward(self, noise):
-        return noise.sigmoid()
-
-class Scheduler:
-    def step(self, noise):
-        return noise
-
-def load(device):
-    pipeline = SimpleNamespace(unet=Denoiser(), scheduler=Scheduler())
-    return {{"main": pipeline, "upscaler": torch.nn.Identity()}}
-
-def make(pipelines, request):
-    CALLS.append(request.name)
-    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(request.seed))
-    return pipelines["main"].unet(noise)
-
-def run(pipelines, request):
-    {run}
-"""
 APPLY_A_CACHE = """kept, main = {}, pipelines["main"]
     make = __import__("sys").modules["product"].make
     def serve(pipelines, request):
@@ -47,13 +20,9 @@ APPLY_A_CACHE = """kept, main = {}, pipelines["main"]
 PLAN = Plan(calls=5, most_calls=5, warm_up_calls=1, memory=False, stages=False, pictures=("cat",))
 
 
-def measured(folder: Path, run: str, apply: str = "pass", **request: Any) -> tuple[dict[str, Any], Made]:
-    """Measure a workload of which run() is given, and the body of apply(pipelines)."""
-    (folder / "product.py").write_text(PRODUCT.format(folder=str(folder), run=run))
-    asked = {"name": "cat", "pipeline": "main", "prompt": "a cat", "width_px": 32, "height_px": 32, "steps": 1}
-    workload = {"schema": 1, "python": str(folder / "product.py"), "requests": [{**asked, **request}]}
-    trial = folder / "trial"
-    write_trial_folder(trial, {}, workload, f"def apply(pipelines):\n    {apply}\n")
+def measured(folder: Path, run: str, apply: str = "pass", **keys: Any) -> tuple[dict[str, Any], Made]:
+    """Measure a workload of which run() is given, and the body of apply(pipelines); keys: of its request."""
+    trial = product_trial(folder, run, apply, [request_of(**keys)])
     return measure_configuration(trial, "cpu", plan=PLAN, phases=Phases(lambda name: None))
 
 
