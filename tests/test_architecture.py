@@ -164,7 +164,7 @@ STARTS_PROCESSES = {"agent/trial/process_tree.py", "agent/trial/keeper.py", "age
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_one_place_starts_processes_because_it_also_ends_them(file: Path) -> None:
-    """Issue 10, number 19: whatever is started elsewhere would be left behind when a launch is killed."""
+    """Whatever is started elsewhere would be left behind when a launch is killed."""
     used = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""SIGKILLs at random moments: nothing lost, nothing measured twice, no process left (issue 10, How it is shown, 3).
+"""SIGKILLs at random moments: nothing lost, nothing measured twice, no process left.
 
 benchmarks/kills.py is the same with 20 of them: docs/results/kills.md.
 """

@@ -1,4 +1,4 @@
-"""A launch whose database, disk or files fail: one true sentence, nothing measured is lost (issue 10, number 21)."""
+"""A launch whose database, disk or files fail: one true sentence, nothing measured is lost."""
 
 import errno
 import shutil

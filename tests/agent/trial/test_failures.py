@@ -102,7 +102,7 @@ def test_later_trials_are_unaffected(survived: Survived) -> None:
 
 
 def test_what_a_process_prints_does_not_fill_the_disk(survived: Survived) -> None:
-    """Issue 10, number 20."""
+    """What a trial printed is stored by its end."""
     trial = survived.trial("prints without end")
     log = Path(trial.timing.folder) / LOG
     assert log.stat().st_size < MOST_BYTES

@@ -1,4 +1,4 @@
-"""What processes print is bounded on disk and in memory (issue 10, number 20)."""
+"""What processes print is bounded on disk and in memory."""
 
 import sys
 import threading

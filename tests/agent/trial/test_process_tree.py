@@ -1,4 +1,4 @@
-"""Every process of ours ends with all that it started, soon, whoever is killed (issue 10, number 19)."""
+"""Every process of ours ends with all that it started, soon, whoever is killed."""
 
 import json
 import os

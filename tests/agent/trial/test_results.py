@@ -1,4 +1,4 @@
-"""A result.json that is none is a crash of its own trial, in words (issue 10, number 21)."""
+"""A result.json that is none is a crash of its own trial, in words."""
 
 import json
 from pathlib import Path
