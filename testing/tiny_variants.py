@@ -103,7 +103,7 @@ def detach_lora(unet: Any) -> None:
     del unet.peft_config
 
 
-def _of(pipeline: Any, kind: type, **more: Any) -> Any:
+def _of(pipeline: Any, kind: Any, **more: Any) -> Any:
     made = kind(**pipeline.components, **more)
     made.set_progress_bar_config(disable=True)
     return made

@@ -44,8 +44,8 @@ def rejudge(
     """Judge every stored picture of a study, and write the new judgements when the last one is made: all or nothing.
 
     settings: "quality.weights.lpips=PATH" and the like, kept with the study. A trial keeps its outcome, and
-    Optuna is told nothing new. Raises UserError when the weights are random, pictures are gone, a setting is not about
-    quality, or the study is being launched.
+    Optuna is told nothing new. Raises UserError when the weights are random, pictures are gone, the
+    reference's show nothing, a setting is not about quality, or the study is being launched.
     """
     results = Results(records, name)
     files = Path(results.record.files)
@@ -77,6 +77,12 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             pictures.append(_judge_again(judge, trial, requests, known))
             done += 1
         quality = judge.sum_up(pictures)
+        if not quality["pictures"]:
+            raise UserError(
+                f"the reference's pictures in study {study.name} show nothing ({pictures[0]['file']}: "
+                f"{pictures[0]['no_evidence']}), so trial {trial.number} cannot be judged: launch the study again "
+                "under another --name"
+            )
         judgement = RunRecord(
             kind=RunKind.REJUDGE,
             workload_key=key,

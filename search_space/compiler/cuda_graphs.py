@@ -132,11 +132,14 @@ def recorded(function: Any, module: Any, counts: dict[str, int]) -> Any:
         with lock, torch.cuda.device(device):
             graphs = graphs_now()
             if key not in graphs:
-                graphs[key] = None
+                counts["direct"] += 1
+                result = function(*args, **kwargs)
+                # In the state after it: transformers puts hooks on a text encoder's layers in its first call.
+                graphs = graphs_now()
+                graphs.setdefault(key, None)
                 if len(graphs) > most_graphs:
                     graphs.popitem(last=False)
-                counts["direct"] += 1
-                return function(*args, **kwargs)
+                return result
             graphs.move_to_end(key)
             if graphs[key] is None:
                 graphs[key] = record(args, kwargs, device)

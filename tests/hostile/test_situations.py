@@ -8,7 +8,7 @@ import copy
 import functools
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,21 @@ from paretune.testing import picture as tiny_picture
 
 # One picture in three steps, and a smaller U-Net still: there are hundreds of them.
 picture = functools.partial(tiny_picture, batch=1, steps=3)
+
+
+@pytest.fixture(autouse=True)
+def quiet_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread of torch's, nothing of Dynamo's left from other tests, and no code generated, which takes minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compile(function, **{**options, "backend": "eager"})
+    )
+    yield
+    torch.set_num_threads(threads)
 
 
 @functools.cache

@@ -21,6 +21,13 @@ from PIL import Image
 from .machines import fingerprint
 from .replayed import machine
 
+
+def drawing(brighter: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
+    """A picture of 64 px that shows something, with so many levels more in each channel."""
+    slope = Image.linear_gradient("L").resize((64, 64))
+    return Image.merge("RGB", [slope.point([level // 2 + more for level in range(256)]) for more in brighter])
+
+
 UNET = {
     "class_name": "UNet2DConditionModel",
     "role": "denoiser",

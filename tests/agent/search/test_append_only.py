@@ -9,9 +9,8 @@ from paretune.agent.results import Results
 from paretune.agent.search import rejudge
 from paretune.agent.trial import Job
 from paretune.studies import Records
-from PIL import Image
 from support.append_only import TABLES, forbid_changes
-from support.replaying import World, world_in
+from support.replaying import World, drawing, world_in
 
 PRESETS = ["channels_last", "fused_qkv"]
 KEYS = {
@@ -54,7 +53,7 @@ def test_no_run_is_changed_or_deleted_from_launch_to_export(tmp_path: Path, monk
     world.launch(study)
     world.launch(world.study("b", PRESETS, **KEYS))
     for picture in (tmp_path / "paretune.files").glob("*/trial-*/pictures/*.png"):
-        Image.new("RGB", (64, 64)).save(picture)
+        drawing().save(picture)
     records = Records(world.storage)
     rejudge(records, "a", [])
     records.rate("a", 1, "cat-0.png", "worse", "Ann")

@@ -12,7 +12,7 @@ from paretune.objectives.judging import Judge
 from paretune.studies import Records, Study, UserError, parse_study
 from PIL import Image
 from support.launched import Cli
-from support.replaying import World, world_in
+from support.replaying import World, drawing, world_in
 
 OWN_METRIC = """
 from paretune.objectives.drift import Metric
@@ -37,7 +37,7 @@ class Launched:
         world.launch(self.study)
         for trial, folder in enumerate(sorted((world.folder / "paretune.files" / "tiny").glob("trial-*"))):
             for file in (folder / "pictures").glob("*.png"):
-                Image.new("RGB", (64, 64), (100 + trial, 100, 100)).save(file)
+                drawing((trial, 0, 0)).save(file)
         self.metric = world.folder / "own.py"
         self.metric.write_text(OWN_METRIC.format(factor=1))
         self.setting = f"quality.files=[{self.metric}]"
@@ -158,6 +158,17 @@ def test_what_another_study_takes_over_was_judged_in_its_way(launched: Launched,
     results = launched.world.launch(parse_study({**data, "name": "other"}, "x", launched.world.folder))
     assert [trial.elsewhere is not None for trial in results.trials] == [True] * 3
     assert "redder" in results.trial(1).measurements["quality"]["pictures"][0]["metrics"]
+
+
+def test_pictures_of_a_reference_that_shows_nothing_are_not_judged(launched: Launched, cli: Cli) -> None:
+    before = launched.rows()
+    for file in (launched.world.folder / "paretune.files" / "tiny").glob("trial-0000/pictures/*.png"):
+        Image.new("RGB", (64, 64)).save(file)
+    said = cli("judge", "tiny", "--storage", launched.world.storage).sentence()
+    assert said.startswith(
+        "the reference's pictures in study tiny show nothing (cat-0.png: black: the picture is empty"
+    )
+    assert launched.rows() == before
 
 
 def test_pictures_or_files_that_are_gone_are_one_sentence(launched: Launched, cli: Cli) -> None:

@@ -89,6 +89,8 @@ def test_technique_keeps_its_promises(device: str, known: Technique, parameters:
 
 @pytest.mark.parametrize(("device", "known", "parameters"), CASES)
 def test_took_effect_notices_an_untouched_pipeline(device: str, known: Technique, parameters: dict[str, Any]) -> None:
+    if known.name == "expandable_segments":
+        pytest.skip("a switch of the process: what other tests took of the GPU's memory stays as they asked for it")
     dtype = OWN_DTYPE.get((device, known.name), DTYPES[device])
     check_notices_untouched(known, parameters, device=device, dtype=dtype)
 

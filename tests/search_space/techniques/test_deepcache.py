@@ -1,5 +1,6 @@
 """DeepCache against the U-Net's own forward, between pictures, beside other pipelines, and under a compiler."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     HeunDiscreteScheduler,
+    PNDMScheduler,
     StableDiffusionXLImg2ImgPipeline,
 )
-from paretune.search_space.caching.deepcache import deepcache, took_effect
+from paretune.search_space.caching.deepcache import deepcache, deepcache_plan, took_effect
 from paretune.search_space.caching.guidance_cutoff import guidance_cutoff
 from paretune.search_space.compiler.torch_compile import TorchCompileParameters, torch_compile
 from paretune.testing import ip_adapter, picture, relative_difference, sibling, tiny_sdxl
@@ -78,6 +82,110 @@ def test_interval_counts_full_steps(interval: int, full: int, shallow: int) -> N
     picture(pipeline, steps=7)
     state = pipeline.unet.deepcache_state
     assert (state["full_steps"], state["shallow_steps"]) == (full, shallow)
+
+
+def _mid_block_calls(pipeline: Any) -> list[int]:
+    """Which calls of the U-Net reach its middle, from now on: the numbers of the full steps."""
+    full: list[int] = []
+    calls: list[None] = []
+    pipeline.unet.conv_in.register_forward_hook(lambda module, arguments, output: calls.append(None))
+    pipeline.unet.mid_block.register_forward_hook(lambda module, arguments, output: full.append(len(calls) - 1))
+    return full
+
+
+EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "calls"),
+    [
+        (EDMDPMSolverMultistepScheduler(**EDM), 20),
+        (EDMEulerScheduler(**EDM), 20),
+        (DPMSolverMultistepScheduler(timestep_spacing="trailing"), 20),
+        (PNDMScheduler(skip_prk_steps=True), 21),
+        (HeunDiscreteScheduler(), 39),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "config") else str(value),
+)
+@pytest.mark.parametrize("full_percent", [0, 70])
+def test_the_share_of_full_steps_is_the_one_asked_for_with_any_scheduler(
+    scheduler: Any, calls: int, full_percent: int
+) -> None:
+    pipeline = tiny_sdxl()
+    pipeline.scheduler = scheduler
+    deepcache({"main": pipeline}, interval=3, branch=0, full_percent=full_percent)
+    full = _mid_block_calls(pipeline)
+    picture(pipeline, batch=1, steps=20)
+    plan = deepcache_plan(calls, 3, full_percent)
+    assert full == [step for step, is_full in enumerate(plan) if is_full]
+    assert full[: calls * full_percent // 100] == list(range(calls * full_percent // 100))
+    assert took_effect({"main": pipeline}, interval=3, branch=0, full_percent=full_percent) is None
+    other = 70 - full_percent
+    reason = took_effect({"main": pipeline}, interval=3, branch=0, full_percent=other)
+    assert reason == (
+        f"{len(full)} of {calls} steps computed the whole U-Net, and {sum(deepcache_plan(calls, 3, other))} were to"
+    )
+
+
+def test_a_pipeline_that_calls_more_than_once_for_a_step_gets_whole_steps() -> None:
+    """Windows of a large picture: what was kept of one is nothing for the next."""
+
+    class Windows:
+        def __init__(self, unet: Any) -> None:
+            self.unet = unet
+            self.scheduler = DDIMScheduler()
+            self.scheduler.set_timesteps(4)
+
+        @torch.no_grad()
+        def __call__(self, windows: list[dict[str, Any]]) -> list[torch.Tensor]:
+            return [
+                self.unet(**{**window, "timestep": timestep}).sample
+                for timestep in self.scheduler.timesteps
+                for window in windows
+            ]
+
+    one, two = _inputs(), _inputs()
+    two["sample"] = -two["sample"]
+    untouched, pipeline = Windows(tiny_sdxl().unet), Windows(tiny_sdxl().unet)
+    deepcache({"main": pipeline}, interval=2, branch=0, full_percent=0)
+    for made, expected in zip(pipeline([one, two]), untouched([one, two]), strict=True):
+        assert torch.equal(made, expected)
+    reason = took_effect({"main": pipeline}, interval=2, branch=0, full_percent=0)
+    assert reason == "every step computed the whole U-Net"
+
+
+def test_what_was_kept_is_let_go_at_the_end_of_a_picture() -> None:
+    pipeline = tiny_sdxl()
+    deepcache({"main": pipeline}, interval=2, branch=0, full_percent=0)
+    kept: list[Any] = []
+    full, shallow = pipeline.unet.deepcache_full, pipeline.unet.deepcache_shallow
+
+    def noted(*arguments: Any) -> Any:
+        kept.append(weakref.ref(arguments[-1]))
+        return shallow(*arguments)
+
+    pipeline.unet.deepcache_shallow = noted
+    picture(pipeline, steps=4)
+    assert len(kept) == 2
+    assert all(each() is None for each in kept)
+    assert pipeline.unet.deepcache_full is full
+
+
+def test_a_forward_that_was_put_back_is_noticed() -> None:
+    pipeline = tiny_sdxl()
+    original = pipeline.unet.forward
+    deepcache({"main": pipeline}, interval=2, branch=0, full_percent=0)
+    picture(pipeline)
+    pipeline.unet.forward = original
+    with pytest.raises(RuntimeError, match=r"deepcache: the forward\(\) of this UNet2DConditionModel was replaced"):
+        picture(pipeline)
+
+
+def test_applied_twice_is_refused() -> None:
+    pipeline = tiny_sdxl()
+    deepcache({"main": pipeline}, interval=2, branch=0, full_percent=0)
+    with pytest.raises(ValueError, match="deepcache: it is applied to this UNet2DConditionModel already"):
+        deepcache({"main": pipeline}, interval=2, branch=0, full_percent=0)
 
 
 def test_higher_branches_lose_less() -> None:
