@@ -39,6 +39,10 @@ class Case:
         """Whether any technique has the trait."""
         return any(trait in traits for traits in self.traits.values())
 
+    def several(self, trait: Trait) -> bool:
+        """Whether more than one technique has the trait."""
+        return sum(trait in traits for traits in self.traits.values()) > 1
+
     @property
     def adapters(self) -> bool:
         """Whether any request loads or unloads adapters."""
@@ -139,6 +143,28 @@ RULES: tuple[Rule, ...] = (
         ("cuda_graphs",),
         "the pipeline converts a float16 VAE to float32 in each call, so its weights move: choose vae_dtype as well",
         lambda case: case.graphs_a_moving_vae,
+    ),
+    Rule(
+        (Trait.CACHES_STEPS,),
+        "each would take for computed what the other has left out: one step cache at a time",
+        lambda case: case.several(Trait.CACHES_STEPS),
+    ),
+    Rule(
+        ("deepcache", Trait.CACHES_STEPS),
+        "each would take for computed what the other has left out: one step cache at a time",
+    ),
+    Rule(("guidance_cutoff", Trait.GUIDES_LESS), "both decide in which steps there is guidance: choose one"),
+    Rule(
+        ("faster_cache", Trait.GUIDES_LESS),
+        "both leave out the unprompted half of the batch, and FasterCache would halve what is left",
+    ),
+    Rule(
+        (Trait.HOOKS_LAYERS, Trait.COMPILES),
+        "the hooks count steps inside of the graphs, which would be compiled anew in every step",
+    ),
+    Rule(
+        (Trait.HOOKS_LAYERS, Trait.CUDA_GRAPHS),
+        "a recording would repeat what the hooks decided in the step that was recorded",
     ),
     Rule(
         (Trait.CALLS_INNER_LAYERS, "group_offload"),

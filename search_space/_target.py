@@ -56,6 +56,8 @@ class ModuleFacts:
     """Whether diffusers can fuse its attention projections."""
     has_repeated_blocks: bool = False
     """Whether diffusers knows which of its blocks repeat, and can compile them one by one."""
+    has_cross_attention: bool = False
+    """For a denoiser: whether any of its attention layers looks at the prompt alone."""
 
     @property
     def upcasts(self) -> bool:
@@ -153,4 +155,5 @@ def _describe_module(module: Any, role: Role) -> ModuleFacts:
         layers_per_block=len(first_block.resnets) if hasattr(first_block, "resnets") else None,
         fuses_qkv=hasattr(module, "fuse_qkv_projections"),
         has_repeated_blocks=bool(getattr(module, "_repeated_blocks", None)),
+        has_cross_attention=any(getattr(each, "is_cross_attention", False) for each in module.modules()),
     )

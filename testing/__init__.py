@@ -23,6 +23,8 @@ from .technique_contract import (
     combinations_that_work,
     this_machine,
 )
+from .tiny_flux import tiny_flux
+from .tiny_sd3 import tiny_sd3, transformer_picture
 from .tiny_sdxl import SIDE_PX, TINY_FACTS, ip_adapter, picture, relative_difference, sibling, tiny_sdxl
 
 __all__ = [
@@ -47,5 +49,8 @@ __all__ = [
     "relative_difference",
     "sibling",
     "this_machine",
+    "tiny_flux",
+    "tiny_sd3",
     "tiny_sdxl",
+    "transformer_picture",
 ]
