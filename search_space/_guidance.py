@@ -1,4 +1,7 @@
-"""Steps without classifier-free guidance. Exported with the techniques that use it, as the functions of `_calls` are."""
+"""Steps without classifier-free guidance.
+
+Exported with the techniques that use it, as the functions of `_calls` are, which it calls.
+"""
 
 from typing import Any
 

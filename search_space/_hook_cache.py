@@ -12,19 +12,21 @@ def hook_cache(denoiser: Any, name: str, install: Any, by_context: bool) -> None
     """Install cache hooks on layers of `denoiser`, and have their state forgotten whenever a picture begins.
 
     install(place) puts the hooks there; `place` is a dictionary that holds, while a step runs, what wrap_steps says of
-    it. What it returns, where it returns a function, is called before each step. by_context: whether the hooks keep a state for each of several calls for one step (diffusers'
+    it, and whether the state is "fresh", so that nothing is kept yet. A function that install returns is called before
+    each step. by_context: whether the hooks keep a state for each of several calls for one step (diffusers'
     cache_context); those that do not compute everything where a pipeline makes several.
 
     diffusers forgets at the end of a pipeline's call, for some denoisers: not after a picture that was cancelled, not
     when batch, size or prompt change in the middle, not between pipelines that take turns.
     denoiser.hook_cache_counts: {"steps", "hooked", "ran"}: steps, layers with a hook, and how often one of these ran.
+    Raises ValueError where no layer got a hook.
     """
     import functools
 
     from diffusers.hooks import HookRegistry
     from diffusers.models.cache_utils import CacheMixin
 
-    place_now: dict[str, Any] = {"position": 0, "count": 1, "guided": False}
+    place_now: dict[str, Any] = {"position": 0, "count": 1, "guided": False, "fresh": True}
     counts = {"steps": 0, "hooked": 0, "ran": 0}
     kept_by: dict[int, Any] = {}
 
@@ -56,13 +58,13 @@ def hook_cache(denoiser: Any, name: str, install: Any, by_context: bool) -> None
     def hook_step(inner: Any, named: Any, place: Any) -> Any:
         kept, ordinal = place["kept"], place["ordinal"] if by_context else 0
         known = kept_by.get(ordinal)
+        place_now.update(place, fresh=known is not kept)
         if known is not kept:
             # Another picture, another pipeline, or other conditions. A first call of a later ordinal has no state yet.
             if ordinal == 0 or known is not None:
                 registry.reset_stateful_hooks(recurse=True)
                 kept_by.clear()
             kept_by[ordinal] = kept
-        place_now.update(place)
         counts["steps"] += 1
         if prepare is not None:
             prepare()
@@ -84,7 +86,7 @@ def hook_cache_effect(denoisers: Any) -> str | None:
     return None
 
 
-def transformer_refusal(pipelines: Any, instead: str) -> str | None:
+def transformer_refusal(pipelines: Any, instead: str = "") -> str | None:
     """Why diffusers' hooks for transformers have nothing to do in these denoisers; None when they have.
 
     instead: what does the same for U-Nets.
@@ -92,9 +94,7 @@ def transformer_refusal(pipelines: Any, instead: str) -> str | None:
     found = [denoiser for pipeline in pipelines.values() for denoiser in pipeline.denoisers]
     if not found:
         return "no pipeline has a denoiser"
-    for denoiser in found:
-        if denoiser.is_unet:
-            return (
-                f"the denoiser is a U-Net, and diffusers' hooks are for transformers{': ' if instead else ''}{instead}"
-            )
+    if any(denoiser.is_unet for denoiser in found):
+        hint = f": for U-Nets there is {instead}" if instead else ""
+        return f"the denoiser is a U-Net, and the hooks are for transformers{hint}"
     return None

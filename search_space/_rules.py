@@ -167,6 +167,10 @@ RULES: tuple[Rule, ...] = (
         "a recording would repeat what the hooks decided in the step that was recorded",
     ),
     Rule(
+        ("prompt_embedding_cache", Trait.MOVES_WEIGHTS),
+        "where weights move, it cannot be seen that the text encoders are still the same",
+    ),
+    Rule(
         (Trait.CALLS_INNER_LAYERS, "group_offload"),
         "single layers of a block are called, which the block's offload hook does not bring to the device",
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 from ._technique import Technique
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
 from .attention.sdpa_kernel import TECHNIQUE as SDPA_KERNEL
+from .caching.cache_dit import TECHNIQUE as CACHE_DIT
 from .caching.deepcache import TECHNIQUE as DEEPCACHE
 from .caching.faster_cache import TECHNIQUE as FASTER_CACHE
 from .caching.first_block_cache import TECHNIQUE as FIRST_BLOCK_CACHE
@@ -18,6 +19,7 @@ from .caching.forecast_cache import TECHNIQUE as FORECAST_CACHE
 from .caching.guidance_cutoff import TECHNIQUE as GUIDANCE_CUTOFF
 from .caching.guidance_interval import TECHNIQUE as GUIDANCE_INTERVAL
 from .caching.mag_cache import TECHNIQUE as MAG_CACHE
+from .caching.prompt_embedding_cache import TECHNIQUE as PROMPT_EMBEDDING_CACHE
 from .caching.pyramid_attention_broadcast import TECHNIQUE as PYRAMID_ATTENTION_BROADCAST
 from .caching.taylorseer_cache import TECHNIQUE as TAYLORSEER_CACHE
 from .caching.transformer_first_block_cache import TECHNIQUE as TRANSFORMER_FIRST_BLOCK_CACHE
@@ -50,8 +52,10 @@ TECHNIQUES: tuple[Technique, ...] = (
     TAYLORSEER_CACHE,
     MAG_CACHE,
     FASTER_CACHE,
+    CACHE_DIT,
     GUIDANCE_CUTOFF,  # around every cache, which then sees that the batch changes
     GUIDANCE_INTERVAL,
+    PROMPT_EMBEDDING_CACHE,
     SDPA_KERNEL,
     VAE_SLICING,
     VAE_TILING,

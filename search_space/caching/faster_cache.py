@@ -47,7 +47,10 @@ def faster_cache(
                 high_frequency_weight_update_timestep_range=(-1, 50),
                 attention_weight_callback=lambda module: 0.5,
                 tensor_format="BCHW",
-                current_timestep_callback=lambda: 100 - 100 * place["position"] / place["count"],
+                # Without anything kept, in the middle of a picture, the hooks would look for it all the same.
+                current_timestep_callback=lambda: (
+                    101 if place["fresh"] else 100 - 100 * place["position"] / place["count"]
+                ),
                 _unconditional_conditional_input_kwargs_identifiers=[
                     "hidden_states",
                     "encoder_hidden_states",
@@ -85,7 +88,7 @@ def took_effect(
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: FasterCacheParameters) -> str | None:
     """Transformers that are called with arguments which the hooks would not know how to halve."""
-    refused = transformer_refusal(pipelines, "")
+    refused = transformer_refusal(pipelines)
     if refused is not None:
         return refused
     for pipeline in pipelines.values():

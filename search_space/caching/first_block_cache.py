@@ -1,9 +1,9 @@
 """First-block cache for U-Nets: each step computes the first layers, and they decide whether the deep ones run.
 
 ParaAttention's first-block cache for transformers, which Comfy-WaveSpeed carried over to U-Nets; what is reused is what
-DeepCache reuses (arXiv 2312.00858), and what is compared is TeaCache's idea (arXiv 2411.19108): how far the first layers
-have moved their input, against the last step that was computed whole. Where that changed little, the features that
-reach the last up block from below are taken from that step.
+DeepCache reuses (arXiv 2312.00858), and what is compared is TeaCache's idea (arXiv 2411.19108): how far the first
+layers have moved their input, against the last step that was computed whole. Where that changed little, the features
+that reach the last up block from below are taken from that step.
 """
 
 from collections.abc import Mapping

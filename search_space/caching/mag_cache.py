@@ -16,8 +16,8 @@ from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
 class MagCacheParameters(Parameters):
-    """threshold_permille: steps are skipped until the error that has added up is larger, in thousandths. most_cached: so
-    many steps in a row are skipped at most. first_percent: so many of a picture's steps, from the first on, are all
+    """threshold_permille: steps are skipped until the error that has added up is larger, in thousandths. most_cached:
+    so many steps in a row are skipped at most. first_percent: so many of a picture's steps, from the first on, are all
     computed.
     """
 
@@ -70,11 +70,14 @@ def took_effect(
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: MagCacheParameters) -> str | None:
     """Denoisers whose ratios diffusers does not have."""
+    refused = transformer_refusal(pipelines)
+    if refused is not None:
+        return refused
     for pipeline in pipelines.values():
         for denoiser in pipeline.denoisers:
             if denoiser.class_name != "FluxTransformer2DModel":
                 return f"how much a {denoiser.class_name} changes from step to step is not known, only that of Flux"
-    return transformer_refusal(pipelines, "")
+    return None
 
 
 TECHNIQUE = Technique(

@@ -53,7 +53,7 @@ def refuses(
     target: Target, pipelines: Mapping[str, PipelineFacts], parameters: TaylorseerCacheParameters
 ) -> str | None:
     """U-Nets, of whose layers diffusers' patterns match none."""
-    return transformer_refusal(pipelines, "forecast_cache does it for U-Nets")
+    return transformer_refusal(pipelines, "forecast_cache")
 
 
 TECHNIQUE = Technique(

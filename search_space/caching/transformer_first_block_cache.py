@@ -48,7 +48,7 @@ def refuses(
         for denoiser in pipeline.denoisers:
             if denoiser.class_name == "SD3Transformer2DModel":
                 return "diffusers' hook fails on the last block of an SD3Transformer2DModel, which drops the prompt"
-    return transformer_refusal(pipelines, "first_block_cache is the same for U-Nets")
+    return transformer_refusal(pipelines, "first_block_cache")
 
 
 TECHNIQUE = Technique(

@@ -92,7 +92,7 @@ def test_words() -> None:
     ("techniques", "sentence"),
     [
         ([("deepcach", {})], "there is no technique 'deepcach'; did you mean deepcache?"),
-        ([("xyz", {})], "there is no technique 'xyz'; there are dtype, fused_qkv, "),
+        ([("xyz", {})], "there is no technique 'xyz'; there are dtype, vae_dtype, "),
         ([("deepcache", {"speed": 3})], "deepcache has no parameter 'speed'; it has interval, branch"),
         ([("fused_qkv", {"speed": 3})], "fused_qkv has no parameter 'speed'; it has none"),
         ([("deepcache", {"interval": 9})], "deepcache.interval cannot be 9; it is one of 2, 3, 4, 5"),
