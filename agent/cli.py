@@ -54,7 +54,10 @@ VerdictOption = Annotated[
 ]
 LossOption = Annotated[
     str | None,
-    typer.Option("--loss", help="The most that techniques may lose by design: bit-identical, reordered, approximate."),
+    typer.Option(
+        "--loss",
+        help="The most that techniques may lose by design: bit-identical, reordered, approximate, different by design.",
+    ),
 ]
 ByOption = Annotated[
     str | None,
@@ -316,14 +319,14 @@ def dashboard(
 
 @app.command()
 def techniques(as_json: AsJson = False) -> None:
-    """List every technique, whether it can run here, and if not why."""
-    from .doctor import availability
+    """List every technique, whether it can run here, and if not why; with --json, every variant of each."""
+    from .doctor import availability, availability_text
 
     found = availability()
     if as_json:
         _print_json([one.to_dict() for one in found])
         return
-    console.print("\n".join(map(str, found)), soft_wrap=True, highlight=False)
+    console.print(availability_text(found), soft_wrap=True, highlight=False)
 
 
 @app.command()

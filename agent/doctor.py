@@ -1,5 +1,6 @@
 """What this machine is and what is missing on it."""
 
+import itertools
 import platform
 import shutil
 from dataclasses import dataclass
@@ -9,7 +10,16 @@ import psutil
 from rich.markup import escape
 
 from ..objectives.versions import Dependency, dependencies, judge_python
-from ..search_space import Technique, known_techniques, why_never
+from ..search_space import (
+    Configuration,
+    Parameters,
+    Step,
+    Technique,
+    how_to_install,
+    known_techniques,
+    variants,
+    why_not_on,
+)
 from .trial import detect_device, installed, target_of
 
 EXTRAS = ("torchao", "dashboard", "postgresql")
@@ -71,29 +81,76 @@ def _device() -> list[Finding]:
 
 @dataclass(frozen=True)
 class Availability:
-    """A technique and why it cannot run here, if it cannot."""
+    """One way to use a technique, and why it cannot run here, if it cannot."""
 
     technique: Technique
+    parameters: Parameters
     reason: str | None
 
-    def __str__(self) -> str:
-        # No table: parameters have many values, and a column that is cut short would hide them.
-        known = self.technique
-        runs = "[green]runs here[/green]" if self.reason is None else f"[red]not here:[/red] {escape(self.reason)}"
-        choices = [f"{name}: {', '.join(map(str, values))}" for name, values in known.parameters.choices().items()]
-        under = [f"    {escape(line)}" for line in (known.summary, *choices)]
-        return "\n".join([f"[bold]{known.name}[/bold] ({known.axis}, {' to '.join(known.losses())}), {runs}", *under])
+    @property
+    def words(self) -> str:
+        """As a configuration's words name it."""
+        return str(Configuration((Step(self.technique.name, self.parameters),)))
+
+    @property
+    def changed(self) -> str:
+        """The parameters that have another value than their default."""
+        defaults = self.technique.parameters().model_dump()
+        values = self.parameters.model_dump().items()
+        return ", ".join(f"{k} {v}" for k, v in values if v != defaults[k]) or "its defaults"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-able."""
-        described = {name: getattr(self.technique, name) for name in ("name", "axis", "loss", "summary", "source")}
-        choices = self.technique.parameters.choices()
-        return {**described, "parameters": choices, "runs_here": self.reason is None, "reason": self.reason}
+        known = self.technique
+        return {
+            "name": known.name,
+            "variant": self.words,
+            "values": self.parameters.model_dump(),
+            "axis": known.axis,
+            "roles": sorted(known.roles_with(self.parameters)),
+            "loss": known.loss_with(self.parameters),
+            "needs": [
+                {"package": package, "command": how_to_install(package)}
+                for package in known.packages_with(self.parameters)
+            ],
+            "on_request": known.on_request,
+            "runs_here": self.reason is None,
+            "reason": self.reason,
+            "summary": known.summary,
+            "source": known.source,
+            "parameters": known.parameters.choices(),
+        }
 
 
 def availability() -> list[Availability]:
-    """Every technique, judged by the machine alone: what depends on the pipelines is found out by a study."""
+    """Every variant of every technique, judged by the machine alone: what depends on the pipelines is found out by a
+    study.
+    """
     from ..objectives.fingerprint import Fingerprint
 
     target = target_of(Fingerprint.current(detect_device()))
-    return [Availability(known, why_never(known, target)) for known in known_techniques()]
+    return [
+        Availability(known, parameters, why_not_on(known, target, parameters))
+        for known in known_techniques()
+        for parameters in variants(known)
+    ]
+
+
+def availability_text(found: list[Availability]) -> str:
+    """For people: a paragraph for each technique, and why some of its variants cannot run here."""
+    paragraphs = []
+    for known, group in itertools.groupby(found, key=lambda one: one.technique):
+        variants_here = list(group)
+        reasons = {one.changed: one.reason for one in variants_here if one.reason is not None}
+        runs = "[green]runs here[/green]"
+        if len(reasons) == len(variants_here):
+            runs = f"[red]not here:[/red] {escape(str(variants_here[0].reason))}"
+        about = f"{known.axis}, {' to '.join(known.losses())}" + (", only on request" if known.on_request else "")
+        lines = [known.summary]
+        # No table: parameters have many values, and a column that is cut short would hide them.
+        lines += [f"{name}: {', '.join(map(str, values))}" for name, values in known.parameters.choices().items()]
+        if len(reasons) < len(variants_here):
+            lines += [f"not here with {changed}: {reason}" for changed, reason in reasons.items()]
+        under = [f"    {escape(line)}" for line in lines]
+        paragraphs.append("\n".join([f"[bold]{known.name}[/bold] ({about}), {runs}", *under]))
+    return "\n".join(paragraphs)

@@ -24,10 +24,10 @@ from typing import Any
 BASELINE = "compiled"
 CONTENDERS: dict[str, dict[str, dict[str, Any]]] = {
     "eager": {},
-    "compiled": {"torch_compile": {"region": "whole", "mode": "default", "vae_decoder": False}},
+    "compiled": {"torch_compile": {"region": "whole", "mode": "default"}},
     "compiled, reduce-overhead": {
         "channels_last": {},
-        "torch_compile": {"region": "whole", "mode": "reduce-overhead", "vae_decoder": False},
+        "torch_compile": {"region": "whole", "mode": "reduce-overhead"},
     },
     "graphs": {"vae_dtype": {"dtype": "float32"}, "cuda_graphs": {"modules": "denoiser_vae_text"}},
     "lossless": {
@@ -35,7 +35,8 @@ CONTENDERS: dict[str, dict[str, dict[str, Any]]] = {
         "cudnn_benchmark": {},
         "fused_qkv": {},
         "channels_last": {},
-        "torch_compile": {"region": "whole", "mode": "default", "vae_decoder": True},
+        "torch_compile": {"region": "whole", "mode": "default"},
+        "torch_compile_vae": {"parts": "decoder", "mode": "default"},
         "cuda_graphs": {"modules": "denoiser_vae_text"},
     },
     "near-lossless": {
@@ -44,7 +45,8 @@ CONTENDERS: dict[str, dict[str, dict[str, Any]]] = {
         "fused_qkv": {},
         "channels_last": {},
         "deepcache": {"interval": 2, "branch": 0, "full_percent": 0},
-        "torch_compile": {"region": "whole", "mode": "default", "vae_decoder": True},
+        "torch_compile": {"region": "whole", "mode": "default"},
+        "torch_compile_vae": {"parts": "decoder", "mode": "default"},
         "cuda_graphs": {"modules": "denoiser_vae_text"},
     },
     "fastest": {
@@ -53,7 +55,8 @@ CONTENDERS: dict[str, dict[str, dict[str, Any]]] = {
         "fused_qkv": {},
         "channels_last": {},
         "deepcache": {"interval": 5, "branch": 0, "full_percent": 0},
-        "torch_compile": {"region": "whole", "mode": "default", "vae_decoder": True},
+        "torch_compile": {"region": "whole", "mode": "default"},
+        "torch_compile_vae": {"parts": "decoder", "mode": "default"},
         "cuda_graphs": {"modules": "denoiser_vae_text"},
     },
 }

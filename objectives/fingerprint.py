@@ -16,6 +16,9 @@ SCHEMA_VERSION = 1
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "triton", "torchao", "optuna", "numpy")
 """Distributions whose version can change a latency, a picture or a compiled artefact."""
 
+OPTIONAL_PACKAGES = ("stable-fast", "torch-tensorrt", "flash-attn", "flash-attn-3", "sageattention", "xformers")
+"""The same, of which most machines have none: named only where they are installed."""
+
 _WORDS = {
     "schema_version": "fingerprint schema",
     "device_kind": "device kind",
@@ -76,7 +79,10 @@ class Fingerprint:
             platform=f"{platform.system()}-{platform.machine()}",
             cpu_model=cpu_model,
             cpu_threads=torch.get_num_threads(),
-            packages={name: _version(name) for name in PACKAGES},
+            packages={
+                **{name: _version(name) for name in PACKAGES},
+                **{name: version for name in OPTIONAL_PACKAGES if (version := _version(name)) is not None},
+            },
         )
 
     @property

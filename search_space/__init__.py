@@ -1,15 +1,17 @@
 """Techniques by axis, configurations made of them, and the space that a study searches."""
 
 from ._apply_source import apply_source
+from ._by_device import Offer, default_space, offered
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._packages import how_to_install, is_installed
 from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
 from ._space import OFF, ON, SearchSpace
 from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
-from ._why_never import why_never
+from ._why_never import variants, why_never, why_not_on
 
 __all__ = [
     "LOSSES",
@@ -23,6 +25,7 @@ __all__ = [
     "Loss",
     "ModuleFacts",
     "NoParameters",
+    "Offer",
     "Parameters",
     "PipelineFacts",
     "Role",
@@ -35,17 +38,23 @@ __all__ = [
     "Trait",
     "Value",
     "apply_source",
+    "default_space",
     "denoisers",
     "describe_pipelines",
     "forget_techniques",
+    "how_to_install",
     "impossible",
+    "is_installed",
     "known_techniques",
     "load_techniques",
+    "offered",
     "other_modules",
     "reordering_sources",
     "technique",
     "text_encoders",
     "torch_modules",
     "vaes",
+    "variants",
     "why_never",
+    "why_not_on",
 ]

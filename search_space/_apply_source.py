@@ -37,7 +37,8 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     """
     used = [technique(step.technique) for step in configuration.steps]
     functions = _unique([function for known in used for function in known.helpers] + [known.apply for known in used])
-    packages = "".join(f", {package}" for package in _unique([p for known in used for p in known.packages]))
+    needed = [p for step in configuration.steps for p in technique(step.technique).packages_with(step.parameters)]
+    packages = "".join(f", {package}" for package in _unique(needed))
     measured = ", ".join(f"{name} {version}" for name, version in (versions or {}).items())
     head = HEADER.format(
         key=configuration.key,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._configuration import Configuration
-from ._target import PipelineFacts, Target
+from ._target import PipelineFacts, Role, Target
 from ._technique import Trait
 from ._techniques import technique
 
@@ -23,25 +23,26 @@ class Case:
     """{technique: {parameter: value}}, in the order of application."""
     traits: Mapping[str, frozenset[Trait]]
     """Of each technique, with its parameters."""
+    roles: Mapping[str, frozenset[Role]]
+    """The kinds of modules that each technique changes, with its parameters."""
     target: Target
     pipelines: Mapping[str, PipelineFacts]
 
     @classmethod
     def of(cls, configuration: Configuration, target: Target, pipelines: Mapping[str, PipelineFacts]) -> "Case":
-        """With the traits looked up."""
-        chosen = {step.technique: step.values() for step in configuration.steps}
-        traits = {
-            step.technique: technique(step.technique).traits_with(step.parameters) for step in configuration.steps
-        }
-        return cls(chosen=chosen, traits=traits, target=target, pipelines=pipelines)
+        """With traits and roles looked up."""
+        steps = [(step, technique(step.technique)) for step in configuration.steps]
+        return cls(
+            chosen={step.technique: step.values() for step, _ in steps},
+            traits={known.name: known.traits_with(step.parameters) for step, known in steps},
+            roles={known.name: known.roles_with(step.parameters) for step, known in steps},
+            target=target,
+            pipelines=pipelines,
+        )
 
     def has(self, trait: Trait) -> bool:
         """Whether any technique has the trait."""
         return any(trait in traits for traits in self.traits.values())
-
-    def several(self, trait: Trait) -> bool:
-        """Whether more than one technique has the trait."""
-        return sum(trait in traits for traits in self.traits.values()) > 1
 
     @property
     def adapters(self) -> bool:
@@ -56,15 +57,18 @@ class Case:
         return next((denoiser.dtype for p in self.pipelines.values() for denoiser in p.denoisers), "unknown")
 
     @property
-    def graphs_the_decoder(self) -> bool:
-        """Whether torch.compile records the VAE's decoder in CUDA graphs."""
-        compiled = self.chosen.get("torch_compile", {"mode": None, "vae_decoder": False})
-        return compiled["mode"] == "reduce-overhead" and bool(compiled["vae_decoder"])
+    def vae_dtypes(self) -> set[str]:
+        """The VAEs' dtypes once everything is applied: a VAE that pipelines convert in each call is in float32."""
+        if "vae_dtype" in self.chosen:
+            return {str(self.chosen["vae_dtype"]["dtype"])}
+        found = [vae for pipeline in self.pipelines.values() for vae in pipeline.vaes]
+        dtypes = {vae: str(self.chosen["dtype"]["dtype"]) if "dtype" in self.chosen else vae.dtype for vae in found}
+        return {"float32" if vae.force_upcast and dtype == "float16" else dtype for vae, dtype in dtypes.items()}
 
     @property
-    def graphs_a_moving_vae(self) -> bool:
-        """Whether the VAE's decoder is recorded, and its pipeline converts it in each call."""
-        if "vae_dtype" in self.chosen or self.chosen["cuda_graphs"]["modules"] == "denoiser":
+    def has_moving_vae(self) -> bool:
+        """Whether pipelines convert the VAE in each call."""
+        if "vae_dtype" in self.chosen:
             return False
         found = [vae for pipeline in self.pipelines.values() for vae in pipeline.vaes]
         dtypes = [self.chosen["dtype"]["dtype"]] if "dtype" in self.chosen else [vae.dtype for vae in found]
@@ -77,26 +81,36 @@ def _always(case: Case) -> bool:
 
 @dataclass(frozen=True)
 class Rule:
-    """These together do not work (where `clash` says so), because of `reason`.
+    """These together do not work on one kind of module (where `clash` says so), because of `reason`.
 
     together: techniques by name, or traits; a trait stands for every technique of the configuration that has it, and
-    one technique may have several of them.
+    one technique may have several of them. A trait that is named twice takes two techniques.
+    on: the kinds of modules that it is about.
     """
 
     together: tuple[str | Trait, ...]
     reason: str
     clash: Callable[[Case], bool] = _always
+    on: tuple[Role, ...] = tuple(Role)
 
     def refuses(self, case: Case) -> str | None:
         """The reason with the techniques it is about before it, or None."""
+        names = next((found for role in self.on if (found := self._on(case, role))), [])
+        return f"{' with '.join(names)}: {self.reason}" if names and self.clash(case) else None
+
+    def _on(self, case: Case, role: Role) -> list[str]:
+        """The techniques it is about that change modules of this role; none unless all parts of the rule are there."""
         found: list[str] = []
         for part in self.together:
-            by_trait = isinstance(part, Trait)
-            matching = [name for name, traits in case.traits.items() if (part in traits if by_trait else part == name)]
-            if not matching:
-                return None
+            matching = [
+                name
+                for name, traits in case.traits.items()
+                if role in case.roles[name] and (part in traits if isinstance(part, Trait) else part == name)
+            ]
+            if len(matching) < self.together.count(part):
+                return []
             found += matching
-        return f"{' with '.join(dict.fromkeys(found))}: {self.reason}" if self.clash(case) else None
+        return list(dict.fromkeys(found))
 
 
 RULES: tuple[Rule, ...] = (
@@ -115,15 +129,28 @@ RULES: tuple[Rule, ...] = (
         "an adapter that is loaded later brings attention processors of its own: it is ignored, or it undoes these",
         lambda case: case.adapters,
     ),
+    Rule((Trait.COMPILES, Trait.COMPILES), "two compilers cannot both take a module"),
     Rule(
-        ("torch_compile", "vae_slicing"),
+        ("torch_compile_vae", "vae_slicing"),
         "diffusers keeps the decoder's slices at once, and CUDA graphs write each over the one before",
-        lambda case: case.graphs_the_decoder,
+        lambda case: Trait.CUDA_GRAPHS in case.traits["torch_compile_vae"],
     ),
     Rule(
-        ("torch_compile", "vae_tiling"),
+        ("torch_compile_vae", "vae_tiling"),
         "diffusers keeps the decoder's tiles at once, and CUDA graphs write each over the one before",
-        lambda case: case.graphs_the_decoder,
+        lambda case: Trait.CUDA_GRAPHS in case.traits["torch_compile_vae"],
+    ),
+    Rule(
+        (Trait.CASTS_WEIGHTS, Trait.COMPILES),
+        "the conversion of each layer's weights would break the graph",
+    ),
+    Rule(
+        (Trait.CASTS_WEIGHTS, Trait.QUANTIZES),
+        "weights that are in 8 bits already would be rounded once more",
+    ),
+    Rule(
+        (Trait.CASTS_WEIGHTS, Trait.CUDA_GRAPHS),
+        "CUDA graphs need weights at fixed addresses, and each call converts them anew",
     ),
     Rule(
         (Trait.COMPILES, "group_offload"),
@@ -134,20 +161,16 @@ RULES: tuple[Rule, ...] = (
         (Trait.CUDA_GRAPHS, Trait.MOVES_WEIGHTS),
         "CUDA graphs need weights at fixed addresses, and offload moves them",
     ),
+    Rule((Trait.CUDA_GRAPHS, Trait.CUDA_GRAPHS), "both record CUDA graphs of the same modules"),
     Rule(
-        ("cuda_graphs", "torch_compile"),
-        "torch.compile records CUDA graphs itself in that mode",
-        lambda case: case.chosen["torch_compile"]["mode"] == "reduce-overhead",
-    ),
-    Rule(
-        ("cuda_graphs",),
+        (Trait.CUDA_GRAPHS,),
         "the pipeline converts a float16 VAE to float32 in each call, so its weights move: choose vae_dtype as well",
-        lambda case: case.graphs_a_moving_vae,
+        lambda case: case.has_moving_vae,
+        on=(Role.VAE,),
     ),
     Rule(
-        (Trait.CACHES_STEPS,),
+        (Trait.CACHES_STEPS, Trait.CACHES_STEPS),
         "each would take for computed what the other has left out: one step cache at a time",
-        lambda case: case.several(Trait.CACHES_STEPS),
     ),
     Rule(
         ("deepcache", Trait.CACHES_STEPS),
@@ -182,6 +205,49 @@ RULES: tuple[Rule, ...] = (
             and case.denoiser_dtype not in ("bfloat16", "unknown")
         ),
     ),
+    Rule(
+        ("attention_backend", "fused_qkv"),
+        "each puts attention processors of its own in the place of the other's: sdpa_kernel goes with fused_qkv",
+    ),
+    Rule(
+        ("attention_backend", "sdpa_kernel"),
+        "both choose the kernel of the denoiser's attention",
+        lambda case: case.chosen["sdpa_kernel"]["unet"] != "default",
+    ),
+    Rule(
+        ("attention_backend",),
+        "this kernel needs 16-bit numbers on a GPU",
+        lambda case: (
+            case.target.device == "cuda"
+            and case.chosen["attention_backend"]["backend"]
+            in ("_native_flash", "_native_cudnn", "flash", "_flash_3", "sage")
+            and case.denoiser_dtype == "float32"
+        ),
+    ),
+    Rule(
+        ("tf32",),
+        "nothing here multiplies in float32",
+        lambda case: "float32" not in {case.denoiser_dtype, *case.vae_dtypes} and case.denoiser_dtype != "unknown",
+    ),
+    Rule(
+        ("fp16_accumulation",),
+        "the denoiser does not multiply in float16",
+        lambda case: case.denoiser_dtype not in ("float16", "unknown"),
+    ),
+    Rule(
+        (Trait.FREEZES_LAYERS,),
+        "an adapter that is loaded after the first call would be ignored: the layers stay as they were then",
+        lambda case: case.adapters,
+    ),
+    Rule(
+        ("stable_fast", Trait.CACHES_STEPS),
+        "tracing would keep the choice of the first step, to compute all or to reuse, for every step",
+    ),
+    Rule(
+        ("stable_fast", Trait.CALLS_INNER_LAYERS),
+        "tracing would keep the choice of the first step, to compute all or to reuse, for every step",
+    ),
+    Rule(("model_offload", "text_encoder_offload"), "model_offload moves the text encoders out already"),
     Rule(
         ("sdpa_kernel",),
         "flash and cuDNN attention need 16-bit numbers on a GPU",

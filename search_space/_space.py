@@ -1,14 +1,15 @@
 """The conditional Optuna space: which techniques, and which of their values, a study may choose from."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._configuration import Configuration
 from ._target import PipelineFacts, Target
-from ._technique import Technique, Value
+from ._technique import Parameters, Technique, Value
 from ._techniques import known_techniques, technique
+from ._why_never import why_not_on
 
 if TYPE_CHECKING:
     import optuna
@@ -28,12 +29,13 @@ class SearchSpace:
 
     @classmethod
     def of(cls, selection: Mapping[str, Mapping[str, Any]] | None = None) -> "SearchSpace":
-        """The space that a study file asks for: all techniques, or the named ones with the named choices.
+        """The space that a study file asks for: the named techniques with the named choices, or all that are not for
+        request only.
 
         Raises ValueError, in one sentence, for an unknown technique, parameter or choice.
         """
         if selection is None:
-            selection = {known.name: {} for known in known_techniques()}
+            selection = {known.name: {} for known in known_techniques() if not known.on_request}
         chosen = {name: _narrowed(technique(name), wanted or {}) for name, wanted in selection.items()}
         return cls({known.name: chosen[known.name] for known in known_techniques() if known.name in chosen})
 
@@ -48,14 +50,31 @@ class SearchSpace:
 
     def possible(self, target: Target, pipelines: Mapping[str, PipelineFacts]) -> tuple["SearchSpace", dict[str, str]]:
         """Without the techniques and values that can never work there, and the reasons of what was left out."""
+        return self._where(lambda known, parameters: known.why_not(target, pipelines, parameters))
+
+    def possible_on(self, target: Target) -> tuple["SearchSpace", dict[str, str]]:
+        """Without what can never work on a device, whatever the pipelines."""
+        return self._where(lambda known, parameters: why_not_on(known, target, parameters))
+
+    def lossless(self) -> tuple["SearchSpace", dict[str, str]]:
+        """Without the techniques and values that may lose more than rounding, and what each of them is."""
+
+        def reason(known: Technique, parameters: Parameters) -> str | None:
+            loss = known.loss_with(parameters)
+            return None if loss.is_none else f"the study is lossless, and this is {loss}"
+
+        return self._where(reason)
+
+    def _where(self, reason: Callable[[Technique, Parameters], str | None]) -> tuple["SearchSpace", dict[str, str]]:
+        """What is left where a reason is given against techniques with certain parameters, and those reasons."""
         kept: dict[str, Mapping[str, tuple[Value, ...]]] = {}
         left_out: dict[str, str] = {}
         for name, choices in self.techniques.items():
             known = technique(name)
-            verdicts = [(p, known.why_not(target, pipelines, p)) for p in known.parameters.combinations(choices)]
-            workable = [parameters for parameters, reason in verdicts if reason is None]
+            verdicts = [(p, reason(known, p)) for p in known.parameters.combinations(choices)]
+            workable = [parameters for parameters, why_not in verdicts if why_not is None]
             if not workable:
-                left_out[name] = next(reason for _, reason in verdicts if reason is not None)
+                left_out[name] = next(why_not for _, why_not in verdicts if why_not is not None)
                 continue
             kept[name] = {
                 parameter: tuple(v for v in values if any(getattr(p, parameter) == v for p in workable))
@@ -64,7 +83,7 @@ class SearchSpace:
             for parameter, values in choices.items():
                 for value in values:
                     if value not in kept[name][parameter]:
-                        reasons = [reason for p, reason in verdicts if getattr(p, parameter) == value]
+                        reasons = [why_not for p, why_not in verdicts if getattr(p, parameter) == value]
                         left_out[f"{name}.{parameter}={value}"] = str(reasons[0])
         return SearchSpace(kept), left_out
 

@@ -58,6 +58,12 @@ class ModuleFacts:
     """Whether diffusers knows which of its blocks repeat, and can compile them one by one."""
     has_cross_attention: bool = False
     """For a denoiser: whether any of its attention layers looks at the prompt alone."""
+    has_blocks: bool = False
+    """For a denoiser: whether it has transformer blocks or residual blocks in the places where diffusers keeps them."""
+    casts_layers: bool = False
+    """Whether diffusers can keep its weights in float8 and convert them layer by layer."""
+    dispatches_attention: bool = False
+    """For a denoiser: whether all of its attention processors take a kernel of diffusers' dispatcher."""
 
     @property
     def upcasts(self) -> bool:
@@ -83,6 +89,8 @@ class PipelineFacts:
     """Whether any request uses classifier-free guidance."""
     adapters: bool = False
     """Whether adapters are loaded and unloaded between requests."""
+    scheduler: str = ""
+    """The class of its scheduler; empty where it has none."""
 
     @property
     def denoisers(self) -> list[ModuleFacts]:
@@ -139,6 +147,7 @@ def _describe(pipeline: Any, roles: Mapping[int, Role], requests: list[Any]) -> 
         largest_side_px=max((max(r.width_px, r.height_px) for r in requests), default=0),
         guided=any(r.guidance > 1 for r in requests),
         adapters=any(r.adapters for r in requests),
+        scheduler=type(scheduler).__name__ if (scheduler := getattr(pipeline, "scheduler", None)) is not None else "",
     )
 
 
@@ -156,4 +165,17 @@ def _describe_module(module: Any, role: Role) -> ModuleFacts:
         fuses_qkv=hasattr(module, "fuse_qkv_projections"),
         has_repeated_blocks=bool(getattr(module, "_repeated_blocks", None)),
         has_cross_attention=any(getattr(each, "is_cross_attention", False) for each in module.modules()),
+        casts_layers=hasattr(module, "enable_layerwise_casting"),
+        has_blocks=role is Role.DENOISER and _has_blocks(module),
+        dispatches_attention=role is Role.DENOISER and _dispatches_attention(module),
     )
+
+
+def _has_blocks(module: Any) -> bool:
+    kept = ("transformer_blocks", "single_transformer_blocks", "resnets")
+    return any(len(child) for each in module.modules() for name, child in each._modules.items() if name in kept)
+
+
+def _dispatches_attention(module: Any) -> bool:
+    processors = list(getattr(module, "attn_processors", {}).values())
+    return bool(processors) and all(hasattr(processor, "_attention_backend") for processor in processors)

@@ -15,20 +15,23 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ._target import PipelineFacts, Target
+from ._packages import how_to_install
+from ._target import PipelineFacts, Role, Target
 
 Value = str | int | float | bool
 """A parameter's value: what Optuna stores and YAML writes without help."""
 
 
 class Axis(StrEnum):
-    """The five families of techniques."""
+    """The families of techniques."""
 
     COMPILER = "compiler"
     ATTENTION = "attention"
     CACHING = "caching"
     PRECISION = "precision"
     MEMORY = "memory"
+    SAMPLING = "sampling"
+    """Another way from noise to picture: only on request."""
 
 
 class Loss(StrEnum):
@@ -40,9 +43,16 @@ class Loss(StrEnum):
     """The same mathematics in another order or by another kernel: rounding differs."""
     APPROXIMATE = "approximate"
     """Other mathematics: fewer bits, skipped work, blended tiles."""
+    BY_DESIGN = "different by design"
+    """Another picture is what is asked for."""
+
+    @property
+    def is_none(self) -> bool:
+        """Whether what comes out is what the arithmetic says, but for its rounding: what `lossless` allows."""
+        return self in (Loss.BIT_IDENTICAL, Loss.REORDERED)
 
 
-LOSSES = (Loss.BIT_IDENTICAL, Loss.REORDERED, Loss.APPROXIMATE)
+LOSSES = (Loss.BIT_IDENTICAL, Loss.REORDERED, Loss.APPROXIMATE, Loss.BY_DESIGN)
 """From the least to the most that can be lost."""
 
 
@@ -78,6 +88,10 @@ class Trait(StrEnum):
     """Kernels are replayed with the memory addresses that they were recorded with."""
     QUANTIZES = "quantizes"
     """Weights are tensors of another class than torch.Tensor."""
+    CASTS_WEIGHTS = "casts weights"
+    """Weights are converted to another number format for each call, and back after it."""
+    FREEZES_LAYERS = "freezes layers"
+    """Modules keep the layers and weights of their first call: what comes later is ignored."""
     REPLACES_PROCESSORS = "replaces attention processors"
     """Attention layers get other processors or projections."""
     CALLS_INNER_LAYERS = "calls inner layers"
@@ -150,6 +164,8 @@ class Technique:
 
     traits say what may clash with other techniques (search_space/_rules.py): a set, or, where that depends on the
     parameters, a function that takes them and returns a set.
+
+    roles say what kinds of modules it changes, in the same two ways: techniques clash only on modules that both change.
     """
 
     name: str
@@ -165,9 +181,13 @@ class Technique:
     refuses: Callable[[Target, Mapping[str, PipelineFacts], Any], str | None] = never_refuses
     stage: Stage = Stage.LAST
     traits: frozenset[Trait] | Callable[[Any], frozenset[Trait]] = frozenset()
+    roles: frozenset[Role] | Callable[[Any], frozenset[Role]] = frozenset(Role)
     helpers: tuple[Callable[..., Any], ...] = ()
-    packages: tuple[str, ...] = ()
-    """Python packages (as pip names them) that it needs beyond torch and diffusers."""
+    packages: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
+    """Python packages (as pip names them, with the version where one is needed: "sageattention>=2.1.1") that it needs
+    beyond torch and diffusers; or, where that depends on the parameters, a function that takes them."""
+    on_request: bool = False
+    """Whether it is used only where a study names it."""
 
     def __post_init__(self) -> None:
         for function in (self.apply, *self.helpers):
@@ -180,6 +200,18 @@ class Technique:
         """Its traits with these parameters."""
         return self.traits(parameters) if callable(self.traits) else self.traits
 
+    def roles_with(self, parameters: Parameters) -> frozenset[Role]:
+        """The kinds of modules that it changes with these parameters."""
+        return self.roles(parameters) if callable(self.roles) else self.roles
+
+    def packages_with(self, parameters: Parameters) -> tuple[str, ...]:
+        """The packages that it needs with these parameters."""
+        return self.packages(parameters) if callable(self.packages) else self.packages
+
+    def all_packages(self) -> frozenset[str]:
+        """The packages that it needs with any parameters."""
+        return frozenset(p for parameters in self.parameters.combinations() for p in self.packages_with(parameters))
+
     def loss_with(self, parameters: Parameters) -> Loss:
         """What it may lose with these parameters."""
         return self.loss if isinstance(self.loss, Loss) else self.loss(parameters)
@@ -191,7 +223,7 @@ class Technique:
 
     def why_not(self, target: Target, pipelines: Mapping[str, PipelineFacts], parameters: Parameters) -> str | None:
         """Why it cannot be applied with these parameters there, or None."""
-        missing = [package for package in self.packages if package not in target.packages]
+        missing = [package for package in self.packages_with(parameters) if package not in target.packages]
         if missing:
-            return f"the package {missing[0]} is not installed: pip install 'paretune[{missing[0]}]'"
+            return f"the package {missing[0]} is not installed: {how_to_install(missing[0])}"
         return self.refuses(target, pipelines, parameters)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ._technique import Technique
+from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
 from .attention.sdpa_kernel import TECHNIQUE as SDPA_KERNEL
 from .caching.cache_dit import TECHNIQUE as CACHE_DIT
@@ -25,27 +26,49 @@ from .caching.taylorseer_cache import TECHNIQUE as TAYLORSEER_CACHE
 from .caching.transformer_first_block_cache import TECHNIQUE as TRANSFORMER_FIRST_BLOCK_CACHE
 from .compiler.cuda_graphs import TECHNIQUE as CUDA_GRAPHS
 from .compiler.cudnn_benchmark import TECHNIQUE as CUDNN_BENCHMARK
+from .compiler.stable_fast import TECHNIQUE as STABLE_FAST
 from .compiler.torch_compile import TECHNIQUE as TORCH_COMPILE
+from .compiler.torch_compile_text_encoders import TECHNIQUE as TORCH_COMPILE_TEXT_ENCODERS
+from .compiler.torch_compile_vae import TECHNIQUE as TORCH_COMPILE_VAE
+from .compiler.torch_tensorrt import TECHNIQUE as TORCH_TENSORRT
 from .memory.channels_last import TECHNIQUE as CHANNELS_LAST
+from .memory.expandable_segments import TECHNIQUE as EXPANDABLE_SEGMENTS
 from .memory.group_offload import TECHNIQUE as GROUP_OFFLOAD
 from .memory.model_offload import TECHNIQUE as MODEL_OFFLOAD
+from .memory.text_encoder_offload import TECHNIQUE as TEXT_ENCODER_OFFLOAD
 from .memory.vae_slicing import TECHNIQUE as VAE_SLICING
 from .memory.vae_tiling import TECHNIQUE as VAE_TILING
 from .precision.dtype import TECHNIQUE as DTYPE
+from .precision.fp16_accumulation import TECHNIQUE as FP16_ACCUMULATION
+from .precision.layerwise_casting import TECHNIQUE as LAYERWISE_CASTING
+from .precision.tf32 import TECHNIQUE as TF32
 from .precision.torchao_quantization import TECHNIQUE as TORCHAO_QUANTIZATION
 from .precision.vae_dtype import TECHNIQUE as VAE_DTYPE
+from .sampling.fewer_steps import TECHNIQUE as FEWER_STEPS
+from .sampling.scheduler import TECHNIQUE as SCHEDULER
 
 TECHNIQUES: tuple[Technique, ...] = (
     DTYPE,  # first: what follows copies, rearranges or quantizes weights of this dtype
     VAE_DTYPE,  # after it: this one is the VAE's own
     CUDNN_BENCHMARK,
+    TF32,
+    FP16_ACCUMULATION,
+    EXPANDABLE_SEGMENTS,
+    SCHEDULER,
     FUSED_QKV,  # before quantization: quantized weights cannot be concatenated
+    ATTENTION_BACKEND,
     CHANNELS_LAST,  # before compilation: a later change of layout would recompile
     TORCHAO_QUANTIZATION,
+    LAYERWISE_CASTING,
+    FEWER_STEPS,
     DEEPCACHE,  # these three split forward() into the parts that are compiled next
     FIRST_BLOCK_CACHE,
     FORECAST_CACHE,
     TORCH_COMPILE,
+    TORCH_COMPILE_VAE,
+    TORCH_COMPILE_TEXT_ENCODERS,
+    STABLE_FAST,
+    TORCH_TENSORRT,
     CUDA_GRAPHS,  # of compiled code, where there is some
     PYRAMID_ATTENTION_BROADCAST,  # from here on: wrappers and hooks, outside of the compiled graphs
     TRANSFORMER_FIRST_BLOCK_CACHE,
@@ -61,6 +84,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     VAE_TILING,
     MODEL_OFFLOAD,  # last: the hook that moves a module to the device has to run before everything else
     GROUP_OFFLOAD,
+    TEXT_ENCODER_OFFLOAD,  # around what group offload has wrapped
 )
 """In the order of application: by stage, and within a stage as they stand here."""
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from ..search_space import Configuration, SearchSpace, load_techniques
+from ..search_space import Configuration, PipelineFacts, SearchSpace, Target, default_space, load_techniques
 from ._errors import UserError
 from ._sections import (
     Budget,
@@ -49,6 +49,10 @@ class Study(Section):
     """What is optimised: pipelines and the requests they serve."""
     space: Space = Space()
     """Which techniques may be used."""
+    lossless: bool = False
+    """Search only what loses nothing but rounding: techniques that compute the same (bit-identical) or the same in
+    another order (reordered). `paretune techniques` says which these are. Of presets, those that approximate are left
+    out."""
     torch_compile_baseline: bool = True
     """Measure torch.compile as people use it today, even if the space leaves it out: reports compare with it. It is
     the first trial after the reference, unless the presets give it another place."""
@@ -88,12 +92,25 @@ class Study(Section):
                 raise UserError(f"study {self.name}: {error}") from None
 
     def search_space(self) -> SearchSpace:
-        """The space the file asks for. Raises UserError."""
+        """The space the file asks for, whatever the device. Raises UserError."""
         try:
             techniques = self.space.techniques
             return SearchSpace.of(None if techniques is None else {k: v or {} for k, v in techniques.items()})
         except ValueError as error:
             raise UserError(f"study {self.name}: {error}") from None
+
+    def search_space_on(
+        self, target: Target, pipelines: Mapping[str, PipelineFacts]
+    ) -> tuple[SearchSpace, dict[str, str]]:
+        """What can be searched on a device with these pipelines, and the reasons of what is left out.
+
+        A study that names no techniques searches what the device gains from. Raises UserError.
+        """
+        asked = self.search_space()
+        space, not_offered = default_space(target) if self.space.techniques is None else (asked, {})
+        space, lossy = space.lossless() if self.lossless else (space, {})
+        space, impossible = space.possible(target, pipelines)
+        return space, not_offered | lossy | impossible
 
     def presets(self) -> list[Configuration]:
         """The configurations to measure first. Raises UserError."""

@@ -25,6 +25,8 @@ TINY_FACTS = PipelineFacts(
             fuses_qkv=True,
             has_repeated_blocks=True,
             has_cross_attention=True,
+            casts_layers=True,
+            has_blocks=True,
         ),
         "vae": ModuleFacts(
             class_name="AutoencoderKL",
@@ -32,7 +34,9 @@ TINY_FACTS = PipelineFacts(
             dtype="float32",
             parameters_m=0.3,
             tile_side_px=32,
+            force_upcast=True,
             fuses_qkv=True,
+            casts_layers=True,
         ),
         "text_encoder": ModuleFacts(
             class_name="CLIPTextModel", role=Role.TEXT_ENCODER, dtype="float32", parameters_m=0.03
@@ -44,6 +48,7 @@ TINY_FACTS = PipelineFacts(
     largest_batch=2,
     largest_side_px=SIDE_PX,
     guided=True,
+    scheduler="EulerDiscreteScheduler",
 )
 """What describe_pipelines says about the pipeline (sizes aside), for tests that only need the description."""
 

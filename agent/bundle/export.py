@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from packaging.requirements import Requirement
 
 from ...objectives.figures import FIGURE, FIGURES
-from ...search_space import Loss, technique
+from ...search_space import known_techniques, technique
 from ...studies import UserError, same_workload, utc_now
 from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, digests, is_bundle
-
-SEARCH_ONLY = {"optuna", "torchao"}
-"""What a fingerprint knows and a configuration needs only where one of its techniques says so."""
 
 
 def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = False) -> Path:
@@ -74,13 +72,16 @@ def environment(results: Results, trial: Trial) -> str:
     """environment.txt: exact versions of what `apply.py` and the pipelines need, in the form that pip reads, and the
     machine as comments.
     """
-    needed = {package for step in trial.configuration.steps for package in technique(step.technique).packages}
+    steps = trial.configuration.steps
+    needed = {Requirement(p).name for step in steps for p in technique(step.technique).packages_with(step.parameters)}
     machine = results.fingerprint
     head = [f"# measured on {machine.device_name}, Python {machine.python}, {machine.platform}"]
     if machine.driver:
         head.append(f"# driver {machine.driver}, CUDA {machine.cuda}, compute capability {machine.compute_capability}")
     pins = [f"{name}=={version}" for name, version in sorted(machine.packages.items()) if version is not None]
-    pins = [pin for pin in pins if pin.partition("==")[0] not in SEARCH_ONLY - needed]
+    optional = {Requirement(package).name for known in known_techniques() for package in known.all_packages()}
+    not_needed = {"optuna", *optional} - needed  # what the machine has for the search, or for other configurations
+    pins = [pin for pin in pins if pin.partition("==")[0] not in not_needed]
     return "\n".join([*head, *pins]) + "\n"
 
 
@@ -105,7 +106,7 @@ def bundle_readme(trial: Trial) -> str:
         evidence=evidence_words(trial),
         floor_note=floor_note(results),
         doubts=trial.doubts(),
-        approximate=trial.configuration.loss is Loss.APPROXIMATE,
+        approximate=not trial.configuration.loss.is_none,
         requests=results.study.workload.requests,
     )
 

@@ -8,7 +8,7 @@ from ...objectives.measuring.intervals import Comparison, compare_paired
 from ...search_space import Configuration
 from ...studies import LinkedRun
 
-TORCH_COMPILE = Configuration.of({"torch_compile": {"region": "whole", "mode": "default", "vae_decoder": False}})
+TORCH_COMPILE = Configuration.of({"torch_compile": {"region": "whole", "mode": "default"}})
 """torch.compile as people use it today: the whole denoiser, default mode."""
 LEAST_BLOCKS = 2
 

@@ -43,6 +43,7 @@ _LOSS_WORDS = {
     Loss.BIT_IDENTICAL: "nothing, the pictures stay the same to the bit",
     Loss.REORDERED: "rounding, because the same arithmetic runs in another order",
     Loss.APPROXIMATE: "accuracy, because it approximates",
+    Loss.BY_DESIGN: "likeness, because another picture is what was asked for",
 }
 
 

@@ -166,7 +166,7 @@ class _Launch:
         """Store a new study together with its reference, without which it could not be continued."""
         runs, study, fingerprint = self.runs, self.runs.study, self.runs.runner.fingerprint
         facts = {name: PipelineFacts.from_dict(found) for name, found in pipelines.items()}
-        space, left_out = study.search_space().possible(target_of(fingerprint), facts)
+        space, left_out = study.search_space_on(target_of(fingerprint), facts)
         record = StudyRecord(
             name=study.name,
             study=study.model_dump(by_alias=True, mode="json"),

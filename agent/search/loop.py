@@ -126,13 +126,18 @@ class SearchLoop:
         """Whether a configuration may work and is neither measured nor being measured."""
         if configuration in (measured for _, measured in self._in_flight.values()):
             return False
-        works = impossible(configuration, self._target, self._pipelines) is None
-        return works and self._results.of(configuration) is None
+        return self._why_not(configuration) is None and self._results.of(configuration) is None
+
+    def _why_not(self, configuration: Configuration) -> str | None:
+        """Why a configuration is not tried: it cannot work, or the study does not allow it."""
+        if self._runs.study.lossless and not configuration.loss.is_none:
+            return f"the study is lossless, and this is {configuration.loss}"
+        return impossible(configuration, self._target, self._pipelines)
 
     def _enqueue(self, configurations: list[Configuration]) -> None:
         """Queue what may work and was not measured; say why the others are left out."""
         for configuration in dict.fromkeys(configurations):
-            reason = impossible(configuration, self._target, self._pipelines)
+            reason = self._why_not(configuration)
             if reason is None and self._unknown(configuration):
                 if configuration not in self._space:
                     reason = "it is not in the study's space"
@@ -147,7 +152,7 @@ class SearchLoop:
 
     def _settle(self, asked: optuna.Trial, configuration: Configuration) -> bool:
         """Tell what is known of a configuration, reuse it, or start measuring it. Returns whether it is new."""
-        if reason := impossible(configuration, self._target, self._pipelines):
+        if reason := self._why_not(configuration):
             self._sampler.refuse(asked, reason)
             return False
         if (known := self._results.of(configuration)) is not None:

@@ -13,7 +13,7 @@ def refuse_changes(record: StudyRecord | None, study: Study) -> None:
     if record is None:
         return
     before = Study.model_validate(record.study)
-    spaces = [one.space.model_dump(exclude={"presets"}) for one in (before, study)]
+    spaces = [(one.lossless, one.space.model_dump(exclude={"presets"})) for one in (before, study)]
     for words, changed in (
         (f"other objectives ({', '.join(before.optimised)})", before.optimised != study.optimised),
         ("another workload or changed Python files", not same_workload(record, study)),

@@ -6,7 +6,7 @@ from importlib import metadata
 import psutil
 
 from ...objectives.fingerprint import Fingerprint
-from ...search_space import Target, known_techniques
+from ...search_space import Target, is_installed, known_techniques
 from ...studies import UserError
 
 
@@ -46,11 +46,11 @@ def target_of(fingerprint: Fingerprint) -> Target:
     if fingerprint.compute_capability is not None:
         major, minor = fingerprint.compute_capability.split(".")
         capability = (int(major), int(minor))
-    wanted = {package for known in known_techniques() for package in known.packages}
+    wanted = {package for known in known_techniques() for package in known.all_packages()}
     return Target(
         device=fingerprint.device_kind,
         name=fingerprint.device_name,
         compute_capability=capability,
         memory_gib=fingerprint.memory_gib or round(psutil.virtual_memory().total / 1024**3, 1),
-        packages=frozenset(package for package in wanted if installed(package)),
+        packages=frozenset(package for package in wanted if is_installed(package)),
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
 
 
@@ -53,6 +53,7 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.LAYERS,
+    roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.REPLACES_PROCESSORS}),
     helpers=(torch_modules, denoisers),
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules, vaes
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 
@@ -79,6 +79,12 @@ def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: 
     return None
 
 
+def roles(parameters: SdpaKernelParameters) -> frozenset[Role]:
+    """The modules whose kernel is chosen."""
+    chosen = {Role.DENOISER: parameters.unet, Role.VAE: parameters.vae}
+    return frozenset(role for role, kernel in chosen.items() if kernel != "default")
+
+
 TECHNIQUE = Technique(
     name="sdpa_kernel",
     axis=Axis.ATTENTION,
@@ -90,5 +96,6 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WRAPPERS,
+    roles=roles,
     helpers=(torch_modules, denoisers, vaes),
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -28,19 +28,17 @@ class CacheDitParameters(Parameters):
 def cache_dit(
     pipelines: dict[str, Any], *, threshold_permille: int, first_blocks: int, most_cached: int, taylorseer: bool
 ) -> None:
-    """Enable it for each pipeline whose transformer has none yet: a pipeline that shares it, and its class, has it too.
+    """Enable it for the transformer, and for all pipelines of one class that share it.
 
     To decide, the host waits for one number from the device in every step. The package begins anew in each call of a
-    pipeline.
+    pipeline. It changes the pipeline's class, once in a process: raises ValueError for a second transformer.
     """
     import cache_dit as package
 
-    kept: set[int] = set()
-    for name, pipeline in pipelines.items():
-        found = denoisers({name: pipeline})
-        if not found or id(found[0]) in kept:
-            continue
-        kept.update(map(id, found))
+    with_denoiser = [pipeline for name, pipeline in pipelines.items() if denoisers({name: pipeline})]
+    if len(denoisers(pipelines)) > 1 or len({type(pipeline) for pipeline in with_denoiser}) > 1:
+        raise ValueError("cache_dit: the package takes one transformer and one class of pipelines in a process")
+    for pipeline in with_denoiser[:1]:
         package.enable_cache(
             pipeline,
             cache_config=package.DBCacheConfig(
@@ -66,12 +64,18 @@ def took_effect(
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: CacheDitParameters) -> str | None:
-    """U-Nets, which the package does not support."""
-    found = [denoiser for pipeline in pipelines.values() for denoiser in pipeline.denoisers]
-    if not found:
+    """U-Nets, which the package does not support, and more than one kind of pipeline, of which it would take one."""
+    with_denoiser = [pipeline for pipeline in pipelines.values() if pipeline.denoisers]
+    if not with_denoiser:
         return "no pipeline has a denoiser"
-    if any(denoiser.is_unet for denoiser in found):
+    if any(denoiser.is_unet for pipeline in with_denoiser for denoiser in pipeline.denoisers):
         return "the denoiser is a U-Net, and cache-dit is for transformers"
+    classes = {denoiser.class_name for pipeline in with_denoiser for denoiser in pipeline.denoisers}
+    if parameters.taylorseer and "SD3Transformer2DModel" in classes:
+        return "cache-dit's TaylorSeer fails on the last block of an SD3Transformer2DModel, which drops the prompt"
+    kinds = sorted({pipeline.class_name for pipeline in with_denoiser})
+    if len(kinds) > 1:
+        return f"cache-dit takes one kind of pipeline, and there are {' and '.join(kinds)}"
     return None
 
 
@@ -87,6 +91,7 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     traits=frozenset({Trait.CACHES_STEPS, Trait.HOOKS_LAYERS}),
+    roles=frozenset({Role.DENOISER}),
     helpers=(torch_modules, denoisers),
-    packages=("cache-dit",),
+    packages=("cache-dit>=1.5",),
 )

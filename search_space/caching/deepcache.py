@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -244,6 +244,7 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.STRUCTURE,
+    roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.CALLS_INNER_LAYERS}),
     helpers=(torch_modules, denoisers),
 )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
 from .._steps import STEP_HELPERS, wrap_steps
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 from .._unet_parts import unet_parts, unet_refusal
 
@@ -220,5 +220,6 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.STRUCTURE,
     traits=traits,
+    roles=frozenset({Role.DENOISER}),
     helpers=(torch_modules, denoisers, *STEP_HELPERS, unet_parts, forecast_plan, forecast_weights),
 )

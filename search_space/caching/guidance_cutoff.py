@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 
@@ -95,5 +95,6 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WRAPPERS,
+    roles=frozenset({Role.DENOISER}),
     helpers=(torch_modules, denoisers),
 )

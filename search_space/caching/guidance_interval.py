@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .._calls import calling_pipeline, step_of_call, wrap_forward
 from .._guidance import guide_some_steps
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -82,6 +82,7 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     traits=frozenset({Trait.GUIDES_LESS}),
+    roles=frozenset({Role.DENOISER}),
     helpers=(
         torch_modules,
         denoisers,

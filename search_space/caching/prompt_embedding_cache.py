@@ -11,7 +11,7 @@ from typing import Any
 
 from .._module_state import module_state
 from .._modules import text_encoders, torch_modules
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique
 
 
@@ -114,5 +114,6 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WRAPPERS,
+    roles=frozenset({Role.TEXT_ENCODER}),
     helpers=(torch_modules, text_encoders, module_state),
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from .._hook_cache import hook_cache, hook_cache_effect, transformer_refusal
 from .._modules import denoisers, torch_modules
 from .._steps import STEP_HELPERS
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -63,5 +63,6 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     traits=frozenset({Trait.CACHES_STEPS, Trait.HOOKS_LAYERS}),
+    roles=frozenset({Role.DENOISER}),
     helpers=(torch_modules, denoisers, *STEP_HELPERS, hook_cache),
 )

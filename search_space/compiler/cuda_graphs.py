@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from .._module_state import module_state
 from .._modules import denoisers, text_encoders, torch_modules, vaes
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -199,6 +199,16 @@ def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: 
     return None
 
 
+def roles(parameters: CudaGraphsParameters) -> frozenset[Role]:
+    """The modules that are recorded."""
+    chosen = {
+        "denoiser": {Role.DENOISER},
+        "denoiser_vae": {Role.DENOISER, Role.VAE},
+        "denoiser_vae_text": {Role.DENOISER, Role.VAE, Role.TEXT_ENCODER},
+    }
+    return frozenset(chosen[parameters.modules])
+
+
 TECHNIQUE = Technique(
     name="cuda_graphs",
     axis=Axis.COMPILER,
@@ -210,6 +220,7 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.COMPILATION,
+    roles=roles,
     traits=frozenset({Trait.CUDA_GRAPHS}),
     helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recorded),
 )

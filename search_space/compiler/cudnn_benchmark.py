@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique
 
 
@@ -41,4 +41,5 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WEIGHTS,
+    roles=frozenset({Role.DENOISER, Role.VAE}),
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._modules import denoisers, torch_modules, vaes
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique
 
 
@@ -45,5 +45,6 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.LAYERS,
+    roles=frozenset({Role.DENOISER, Role.VAE}),
     helpers=(torch_modules, denoisers, vaes),
 )

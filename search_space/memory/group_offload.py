@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -68,6 +68,7 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.PLACEMENT,
+    roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.MOVES_WEIGHTS}),
     helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules),
 )

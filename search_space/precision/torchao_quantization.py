@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -92,6 +92,7 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.QUANTIZATION,
+    roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.QUANTIZES}),
     helpers=(torch_modules, denoisers),
     packages=("torchao",),

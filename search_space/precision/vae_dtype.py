@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import torch_modules, vaes
-from .._target import PipelineFacts, Target
+from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 
@@ -83,5 +83,6 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WEIGHTS,
+    roles=frozenset({Role.VAE}),
     helpers=(torch_modules, vaes),
 )

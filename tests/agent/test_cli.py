@@ -13,7 +13,7 @@ import pytest
 from paretune.agent.progress import LaunchProgress
 from paretune.agent.search import Event
 from paretune.agent.trial import fork_server
-from paretune.search_space import TECHNIQUES
+from paretune.search_space import TECHNIQUES, Configuration, technique
 from paretune.studies import Records
 from rich.console import Console
 from support.launched import Cli, Launched
@@ -299,6 +299,22 @@ def test_best_lists_every_trial_with_why_it_failed(launched: Launched, cli: Cli)
 def test_version_is_that_of_the_package(cli: Cli) -> None:
     said = cli("--version")
     assert (said.code, said.out.strip()) == (0, f"paretune {metadata.version('paretune')}")
+
+
+def test_techniques_lists_forty_variants_with_what_each_is_needs_and_may_lose(cli: Cli) -> None:
+    variants = json.loads(cli("techniques", "--json").out)
+    assert len({item["variant"] for item in variants}) == len(variants) >= 40
+    for item in variants:
+        known = technique(item["name"])
+        assert str(Configuration.of({item["name"]: item["values"]})) == item["variant"]
+        assert item["axis"] == known.axis
+        assert item["loss"] in ("bit-identical", "reordered", "approximate", "different by design")
+        assert item["roles"] or item["on_request"]
+        assert item["runs_here"] is (item["reason"] is None)
+        assert all(need["command"] for need in item["needs"])
+    fast = next(item for item in variants if item["name"] == "stable_fast")
+    assert fast["needs"][0]["package"] == "stable-fast"
+    assert fast["needs"][0]["command"].endswith("stable-fast==1.0.5")
 
 
 def test_techniques_lists_each_with_its_choices(cli: Cli) -> None:

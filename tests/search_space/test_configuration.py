@@ -13,7 +13,7 @@ SOME: list[dict[str, dict[str, Any]]] = [
     {"fused_qkv": {}},
     {"deepcache": {"interval": 2, "branch": 0}},
     {"deepcache": {"interval": 2, "branch": 1}},
-    {"channels_last": {}, "torch_compile": {"region": "whole", "mode": "default", "vae_decoder": True}},
+    {"channels_last": {}, "torch_compile": {"region": "whole", "mode": "default"}},
     EVERY_TECHNIQUE,
 ]
 
@@ -34,20 +34,45 @@ def test_key_is_the_same_on_every_machine_and_in_every_version() -> None:
     # Measurements in people's databases are found by it.
     assert Configuration().key == "26e1bc714975fd3b"
     assert Configuration.of({"fused_qkv": {}}).key == "7d6960668709fc18"
-    assert Configuration.of(EVERY_TECHNIQUE).key == "8a498b183948a238"
+    assert Configuration.of(EVERY_TECHNIQUE).key == "734143c6a8fc4854"
     assert [step.technique for step in Configuration.of(EVERY_TECHNIQUE).steps] == [
         "dtype",
+        "vae_dtype",
+        "cudnn_benchmark",
+        "tf32",
+        "fp16_accumulation",
+        "expandable_segments",
+        "scheduler",
         "fused_qkv",
+        "attention_backend",
         "channels_last",
         "torchao_quantization",
+        "layerwise_casting",
+        "fewer_steps",
         "deepcache",
+        "first_block_cache",
+        "forecast_cache",
         "torch_compile",
+        "torch_compile_vae",
+        "torch_compile_text_encoders",
+        "stable_fast",
+        "torch_tensorrt",
+        "cuda_graphs",
+        "pyramid_attention_broadcast",
+        "transformer_first_block_cache",
+        "taylorseer_cache",
+        "mag_cache",
+        "faster_cache",
+        "cache_dit",
         "guidance_cutoff",
+        "guidance_interval",
+        "prompt_embedding_cache",
         "sdpa_kernel",
         "vae_slicing",
         "vae_tiling",
         "model_offload",
         "group_offload",
+        "text_encoder_offload",
     ]
 
 
@@ -61,7 +86,7 @@ def test_order_and_defaults_make_no_difference() -> None:
 
 def test_nothing_is_left_to_a_default_in_the_file() -> None:
     written = yaml.safe_load(Configuration.of({"torch_compile": {}}).to_yaml())
-    everything = {"region": "whole", "mode": "default", "vae_decoder": False}
+    everything = {"region": "whole", "mode": "default", "recipe": "none", "dynamic": "auto", "fullgraph": False}
     assert written == {"schema": 1, "techniques": [{"torch_compile": everything}]}
 
 
@@ -80,11 +105,9 @@ def test_it_loses_what_its_worst_technique_loses(techniques: dict[str, dict[str,
 
 def test_words() -> None:
     assert str(Configuration()) == "reference"
-    several = Configuration.of({"fused_qkv": {}, "dtype": {"dtype": "bfloat16"}, "torch_compile": {}})
-    assert str(several) == (
-        "dtype(bfloat16) + fused_qkv + torch_compile(region=whole, mode=default, vae_decoder=False)"
-    )
-    assert several.get("torch_compile") == {"region": "whole", "mode": "default", "vae_decoder": False}
+    several = Configuration.of({"fused_qkv": {}, "dtype": {"dtype": "bfloat16"}, "torch_compile_vae": {}})
+    assert str(several) == "dtype(bfloat16) + fused_qkv + torch_compile_vae(parts=decoder, mode=default)"
+    assert several.get("torch_compile_vae") == {"parts": "decoder", "mode": "default"}
     assert several.get("vae_tiling") is None
 
 
@@ -99,7 +122,7 @@ def test_words() -> None:
         ([("deepcache", {"interval": True})], "deepcache.interval cannot be True; "),
         ([("deepcache", {"interval": 2.0})], "deepcache.interval cannot be 2.0; "),
         ([("deepcache", {"interval": [2]})], "deepcache.interval cannot be [2]; "),
-        ([("torch_compile", {"vae_decoder": 1})], "torch_compile.vae_decoder cannot be 1; it is one of False, True"),
+        ([("torch_compile", {"fullgraph": 1})], "torch_compile.fullgraph cannot be 1; it is one of False, True"),
         ([("deepcache", 3)], "deepcache: parameters are a mapping of interval, branch, "),
         ([("fused_qkv", {}), ("fused_qkv", {})], "a configuration names each technique once"),
     ],

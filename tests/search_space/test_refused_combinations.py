@@ -15,33 +15,43 @@ from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Rol
 KEPT = Path(__file__).with_name("refused_combinations.json")
 CHOICES: dict[str, list[dict[str, Any]]] = {
     "dtype": [{"dtype": "float32"}, {"dtype": "float16"}, {"dtype": "bfloat16"}],
+    "vae_dtype": [{"dtype": "float32"}],
+    "tf32": [{}],
+    "fp16_accumulation": [{}],
     "fused_qkv": [{}],
+    "attention_backend": [{"backend": "_native_efficient"}, {"backend": "_native_cudnn"}],
     "channels_last": [{}],
     "torchao_quantization": [
         {"scheme": "int8_weight_only"},
         {"scheme": "int8_dynamic"},
-        {"scheme": "float8_weight_only"},
         {"scheme": "float8_dynamic_tensor"},
         {"scheme": "float8_dynamic_row"},
     ],
+    "layerwise_casting": [{}],
     "deepcache": [{"interval": 3, "branch": 0, "full_percent": 0}],
+    "first_block_cache": [{}],
+    "forecast_cache": [{}, {"forecast": "deep_features"}],
     "torch_compile": [
-        {"region": region, "mode": mode, "vae_decoder": vae_decoder}
-        for region in ("whole", "repeated_blocks")
-        for mode in ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
-        for vae_decoder in (False, True)
+        {},
+        {"mode": "reduce-overhead"},
+        {"region": "repeated_blocks"},
+        {"region": "all_blocks", "mode": "max-autotune"},
     ],
+    "torch_compile_vae": [{}, {"mode": "reduce-overhead"}],
+    "torch_compile_text_encoders": [{}],
+    "stable_fast": [{}, {"cuda_graph": True}],
+    "cuda_graphs": [{"modules": modules} for modules in ("denoiser", "denoiser_vae", "denoiser_vae_text")],
+    "pyramid_attention_broadcast": [{}],
+    "guidance_interval": [{}],
+    "prompt_embedding_cache": [{}],
     "guidance_cutoff": [{"guided_percent": 70}],
-    "sdpa_kernel": [{"unet": kernel, "vae": "default"} for kernel in ("flash", "efficient", "cudnn", "math")]
+    "sdpa_kernel": [{"unet": kernel, "vae": "default"} for kernel in ("flash", "efficient")]
     + [{"unet": "default", "vae": "math"}],
     "vae_slicing": [{}],
     "vae_tiling": [{}],
     "model_offload": [{}],
-    "group_offload": [
-        {"level": level, "use_stream": use_stream}
-        for level in ("block_level", "leaf_level")
-        for use_stream in (False, True)
-    ],
+    "group_offload": [{"level": "block_level"}, {"level": "leaf_level"}],
+    "text_encoder_offload": [{}],
 }
 """Every value that a rule asks about, and one of the others."""
 
@@ -51,7 +61,7 @@ def _target(device: str, *capability: int) -> Target:
         device=device,
         name=device,
         compute_capability=(capability[0], capability[1]) if capability else None,
-        packages=frozenset({"torchao"}),
+        packages=frozenset({"torchao", "stable-fast"}),
     )
 
 
@@ -65,8 +75,20 @@ def _pipelines(dtype: str, adapters: bool = False) -> dict[str, PipelineFacts]:
             layers_per_block=2,
             fuses_qkv=True,
             has_repeated_blocks=True,
+            has_blocks=True,
+            casts_layers=True,
         ),
-        "vae": ModuleFacts(class_name="AutoencoderKL", role=Role.VAE, dtype=dtype, parameters_m=84.0, tile_side_px=512),
+        "vae": ModuleFacts(
+            class_name="AutoencoderKL",
+            role=Role.VAE,
+            dtype=dtype,
+            parameters_m=84.0,
+            tile_side_px=512,
+            force_upcast=True,
+        ),
+        "text_encoder": ModuleFacts(
+            class_name="CLIPTextModel", role=Role.TEXT_ENCODER, dtype=dtype, parameters_m=123.0
+        ),
     }
     return {
         "main": PipelineFacts(

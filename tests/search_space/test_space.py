@@ -11,6 +11,7 @@ from paretune.search_space import (
     RULES,
     TECHNIQUES,
     Configuration,
+    Loss,
     SearchSpace,
     Stage,
     Target,
@@ -24,8 +25,9 @@ from paretune.search_space import (
 from paretune.testing import TINY_FACTS
 
 PIPELINES = {"main": TINY_FACTS}
-CPU = Target(device="cpu", name="cpu", packages=frozenset({"torchao"}))
-GPU = Target(device="cuda", name="gpu", compute_capability=(9, 0), memory_gib=80, packages=frozenset({"torchao"}))
+PACKAGES = frozenset(package for known in TECHNIQUES for package in known.all_packages())
+CPU = Target(device="cpu", name="cpu", packages=PACKAGES)
+GPU = Target(device="cuda", name="gpu", compute_capability=(9, 0), memory_gib=80, packages=PACKAGES)
 EVERYTHING = SearchSpace.of({known.name: {} for known in TECHNIQUES})
 
 
@@ -35,16 +37,38 @@ def test_a_space_of_everything_has_every_choice() -> None:
     }
 
 
+def test_what_changes_the_picture_by_design_is_searched_only_where_it_is_named() -> None:
+    on_request = {known.name for known in TECHNIQUES if known.on_request}
+    assert on_request == {known.name for known in TECHNIQUES if Loss.BY_DESIGN in known.losses()} != set()
+    assert set(SearchSpace.of().techniques) == {known.name for known in TECHNIQUES} - on_request
+    assert "scheduler" in SearchSpace.of({"scheduler": {}}).techniques
+
+
+def test_a_lossless_space_has_only_values_that_lose_nothing_but_rounding() -> None:
+    space, left_out = EVERYTHING.lossless()
+    for name, choices in space.techniques.items():
+        known = technique(name)
+        losses = {known.loss_with(parameters) for parameters in known.parameters.combinations(choices)}
+        assert losses <= {Loss.BIT_IDENTICAL, Loss.REORDERED}
+    assert space.techniques["vae_dtype"] == {"dtype": ("float32",)}
+    assert "sage" not in space.techniques["attention_backend"]["backend"]
+    assert left_out["deepcache"] == "the study is lossless, and this is approximate"
+    assert left_out["vae_dtype.dtype=bfloat16"] == "the study is lossless, and this is approximate"
+    assert left_out["scheduler"] == "the study is lossless, and this is different by design"
+
+
 def test_named_techniques_and_choices_only_in_the_order_of_application() -> None:
-    selection = {"mode": ["reduce-overhead", "default"], "region": "whole"}
+    selection = {"mode": ["reduce-overhead", "default"], "region": "whole", "recipe": "none", "fullgraph": False}
     space = SearchSpace.of({"vae_slicing": {}, "torch_compile": selection})
     assert list(space.techniques) == ["torch_compile", "vae_slicing"]
     assert space.techniques["torch_compile"] == {
         "region": ("whole",),
         "mode": ("reduce-overhead", "default"),
-        "vae_decoder": (False, True),
+        "recipe": ("none",),
+        "dynamic": ("auto", "never", "always"),
+        "fullgraph": (False,),
     }
-    assert space.size() == (1 + 1 * 2 * 2) * 2
+    assert space.size() == (1 + 1 * 2 * 3) * 2
 
 
 @pytest.mark.parametrize(
@@ -80,7 +104,7 @@ def test_what_can_never_work_on_the_machine_is_left_out_with_its_reason() -> Non
 def test_more_works_on_a_gpu() -> None:
     on_gpu, on_cpu = (EVERYTHING.possible(target, PIPELINES)[0] for target in (GPU, CPU))
     assert on_gpu.size() > on_cpu.size()
-    assert len(on_gpu.techniques["torch_compile"]["mode"]) == 3
+    assert len(on_gpu.techniques["torch_compile"]["mode"]) == 4
 
 
 def test_without_its_package_a_technique_is_left_out() -> None:
@@ -101,7 +125,8 @@ def test_what_is_enqueued_is_what_is_suggested(techniques: dict[str, dict[str, A
 
 
 def test_suggestions_stay_in_the_space_and_a_switched_off_technique_has_no_parameters() -> None:
-    space = SearchSpace.of({"torch_compile": {"mode": "default"}, "vae_slicing": {}})
+    compiled = {"mode": "default", "recipe": "none", "dynamic": "auto", "fullgraph": False}
+    space = SearchSpace.of({"torch_compile": compiled, "vae_slicing": {}})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
     for _ in range(60):
@@ -135,6 +160,27 @@ def test_a_configuration_outside_of_the_space(techniques: dict[str, dict[str, An
             {"torch_compile": {"mode": "reduce-overhead"}, "model_offload": {}},
             "torch_compile with model_offload: CUDA graphs need weights at fixed addresses",
         ),
+        ({"torch_compile": {}, "stable_fast": {}}, "torch_compile with stable_fast: two compilers cannot both"),
+        (
+            {"torch_compile": {"mode": "max-autotune"}, "cuda_graphs": {}},
+            "torch_compile with cuda_graphs: both record CUDA graphs of the same modules",
+        ),
+        (
+            {"torch_compile_vae": {"mode": "reduce-overhead"}, "vae_slicing": {}},
+            "torch_compile_vae with vae_slicing: diffusers keeps the decoder's slices at once",
+        ),
+        ({"layerwise_casting": {}, "torch_compile": {}}, "layerwise_casting with torch_compile: the conversion of"),
+        ({"layerwise_casting": {}, "torchao_quantization": {}}, "torchao_quantization with layerwise_casting: "),
+        ({"layerwise_casting": {}, "cuda_graphs": {}}, "layerwise_casting with cuda_graphs: CUDA graphs need weights"),
+        ({"fused_qkv": {}, "attention_backend": {}}, "attention_backend with fused_qkv: each puts attention"),
+        ({"deepcache": {}, "stable_fast": {}}, "stable_fast with deepcache: tracing would keep the choice"),
+        ({"fp16_accumulation": {}}, "fp16_accumulation: the denoiser does not multiply in float16"),
+        ({"dtype": {"dtype": "bfloat16"}, "tf32": {}}, "tf32: nothing here multiplies in float32"),
+        ({"text_encoder_offload": {}, "model_offload": {}}, "model_offload with text_encoder_offload: "),
+        (
+            {"text_encoder_offload": {}, "cuda_graphs": {"modules": "denoiser_vae_text"}},
+            "cuda_graphs with text_encoder_offload: CUDA graphs need weights at fixed addresses",
+        ),
         (
             {"torchao_quantization": {"scheme": "int8_weight_only"}, "torch_compile": {}, "model_offload": {}},
             "torchao_quantization with torch_compile with model_offload: torch cannot move a compiled module",
@@ -155,6 +201,12 @@ def test_rules_refuse_with_a_reason(techniques: dict[str, dict[str, Any]], reaso
         {"torch_compile": {"mode": "default"}, "model_offload": {}},
         {"deepcache": {}, "torch_compile": {}, "fused_qkv": {}, "channels_last": {}, "guidance_cutoff": {}},
         {"torchao_quantization": {"scheme": "int8_weight_only"}, "torch_compile": {}},
+        # What two techniques do to different modules does not clash.
+        {"torch_compile": {"mode": "reduce-overhead"}, "text_encoder_offload": {}},
+        {"torch_compile": {}, "torch_compile_vae": {"mode": "reduce-overhead"}, "torch_compile_text_encoders": {}},
+        {"layerwise_casting": {}, "torch_compile_vae": {}},
+        {"torch_compile_vae": {}, "group_offload": {"level": "leaf_level"}},
+        {"dtype": {"dtype": "bfloat16"}, "vae_dtype": {"dtype": "float32"}, "tf32": {}},
     ],
 )
 def test_rules_let_the_rest_be_tried(techniques: dict[str, dict[str, Any]]) -> None:
@@ -230,14 +282,14 @@ def test_own_processors_are_refused_where_adapters_come_and_go(own_thing: Callab
 @pytest.mark.parametrize(
     ("stage", "before", "after"),
     [
-        ("WEIGHTS", "dtype", "fused_qkv"),
+        ("WEIGHTS", "scheduler", "fused_qkv"),
         ("LAYERS", "channels_last", "torchao_quantization"),
-        ("QUANTIZATION", "torchao_quantization", "deepcache"),
-        ("STRUCTURE", "deepcache", "torch_compile"),
-        ("COMPILATION", "torch_compile", "guidance_cutoff"),
+        ("QUANTIZATION", "layerwise_casting", "fewer_steps"),
+        ("STRUCTURE", "forecast_cache", "torch_compile"),
+        ("COMPILATION", "cuda_graphs", "pyramid_attention_broadcast"),
         ("WRAPPERS", "vae_tiling", "model_offload"),
-        ("PLACEMENT", "group_offload", None),
-        (None, "group_offload", None),
+        ("PLACEMENT", "text_encoder_offload", None),
+        (None, "text_encoder_offload", None),
     ],
 )
 def test_a_users_own_technique_comes_last_in_its_stage(

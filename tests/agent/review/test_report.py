@@ -41,7 +41,7 @@ def test_the_gain_and_the_three_rows_come_first(page: Page) -> None:
 
 
 def test_every_technique_is_shown_with_every_parameter(page: Page) -> None:
-    for words in ("region=whole", "mode=default", "vae_decoder=False", "interval=3", "branch=0", "vae_slicing"):
+    for words in ("region=whole", "mode=default", "recipe=none", "interval=3", "branch=0", "vae_slicing"):
         assert words in page.text.replace("\u200b", "")
 
 

@@ -1,12 +1,11 @@
 """What every technique promises, checked on the tiny pipeline with a sample of the parameters that can work."""
 
 import functools
-import importlib.metadata
 from typing import Any
 
 import pytest
 import torch
-from paretune.search_space import TECHNIQUES, Parameters, Target, Technique, technique
+from paretune.search_space import TECHNIQUES, Parameters, Target, Technique, is_installed, technique
 from paretune.testing import (
     CLOSE,
     DTYPES,
@@ -21,7 +20,7 @@ from paretune.testing import (
     tiny_sdxl,
 )
 
-PACKAGES = frozenset({"torchao"} & {found.name for found in importlib.metadata.distributions()})
+PACKAGES = frozenset(package for known in TECHNIQUES for package in known.all_packages() if is_installed(package))
 TARGETS = {
     "cpu": Target(device="cpu", name="cpu", packages=PACKAGES),
     "cuda": Target(
@@ -60,7 +59,18 @@ def _worth_running(known: Technique, device: str, values: dict[str, Any]) -> boo
             return values["dtype"] != "float32" and (values["dtype"], device) != ("float16", "cpu")
         case "torch_compile":
             # The other modes are for the code generator, which does not run here.
-            return values["mode"] == "default" and values["vae_decoder"] == (values["region"] == "repeated_blocks")
+            how = (values["mode"], values["recipe"], values["region"], values["dynamic"], values["fullgraph"])
+            return how in (
+                ("default", "none", "whole", "auto", False),
+                ("default", "none", "repeated_blocks", "never", True),
+                ("default", "none", "all_blocks", "always", True),
+            )
+        case "torch_compile_vae" | "torch_compile_text_encoders":
+            return bool(values["mode"] == "default")
+        case "scheduler":
+            return values["scheduler"] in ("DPMSolverMultistepScheduler", "LCMScheduler")
+        case "fewer_steps":
+            return bool(values["percent"] == 50)
         case "deepcache":
             others = (values["branch"], values["full_percent"])
             return others == (0, 0) or (values["interval"] == 2 and 0 in others)

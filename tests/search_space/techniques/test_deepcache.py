@@ -12,7 +12,7 @@ from diffusers import (
 )
 from paretune.search_space.caching.deepcache import deepcache, took_effect
 from paretune.search_space.caching.guidance_cutoff import guidance_cutoff
-from paretune.search_space.compiler.torch_compile import torch_compile
+from paretune.search_space.compiler.torch_compile import TorchCompileParameters, torch_compile
 from paretune.testing import ip_adapter, picture, relative_difference, sibling, tiny_sdxl
 
 
@@ -184,7 +184,8 @@ def test_each_part_compiles_as_one_graph() -> None:
 
     pipeline = tiny_sdxl()
     deepcache({"main": pipeline}, interval=2, branch=1, full_percent=0)
-    torch_compile({"main": pipeline}, region="whole", mode="default", vae_decoder=False)
+    how = TorchCompileParameters().model_dump()
+    torch_compile({"main": pipeline}, **how)
     assert torch.equal(picture(pipeline, batch=1, steps=4), expected)
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]

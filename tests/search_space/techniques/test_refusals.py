@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from paretune.search_space import PipelineFacts, Target, describe_pipelines, technique
 from paretune.search_space.attention.fused_qkv import fused_qkv
-from paretune.testing import SIDE_PX, TINY_FACTS, ip_adapter, tiny_sdxl
+from paretune.testing import (
+    SAME_PICTURE,
+    SIDE_PX,
+    TINY_FACTS,
+    ip_adapter,
+    picture,
+    relative_difference,
+    tiny_sdxl,
+)
 
 CPU = Target(device="cpu", name="cpu", packages=frozenset({"torchao"}))
 
@@ -22,6 +30,10 @@ UNGUIDED = replace(TINY_FACTS, guided=False)
 OTHER_UNET = replace(
     TINY_FACTS, modules={"unet": replace(TINY_FACTS.modules["unet"], class_name="UNetSpatioTemporalConditionModel")}
 )
+LARGE = replace(TINY_FACTS, largest_side_px=1024)
+LARGE_TILES = replace(LARGE, modules={"vae": replace(TINY_FACTS.modules["vae"], tile_side_px=512)})
+OTHER_VAE = replace(LARGE, modules={"vae": replace(TINY_FACTS.modules["vae"], tile_side_px=None)})
+INPAINT = replace(TINY_FACTS, class_name="StableDiffusionXLInpaintPipeline")
 ONE_LAYER = replace(TINY_FACTS, modules={"unet": replace(TINY_FACTS.modules["unet"], layers_per_block=1)})
 
 
@@ -46,6 +58,22 @@ ONE_LAYER = replace(TINY_FACTS, modules={"unet": replace(TINY_FACTS.modules["une
         ("vae_slicing", {}, CPU, TINY_FACTS, None),
         ("vae_tiling", {}, CPU, SMALL, "one tile"),
         ("vae_tiling", {}, CPU, TINY_FACTS, None),
+        ("vae_tiling", {"tile_px": 256}, CPU, TINY_FACTS, "one tile"),
+        ("vae_tiling", {"tile_px": 256}, CPU, LARGE, None),
+        ("vae_tiling", {"tile_px": 512}, CPU, LARGE_TILES, "512 px already"),
+        ("vae_tiling", {"tile_px": 512}, CPU, OTHER_VAE, "cannot be chosen"),
+        ("torch_compile_vae", {"parts": "decoder_encoder"}, CPU, TINY_FACTS, "no pipeline encodes pictures"),
+        ("torch_compile_vae", {"parts": "decoder_encoder"}, CPU, INPAINT, None),
+        ("tf32", {}, CPU, TINY_FACTS, "8.0"),
+        ("tf32", {}, _gpu(7, 5), TINY_FACTS, "8.0"),
+        ("fp16_accumulation", {}, _gpu(8, 6), TINY_FACTS, None),
+        ("text_encoder_offload", {}, CPU, TINY_FACTS, "no GPU memory"),
+        ("attention_backend", {"backend": "_native_cudnn"}, CPU, TINY_FACTS, "CUDA"),
+        ("attention_backend", {"backend": "_native_cudnn"}, _gpu(7, 5), TINY_FACTS, "8.0"),
+        ("attention_backend", {"backend": "flash"}, _gpu(8, 9), TINY_FACTS, "flash-attn>=2.6.3 is not installed: pip"),
+        ("stable_fast", {}, CPU, TINY_FACTS, "stable-fast is not installed: WITH_CUDA=$(command -v nvcc"),
+        ("torch_tensorrt", {}, _gpu(9, 0), TINY_FACTS, "torch-tensorrt is not installed: pip install"),
+        ("scheduler", {"scheduler": "EulerDiscreteScheduler"}, CPU, TINY_FACTS, "already"),
         ("model_offload", {}, CPU, TINY_FACTS, "no GPU memory"),
         ("group_offload", {}, CPU, TINY_FACTS, "no GPU memory"),
         ("torch_compile", {"mode": "reduce-overhead"}, CPU, TINY_FACTS, "CUDA"),
@@ -78,3 +106,20 @@ def test_fused_qkv_does_not_drop_adapters_in_silence() -> None:
     pipeline.load_ip_adapter(ip_adapter(pipeline.unet), subfolder="", weight_name="", image_encoder_folder=None)
     with pytest.raises(ValueError, match="IP-Adapter"):
         fused_qkv({"main": pipeline})
+
+
+def test_tiles_of_a_chosen_size() -> None:
+    pipeline = tiny_sdxl()
+    known = technique("vae_tiling")
+    known.apply({"main": pipeline}, tile_px=48)
+    assert (pipeline.vae.tile_sample_min_size, pipeline.vae.tile_latent_min_size) == (48, 12)
+    assert known.took_effect({"main": pipeline}, tile_px=48) is None
+    assert known.took_effect({"main": pipeline}, tile_px=512) == "the VAE's tiles have a side of 48 px"
+    assert relative_difference(picture(pipeline), picture(tiny_sdxl())) < SAME_PICTURE
+
+
+def test_weights_in_float8_are_refused_for_an_ip_adapter_that_is_there_already() -> None:
+    pipeline = tiny_sdxl()
+    pipeline.load_ip_adapter(ip_adapter(pipeline.unet), subfolder="", weight_name="", image_encoder_folder=None)
+    with pytest.raises(ValueError, match="IP-Adapter"):
+        technique("layerwise_casting").apply({"main": pipeline}, storage="float8_e4m3fn")

@@ -163,7 +163,7 @@ def test_one_step_cache_at_a_time() -> None:
     ],
 )
 def test_what_has_no_effect_is_refused_before_anything_starts(name: str, factory: Any, reason: str) -> None:
-    target = Target(device="cpu", name="cpu", packages=frozenset({"cache-dit"}))
+    target = Target(device="cpu", name="cpu", packages=frozenset({"cache-dit>=1.5"}))
     known = technique(name)
     facts = describe_pipelines({"main": factory()}, [])
     said = known.why_not(target, facts, known.parameters())

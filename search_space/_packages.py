@@ -1,0 +1,38 @@
+"""How the packages are installed that some techniques need: hardly any is a wheel that fits every torch."""
+
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+COMMANDS = {
+    "cache-dit>=1.5": "pip install 'paretune[cache-dit]'",
+    "torchao": "pip install 'paretune[torchao]'",
+    # A source distribution: with its CUDA kernels where nvcc is; elsewhere its tracing and its CUDA graphs remain.
+    "stable-fast": (
+        "WITH_CUDA=$(command -v nvcc > /dev/null && echo 1 || echo 0) BUILD_VERSION=1.0.5 "
+        "pip install --no-deps --no-build-isolation stable-fast==1.0.5"
+    ),
+    # Each of its versions is for one minor version of torch.
+    "torch-tensorrt": "pip install \"torch-tensorrt==$(python -c 'import torch; print(torch.__version__[:4])').*\"",
+    "flash-attn>=2.6.3": "pip install --no-build-isolation 'flash-attn>=2.6.3'",
+    # The package index has a placeholder of that name.
+    "flash-attn-3>=3.0.0b1": (
+        "pip install --no-build-isolation 'git+https://github.com/Dao-AILab/flash-attention.git#subdirectory=hopper'"
+    ),
+    # The package index stops at 1.0.6.
+    "sageattention>=2.1.1": "pip install --no-build-isolation git+https://github.com/thu-ml/SageAttention.git",
+}
+
+
+def how_to_install(package: str) -> str:
+    """The command that installs a package, named as techniques name it."""
+    return COMMANDS.get(package, f"pip install '{package}'")
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is installed, in the version that its name asks for."""
+    requirement = Requirement(package)
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
