@@ -31,7 +31,8 @@ def guide_some_steps(denoiser: Any, name: str, is_guided: Any) -> None:
         if pipeline is None or not guides:
             return inner(*args, **kwargs)
         named = {**dict(zip(order, args, strict=False)), **kwargs}
-        sample, prompt = named.get("sample", named.get("hidden_states")), named.get("encoder_hidden_states")
+        sample: Any = named.get("sample", named.get("hidden_states"))
+        prompt = named.get("encoder_hidden_states")
         batch, latents = sample.shape[0], names.get("latents")
         half = batch // 2
         two = torch.is_tensor(latents) and batch == 2 * latents.shape[0]
