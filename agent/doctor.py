@@ -11,7 +11,6 @@ from rich.markup import escape
 
 from ..objectives.versions import Dependency, dependencies, judge_python
 from ..search_space import (
-    ANY_PIPELINES,
     Configuration,
     Parameters,
     Step,
@@ -19,6 +18,7 @@ from ..search_space import (
     how_to_install,
     known_techniques,
     variants,
+    why_not_on,
 )
 from .trial import detect_device, installed, target_of
 
@@ -130,7 +130,7 @@ def availability() -> list[Availability]:
 
     target = target_of(Fingerprint.current(detect_device()))
     return [
-        Availability(known, parameters, known.why_not(target, ANY_PIPELINES, parameters))
+        Availability(known, parameters, why_not_on(known, target, parameters))
         for known in known_techniques()
         for parameters in variants(known)
     ]

@@ -14,10 +14,9 @@ from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipeline
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
 from ._watch import watch
-from ._why_never import ANY_PIPELINES, variants, why_never
+from ._why_never import variants, why_never, why_not_on
 
 __all__ = [
-    "ANY_PIPELINES",
     "LOSSES",
     "OFF",
     "ON",
@@ -67,4 +66,5 @@ __all__ = [
     "variants",
     "watch",
     "why_never",
+    "why_not_on",
 ]

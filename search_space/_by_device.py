@@ -11,7 +11,7 @@ from ._space import SearchSpace
 from ._target import Target
 from ._technique import Value
 from ._techniques import known_techniques, technique
-from ._why_never import ANY_PIPELINES, why_never
+from ._why_never import why_never
 
 SMALL_GIB = 26.0
 """GPU memory below which 16-bit SDXL or Flux leave little room, and what saves memory is tried before the rest."""
@@ -56,7 +56,18 @@ SPEED: tuple[Offer, ...] = (
         otherwise="this GPU adds up as fast in float32",
     ),
     Offer("deepcache"),
+    Offer("forecast_cache"),
+    Offer("first_block_cache"),
     Offer("guidance_cutoff"),
+    Offer("guidance_interval"),
+    Offer("prompt_embedding_cache"),
+    Offer("pyramid_attention_broadcast"),
+    # For transformers.
+    Offer("transformer_first_block_cache"),
+    Offer("taylorseer_cache"),
+    Offer("mag_cache"),
+    Offer("faster_cache"),
+    Offer("cache_dit"),
     # A minute or two.
     Offer(
         "torch_compile",
@@ -96,7 +107,7 @@ def default_space(target: Target) -> tuple[SearchSpace, dict[str, str]]:
     """
     gaining = [offer for offer in _offers(target) if offer.gains(target)]
     selection = {offer.technique: {name: list(values) for name, values in offer.choices.items()} for offer in gaining}
-    space, left_out = SearchSpace.of(selection).possible(target, ANY_PIPELINES)
+    space, left_out = SearchSpace.of(selection).possible_on(target)
     others = [offer for offer in _offers(target) if not offer.gains(target)]
     useless = {each.technique: why_never(technique(each.technique), target) or each.otherwise for each in others}
     return space, useless | left_out

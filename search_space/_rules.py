@@ -169,6 +169,31 @@ RULES: tuple[Rule, ...] = (
         on=(Role.VAE,),
     ),
     Rule(
+        (Trait.CACHES_STEPS, Trait.CACHES_STEPS),
+        "each would take for computed what the other has left out: one step cache at a time",
+    ),
+    Rule(
+        ("deepcache", Trait.CACHES_STEPS),
+        "each would take for computed what the other has left out: one step cache at a time",
+    ),
+    Rule(("guidance_cutoff", Trait.GUIDES_LESS), "both decide in which steps there is guidance: choose one"),
+    Rule(
+        ("faster_cache", Trait.GUIDES_LESS),
+        "both leave out the unprompted half of the batch, and FasterCache would halve what is left",
+    ),
+    Rule(
+        (Trait.HOOKS_LAYERS, Trait.COMPILES),
+        "the hooks count steps inside of the graphs, which would be compiled anew in every step",
+    ),
+    Rule(
+        (Trait.HOOKS_LAYERS, Trait.CUDA_GRAPHS),
+        "a recording would repeat what the hooks decided in the step that was recorded",
+    ),
+    Rule(
+        ("prompt_embedding_cache", Trait.MOVES_WEIGHTS),
+        "where weights move, it cannot be seen that the text encoders are still the same",
+    ),
+    Rule(
         (Trait.CALLS_INNER_LAYERS, "group_offload"),
         "single layers of a block are called, which the block's offload hook does not bring to the device",
     ),
@@ -213,6 +238,10 @@ RULES: tuple[Rule, ...] = (
         (Trait.FREEZES_LAYERS,),
         "an adapter that is loaded after the first call would be ignored: the layers stay as they were then",
         lambda case: case.adapters,
+    ),
+    Rule(
+        ("stable_fast", Trait.CACHES_STEPS),
+        "tracing would keep the choice of the first step, to compute all or to reuse, for every step",
     ),
     Rule(
         ("stable_fast", Trait.CALLS_INNER_LAYERS),

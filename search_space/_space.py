@@ -9,6 +9,7 @@ from ._configuration import Configuration
 from ._target import PipelineFacts, Target
 from ._technique import Parameters, Technique, Value
 from ._techniques import known_techniques, technique
+from ._why_never import why_not_on
 
 if TYPE_CHECKING:
     import optuna
@@ -50,6 +51,10 @@ class SearchSpace:
     def possible(self, target: Target, pipelines: Mapping[str, PipelineFacts]) -> tuple["SearchSpace", dict[str, str]]:
         """Without the techniques and values that can never work there, and the reasons of what was left out."""
         return self._where(lambda known, parameters: known.why_not(target, pipelines, parameters))
+
+    def possible_on(self, target: Target) -> tuple["SearchSpace", dict[str, str]]:
+        """Without what can never work on a device, whatever the pipelines."""
+        return self._where(lambda known, parameters: why_not_on(known, target, parameters))
 
     def lossless(self) -> tuple["SearchSpace", dict[str, str]]:
         """Without the techniques and values that may lose more than rounding, and what each of them is."""

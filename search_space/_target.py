@@ -56,6 +56,8 @@ class ModuleFacts:
     """Whether diffusers can fuse its attention projections."""
     has_repeated_blocks: bool = False
     """Whether diffusers knows which of its blocks repeat, and can compile them one by one."""
+    has_cross_attention: bool = False
+    """For a denoiser: whether any of its attention layers looks at the prompt alone."""
     has_blocks: bool = False
     """For a denoiser: whether it has transformer blocks or residual blocks in the places where diffusers keeps them."""
     casts_layers: bool = False
@@ -171,6 +173,7 @@ def _describe_module(module: Any, role: Role) -> ModuleFacts:
         layers_per_block=len(first_block.resnets) if hasattr(first_block, "resnets") else None,
         fuses_qkv=hasattr(module, "fuse_qkv_projections"),
         has_repeated_blocks=bool(getattr(module, "_repeated_blocks", None)),
+        has_cross_attention=any(getattr(each, "is_cross_attention", False) for each in module.modules()),
         casts_layers=hasattr(module, "enable_layerwise_casting"),
         has_blocks=role is Role.DENOISER and _has_blocks(module),
         dispatches_attention=role is Role.DENOISER and _dispatches_attention(module),

@@ -96,6 +96,12 @@ class Trait(StrEnum):
     """Attention layers get other processors or projections."""
     CALLS_INNER_LAYERS = "calls inner layers"
     """Layers inside a block are called one by one, past the block's forward() and the hooks on it."""
+    CACHES_STEPS = "caches steps"
+    """Some steps of the denoiser reuse what others have computed."""
+    HOOKS_LAYERS = "hooks layers"
+    """Hooks on layers inside the denoiser decide from step to step what is computed."""
+    GUIDES_LESS = "guides less"
+    """Some steps run without classifier-free guidance."""
     MOVES_WEIGHTS = "moves weights"
     """Weights travel between main memory and the device while pictures are made."""
 

@@ -13,8 +13,18 @@ from ._watch import applied_once, watch
 from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
 from .attention.sdpa_kernel import TECHNIQUE as SDPA_KERNEL
+from .caching.cache_dit import TECHNIQUE as CACHE_DIT
 from .caching.deepcache import TECHNIQUE as DEEPCACHE
+from .caching.faster_cache import TECHNIQUE as FASTER_CACHE
+from .caching.first_block_cache import TECHNIQUE as FIRST_BLOCK_CACHE
+from .caching.forecast_cache import TECHNIQUE as FORECAST_CACHE
 from .caching.guidance_cutoff import TECHNIQUE as GUIDANCE_CUTOFF
+from .caching.guidance_interval import TECHNIQUE as GUIDANCE_INTERVAL
+from .caching.mag_cache import TECHNIQUE as MAG_CACHE
+from .caching.prompt_embedding_cache import TECHNIQUE as PROMPT_EMBEDDING_CACHE
+from .caching.pyramid_attention_broadcast import TECHNIQUE as PYRAMID_ATTENTION_BROADCAST
+from .caching.taylorseer_cache import TECHNIQUE as TAYLORSEER_CACHE
+from .caching.transformer_first_block_cache import TECHNIQUE as TRANSFORMER_FIRST_BLOCK_CACHE
 from .compiler.cuda_graphs import TECHNIQUE as CUDA_GRAPHS
 from .compiler.cudnn_benchmark import TECHNIQUE as CUDNN_BENCHMARK
 from .compiler.stable_fast import TECHNIQUE as STABLE_FAST
@@ -52,14 +62,24 @@ TECHNIQUES: tuple[Technique, ...] = (
     TORCHAO_QUANTIZATION,
     LAYERWISE_CASTING,
     FEWER_STEPS,
-    DEEPCACHE,  # splits forward() into the parts that are compiled next
+    DEEPCACHE,  # these three split forward() into the parts that are compiled next
+    FIRST_BLOCK_CACHE,
+    FORECAST_CACHE,
     TORCH_COMPILE,
     TORCH_COMPILE_VAE,
     TORCH_COMPILE_TEXT_ENCODERS,
     STABLE_FAST,
     TORCH_TENSORRT,
     CUDA_GRAPHS,  # of compiled code, where there is some
-    GUIDANCE_CUTOFF,  # from here on: wrappers and hooks, outside of the compiled graphs
+    PYRAMID_ATTENTION_BROADCAST,  # from here on: wrappers and hooks, outside of the compiled graphs
+    TRANSFORMER_FIRST_BLOCK_CACHE,
+    TAYLORSEER_CACHE,
+    MAG_CACHE,
+    FASTER_CACHE,
+    CACHE_DIT,
+    GUIDANCE_CUTOFF,  # around every cache, which then sees that the batch changes
+    GUIDANCE_INTERVAL,
+    PROMPT_EMBEDDING_CACHE,
     SDPA_KERNEL,
     VAE_SLICING,
     VAE_TILING,

@@ -20,7 +20,7 @@ _VAE = ModuleFacts(
     class_name="AutoencoderKL", role=Role.VAE, dtype="float16", parameters_m=84.0, tile_side_px=1024, force_upcast=True
 )
 _TEXT_ENCODER = ModuleFacts(class_name="CLIPTextModel", role=Role.TEXT_ENCODER, dtype="float32", parameters_m=123.0)
-ANY_PIPELINES = {
+_WITH_UNET = {
     "main": PipelineFacts(
         class_name="StableDiffusionXLInpaintPipeline",
         modules={"unet": _UNET, "vae": _VAE, "text_encoder": _TEXT_ENCODER},
@@ -28,12 +28,26 @@ ANY_PIPELINES = {
         largest_side_px=2048,
     )
 }
-"""In which every technique finds something to change."""
+"""In which every technique that U-Nets can have finds something to change."""
+_TRANSFORMER = replace(_UNET, class_name="FluxTransformer2DModel", dispatches_attention=True)
+_WITH_TRANSFORMER = {
+    "main": replace(
+        _WITH_UNET["main"],
+        class_name="FluxPipeline",
+        modules={**_WITH_UNET["main"].modules, "unet": _TRANSFORMER},
+    )
+}
+
+
+def why_not_on(known: Technique, target: Target, parameters: Parameters) -> str | None:
+    """Why a technique cannot run on a machine with these parameters, whatever the pipelines; None when it can."""
+    reason = known.why_not(target, _WITH_UNET, parameters)
+    return None if reason is None or known.why_not(target, _WITH_TRANSFORMER, parameters) is None else reason
 
 
 def why_never(known: Technique, target: Target) -> str | None:
     """Why a technique cannot run on a machine with any of its parameters; None when it can."""
-    reasons = [known.why_not(target, ANY_PIPELINES, parameters) for parameters in known.parameters.combinations()]
+    reasons = [why_not_on(known, target, parameters) for parameters in known.parameters.combinations()]
     return None if None in reasons else reasons[0]
 
 
@@ -60,5 +74,5 @@ def variants(known: Technique) -> Iterator[Parameters]:
     ]
     for parameters in (defaults, *changed):
         devices = (replace(device, packages=known.all_packages()) for device in DEVICES)
-        if any(known.why_not(device, ANY_PIPELINES, parameters) is None for device in devices):
+        if any(why_not_on(known, device, parameters) is None for device in devices):
             yield parameters

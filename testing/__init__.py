@@ -26,6 +26,8 @@ from .technique_contract import (
     load_lora,
     this_machine,
 )
+from .tiny_flux import tiny_flux
+from .tiny_sd3 import tiny_sd3, transformer_picture
 from .tiny_sdxl import SIDE_PX, TINY_FACTS, ip_adapter, picture, relative_difference, sibling, tiny_sdxl
 from .tiny_variants import attach_lora, detach_lora, image_to_image, inpainting, tiny_sd, with_controlnet
 
@@ -58,7 +60,10 @@ __all__ = [
     "relative_difference",
     "sibling",
     "this_machine",
+    "tiny_flux",
     "tiny_sd",
+    "tiny_sd3",
     "tiny_sdxl",
+    "transformer_picture",
     "with_controlnet",
 ]

@@ -24,6 +24,7 @@ TINY_FACTS = PipelineFacts(
             layers_per_block=2,
             fuses_qkv=True,
             has_repeated_blocks=True,
+            has_cross_attention=True,
             casts_layers=True,
             has_blocks=True,
         ),

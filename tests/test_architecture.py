@@ -32,7 +32,7 @@ MOST_LINES = 400
 MEASURING = sorted((ROOT / "objectives" / "measuring").glob("*.py"))
 COPIED_BESIDE_APPLY = (ROOT / "agent" / "trial" / "script.py", ROOT / "studies" / "workload.py", *MEASURING)
 PUBLIC = {"PIL", "torch", "diffusers", "torchao", "transformers", "accelerate", "numpy", "psutil", "pynvml"}
-OPTIONAL = {"sfast", "torch_tensorrt"}
+OPTIONAL = {"sfast", "torch_tensorrt", "cache_dit"}
 """What some techniques alone need; they say so in their packages."""
 
 

@@ -34,7 +34,7 @@ def test_key_is_the_same_on_every_machine_and_in_every_version() -> None:
     # Measurements in people's databases are found by it.
     assert Configuration().key == "26e1bc714975fd3b"
     assert Configuration.of({"fused_qkv": {}}).key == "7d6960668709fc18"
-    assert Configuration.of(EVERY_TECHNIQUE).key == "28eeeb06f75c69ad"
+    assert Configuration.of(EVERY_TECHNIQUE).key == "734143c6a8fc4854"
     assert [step.technique for step in Configuration.of(EVERY_TECHNIQUE).steps] == [
         "dtype",
         "vae_dtype",
@@ -50,13 +50,23 @@ def test_key_is_the_same_on_every_machine_and_in_every_version() -> None:
         "layerwise_casting",
         "fewer_steps",
         "deepcache",
+        "first_block_cache",
+        "forecast_cache",
         "torch_compile",
         "torch_compile_vae",
         "torch_compile_text_encoders",
         "stable_fast",
         "torch_tensorrt",
         "cuda_graphs",
+        "pyramid_attention_broadcast",
+        "transformer_first_block_cache",
+        "taylorseer_cache",
+        "mag_cache",
+        "faster_cache",
+        "cache_dit",
         "guidance_cutoff",
+        "guidance_interval",
+        "prompt_embedding_cache",
         "sdpa_kernel",
         "vae_slicing",
         "vae_tiling",

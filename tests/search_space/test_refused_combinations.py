@@ -29,6 +29,8 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
     ],
     "layerwise_casting": [{}],
     "deepcache": [{"interval": 3, "branch": 0, "full_percent": 0}],
+    "first_block_cache": [{}],
+    "forecast_cache": [{}, {"forecast": "deep_features"}],
     "torch_compile": [
         {},
         {"mode": "reduce-overhead"},
@@ -39,6 +41,9 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
     "torch_compile_text_encoders": [{}],
     "stable_fast": [{}, {"cuda_graph": True}],
     "cuda_graphs": [{"modules": modules} for modules in ("denoiser", "denoiser_vae", "denoiser_vae_text")],
+    "pyramid_attention_broadcast": [{}],
+    "guidance_interval": [{}],
+    "prompt_embedding_cache": [{}],
     "guidance_cutoff": [{"guided_percent": 70}],
     "sdpa_kernel": [{"unet": kernel, "vae": "default"} for kernel in ("flash", "efficient")]
     + [{"unet": "default", "vae": "math"}],

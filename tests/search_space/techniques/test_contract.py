@@ -1,5 +1,6 @@
 """What every technique promises, checked on the tiny pipeline with a sample of the parameters that can work."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -32,6 +33,23 @@ TARGETS = {
 }
 OWN_DTYPE = {("cuda", "dtype"): torch.float32}
 """A technique that starts from another dtype: two 16-bit formats lie too far apart to be compared with each other."""
+TEN_STEPS = functools.partial(picture, batch=1, steps=10)
+NEGATIVE = functools.partial(picture, negative_prompt="red")
+MORE_STEPS = ("first_block_cache", "forecast_cache", "pyramid_attention_broadcast", "guidance_interval")
+"""Techniques that leave the first few steps alone, or the last."""
+
+
+def _diagonal(known: Technique, values: dict[str, Any], *begins: int) -> bool:
+    """The first values of all parameters together, the second ones, and so on; each parameter counts from its own of
+    `begins`, and from the beginning again after its last.
+    """
+    choices = known.parameters.choices()
+    places = [choices[name].index(value) for name, value in values.items()]
+    lengths = [len(each) for each in choices.values()]
+    return any(
+        places == [(number + begin) % length for length, begin in zip(lengths, begins, strict=True)]
+        for number in range(max(lengths))
+    )
 
 
 def _worth_running(known: Technique, device: str, values: dict[str, Any]) -> bool:
@@ -57,6 +75,10 @@ def _worth_running(known: Technique, device: str, values: dict[str, Any]) -> boo
         case "deepcache":
             others = (values["branch"], values["full_percent"])
             return others == (0, 0) or (values["interval"] == 2 and 0 in others)
+        case "first_block_cache" | "forecast_cache" | "guidance_interval":
+            return _diagonal(known, values, *(0 for _ in values))
+        case "pyramid_attention_broadcast":
+            return _diagonal(known, values, 0, 1, 0)
     return True
 
 
@@ -84,7 +106,9 @@ CASES = [
 @pytest.mark.parametrize(("device", "known", "parameters"), CASES)
 def test_technique_keeps_its_promises(device: str, known: Technique, parameters: dict[str, Any]) -> None:
     dtype = OWN_DTYPE.get((device, known.name), DTYPES[device])
-    check_promises(known, parameters, device=device, dtype=dtype)
+    make_picture = TEN_STEPS if known.name in MORE_STEPS else picture
+    make_picture = NEGATIVE if known.name == "prompt_embedding_cache" else make_picture
+    check_promises(known, parameters, make_picture=make_picture, device=device, dtype=dtype)
 
 
 @pytest.mark.parametrize(("device", "known", "parameters"), CASES)
