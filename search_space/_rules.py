@@ -172,11 +172,7 @@ RULES: tuple[Rule, ...] = (
         (Trait.CACHES_STEPS, Trait.CACHES_STEPS),
         "each would take for computed what the other has left out: one step cache at a time",
     ),
-    Rule(
-        ("deepcache", Trait.CACHES_STEPS),
-        "each would take for computed what the other has left out: one step cache at a time",
-    ),
-    Rule(("guidance_cutoff", Trait.GUIDES_LESS), "both decide in which steps there is guidance: choose one"),
+    Rule((Trait.GUIDES_LESS, Trait.GUIDES_LESS), "both decide in which steps there is guidance: choose one"),
     Rule(
         ("faster_cache", Trait.GUIDES_LESS),
         "both leave out the unprompted half of the batch, and FasterCache would halve what is left",
@@ -241,10 +237,6 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("stable_fast", Trait.CACHES_STEPS),
-        "tracing would keep the choice of the first step, to compute all or to reuse, for every step",
-    ),
-    Rule(
-        ("stable_fast", Trait.CALLS_INNER_LAYERS),
         "tracing would keep the choice of the first step, to compute all or to reuse, for every step",
     ),
     Rule(("model_offload", "text_encoder_offload"), "model_offload moves the text encoders out already"),

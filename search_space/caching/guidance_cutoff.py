@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .._calls import calling_pipeline, step_of_call, wrap_forward
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target, known_steps
-from .._technique import Axis, Loss, Parameters, Stage, Technique
+from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
 class GuidanceCutoffParameters(Parameters):
@@ -141,6 +141,7 @@ TECHNIQUE = Technique(
     took_effect=took_effect,
     refuses=refuses,
     stage=Stage.WRAPPERS,
+    traits=frozenset({Trait.GUIDES_LESS}),
     roles=frozenset({Role.DENOISER}),
     adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     plan=plan,
