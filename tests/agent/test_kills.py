@@ -1,6 +1,6 @@
 """SIGKILLs at random moments: nothing lost, nothing measured twice, no process left (issue 10, How it is shown, 3).
 
-benchmarks/kills.py is the same with 20 of them: docs/results/kills.md.
+benchmarks/kills.py is the same with 20 of them, and prints the table.
 """
 
 import subprocess
