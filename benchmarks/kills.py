@@ -34,7 +34,7 @@ from paretune.testing import tiny_sdxl
 MARK = "PARETUNE_KILLS"
 """Environment variable by which whatever was started, at any remove, is found."""
 GONE_WITHIN_S = 30.0
-COLD_STARTS = 1
+COLD_STARTS = 2
 STARTING_S = 10.0
 """A command may be killed so long after its start, whatever it does then,"""
 MEASURING_S = 2.5
@@ -42,9 +42,13 @@ MEASURING_S = 2.5
 
 
 def leave_children(pipelines: dict[str, Any]) -> None:
+    """Makes a third of the steps, so that there is something to confirm, and leaves two processes behind."""
     import subprocess
     import sys
 
+    scheduler = pipelines["main"].scheduler
+    set_timesteps = scheduler.set_timesteps
+    scheduler.set_timesteps = lambda steps, *args, **kwargs: set_timesteps(steps // 3, *args, **kwargs)
     sleep = [sys.executable, "-c", "import time; time.sleep(3600)", "left behind"]
     subprocess.Popen(sleep)
     subprocess.Popen(sleep, start_new_session=True)
@@ -58,8 +62,8 @@ TECHNIQUES = (
     Technique(
         name="leave_children",
         axis=Axis.MEMORY,
-        loss=Loss.BIT_IDENTICAL,
-        summary="Leaves two processes behind, one of them in a session of its own.",
+        loss=Loss.APPROXIMATE,
+        summary="Makes fewer steps, and leaves two processes behind, one of them in a session of its own.",
         source="-",
         parameters=NoParameters,
         apply=leave_children,
@@ -70,7 +74,7 @@ TECHNIQUES = (
 
 def study(model: Path, name: str) -> dict[str, Any]:
     """The content of a study file: as few processes as there can be, and some of each kind."""
-    request = {"name": "cat", "prompt": "a cat", "width_px": 64, "height_px": 64, "steps": 4}
+    request = {"name": "cat", "prompt": "a cat", "width_px": 64, "height_px": 64, "steps": 6}
     pipeline = {"class": "StableDiffusionXLPipeline", "model": str(model), "dtype": "float32"}
     return {
         "schema": 1,
@@ -99,14 +103,22 @@ class Kill:
 
     moment: str
     victim: str
-    before: int
-    after: int
-    lost: int
-    twice: int
-    left: int
+    storage: str
+    known: dict[int, str]
+    """{id: what was measured} of every run that was stored before it."""
+    after: int = 0
+    lost: int = 0
+    twice: int = 0
+    left: int = 0
+
+    def see(self, name: str) -> None:
+        """What has become of the study meanwhile: before the next kill, or at the end of a command after it."""
+        now = _runs(self.storage, name)
+        self.after, self.twice = len(now), _twice(self.storage, name)
+        self.lost = len(self.known.items() - now.items())
 
     def __str__(self) -> str:
-        cells = [self.moment, self.victim, self.before, self.after, self.lost, self.twice, self.left]
+        cells = [self.moment, self.victim, len(self.known), self.after, self.lost, self.twice, self.left]
         return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -152,26 +164,22 @@ class Killing:
                     cwd=self._folder,
                     env={**os.environ, MARK: self._mark},
                 )
-            known = _runs(storage, name)
             dead, killed_before = False, killed_here
             while not dead and killed_here < most and len(self.kills) < self._wanted:
                 self._wait_for_a_moment(command, process)
                 if process.poll() is not None:
                     break
-                known = _runs(storage, name)
+                self._see(storage, name)
                 killed_here += 1
-                dead = self._kill(command, process, known)
+                dead = self._kill(command, process, storage, _runs(storage, name))
             process.wait()
             text = self._log.read_text(errors="replace")
             if "Traceback" in text:
                 self.tracebacks.append(text[-3000:])
             left = self._left()
-            if self.kills:
-                now = _runs(storage, name)
-                self.kills[-1].after = max(self.kills[-1].after, len(now))
-                self.kills[-1].lost += len(known.items() - now.items())
-                self.kills[-1].twice = max(self.kills[-1].twice, _twice(storage, name))
-                self.kills[-1].left = max(self.kills[-1].left, len(left))
+            for kill in self.kills[len(self.kills) - (killed_here - killed_before) :]:
+                kill.left = len(left)
+            self._see(storage, name)
             for one in left:
                 one.kill()
             if process.returncode == 2 and killed_here == killed_before and command != "export":
@@ -181,6 +189,10 @@ class Killing:
             if process.returncode in (0, 1) or (process.returncode == 2 and killed_here == killed_before):
                 return process.returncode
 
+    def _see(self, storage: str, name: str) -> None:
+        if self.kills and self.kills[-1].storage == storage:
+            self.kills[-1].see(name)
+
     def _wait_for_a_moment(self, command: str, process: "subprocess.Popen[bytes]") -> None:
         """A random one: soon, or while the first, second, ... process from now on runs; or the command's end."""
         seen: set[int] = set()
@@ -188,7 +200,7 @@ class Killing:
         while process.poll() is None and len(seen) < wanted:
             found = self._processes(process.pid)
             now = {found[what].pid for what in ("trial", "bundle", "cold start") if what in found}
-            if "cold start" in found and not now <= seen and self._random.random() < 0.5:
+            if "cold start" in found and not now <= seen and self._random.random() < 0.7:
                 break  # there are few of them
             seen |= now
             time.sleep(0.1)
@@ -196,7 +208,7 @@ class Killing:
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def _kill(self, command: str, process: "subprocess.Popen[bytes]", known: dict[int, str]) -> bool:
+    def _kill(self, command: str, process: "subprocess.Popen[bytes]", storage: str, known: dict[int, str]) -> bool:
         """SIGKILL to one of the processes; whether it was the command itself."""
         found = self._processes(process.pid)
         victim = "command" if len(found) == 1 or self._random.random() < 0.5 else self._random.choice(sorted(found))
@@ -209,7 +221,7 @@ class Killing:
         if victim == "command":
             process.wait()
         print(".", end="", file=sys.stderr, flush=True)
-        self.kills.append(Kill(moment, victim, len(known), 0, 0, 0, 0))
+        self.kills.append(Kill(moment, victim, storage, known))
         return victim == "command"
 
     def _processes(self, command: int) -> dict[str, psutil.Process]:

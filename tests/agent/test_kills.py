@@ -1,6 +1,6 @@
 """SIGKILLs at random moments: nothing lost, nothing measured twice, no process left.
 
-benchmarks/kills.py is the same with 20 of them: docs/results/kills.md.
+benchmarks/kills.py is the same with 20 of them, and prints the table.
 """
 
 import subprocess
