@@ -216,6 +216,7 @@ _MEASURED: dict[str, type[_Stored]] = {
     RunKind.FLOOR: _Floor,
     RunKind.CANARY: _Timed,
     RunKind.BLOCK: _Timed,
+    RunKind.ABLATION: _Timed,
     RunKind.PICTURES: _Judged,
     RunKind.REJUDGE: _Judged,
     RunKind.COLD_START: _ColdStart,

@@ -19,6 +19,11 @@ from ...studies import LaunchRecord, Records, UserError
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0
 
+_held: set[str] = set()
+"""The tokens of this process's own locks: a row with its number and another token is what was left of an earlier one,
+in a database that was taken away and brought back.
+"""
+
 
 class Lock:
     """One launcher's hold on a study."""
@@ -73,9 +78,11 @@ def only_launcher(records: Records, name: str, doing: str = "launched") -> Itera
         where = "" if here else f" on {holder.host} (if it was killed there, try again in {DEAD_AFTER_S:.0f} s)"
         raise UserError(f"study {name} is being {holder.doing} by process {holder.pid}{where} already")
     lock = Lock(records, mine)
+    _held.add(mine.token)
     try:
         yield lock
     finally:
+        _held.discard(mine.token)
         lock.release()
 
 
@@ -88,6 +95,8 @@ def _process_table() -> str:
 def _is_dead(mine: LaunchRecord, other: LaunchRecord, silent_s: float) -> bool:
     if other.process_table != mine.process_table:
         return silent_s > DEAD_AFTER_S
+    if other.pid == mine.pid:
+        return other.token not in _held
     try:
         return abs(psutil.Process(other.pid).create_time() - other.process_began_s) > 1
     except psutil.Error:

@@ -18,7 +18,7 @@ BAD_TECHNIQUES = str(Path(__file__).with_name("bad_techniques.py"))
 def tiny_study(model: Path, name: str = "tiny", **keys: Any) -> dict[str, Any]:
     """The content of a study file: two requests on the tiny pipeline, on the CPU; `keys` replace whole sections."""
     request = {"width_px": SIDE_PX, "height_px": SIDE_PX, "steps": 5, "guidance": 4.0}
-    study = {
+    study: dict[str, Any] = {
         "schema": 1,
         "name": name,
         "device": "cpu",
@@ -42,8 +42,11 @@ def tiny_study(model: Path, name: str = "tiny", **keys: Any) -> dict[str, Any]:
         "finalists": {"count": 0},
         "quality": {"pictures": {"screen": 3, "front": 3, "finalists": 3}, "reordering_floor": False},
         "budget": {"trials": 3},
+        "sampler": {},
     }
-    return {**study, **keys}
+    study |= keys
+    # What is measured is what a test names, and what Optuna draws.
+    return {**study, "space": {"recipes": False, **study["space"]}, "sampler": {"guided": False, **study["sampler"]}}
 
 
 def write_study(file: Path, content: dict[str, Any]) -> Path:

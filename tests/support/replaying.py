@@ -82,7 +82,7 @@ class World:
         request = {"name": "cat", "prompt": "a cat", "seed": 1, "width_px": 64, "height_px": 64, "steps": 5}
         pipeline = {"class": "StableDiffusionXLPipeline", "model": "someone/model", "dtype": "float32"}
         techniques: dict[str, Any] = {preset: {} for preset in ("channels_last", "fused_qkv", "deepcache")}
-        content = {
+        content: dict[str, Any] = {
             "schema": 1,
             "name": name,
             "device": "cpu",
@@ -93,8 +93,12 @@ class World:
             "finalists": {"count": 0},
             "quality": {"pictures": {"screen": 3, "front": 3, "finalists": 3}, "reordering_floor": False},
             "budget": {"trials": 1 + len(presets)},
+            "sampler": {},
             **keys,
         }
+        # What is measured is what a test names, and what Optuna draws.
+        content["space"] = {"recipes": False, **content["space"]}
+        content["sampler"] = {"guided": False, **content["sampler"]}
         return parse_study(content, "study.yaml", self.folder)
 
     def launch(self, study: Study, **options: Any) -> Results:

@@ -8,6 +8,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+from paretune.agent.bundle.contents import Figures
 from paretune.agent.bundle.verify import _compare_latency
 from paretune.agent.results import Results
 from paretune.agent.review import study_view
@@ -158,15 +159,19 @@ def test_a_verdict_is_on_all_pictures_and_drift_on_those_that_all_trials_have(ev
     assert "Drift is compared on the 4 pictures that every trial has" in everywhere.pages["report"]
 
 
+def _figures(latency_ms: float) -> Figures:
+    return Figures(latency_ms=latency_ms, peak_vram_gib=1.0)
+
+
 def test_verify_has_no_percentage_for_a_machine_that_was_unsteady() -> None:
     floor = NoiseFloor(5, {"latency_ms": 5.52}, {})
-    slower = _compare_latency({"latency_ms": 400.0}, {"latency_ms": 500.0}, floor, 1)
+    slower = _compare_latency(_figures(400.0), _figures(500.0), floor, 1)
     assert slower.passed
     assert slower.text == (
         "500.0 ms now, 400.0 ms in the evidence (+25.0%): the evidence is from a machine too unsteady to compare "
         "closely, so up to 1.5 times the latency passes"
     )
-    assert not _compare_latency({"latency_ms": 400.0}, {"latency_ms": 700.0}, floor, 1).passed
+    assert not _compare_latency(_figures(400.0), _figures(700.0), floor, 1).passed
 
 
 def test_what_rests_on_a_contradicted_reference_is_no_result(tmp_path: Path, cli: Cli) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from paretune.agent.measuring import machine_drift, runner
@@ -114,14 +115,14 @@ def test_a_full_disk_under_the_database_is_named_as_the_cause(
     world: World, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
     """SQLite says the same when a database has as many pages as it may have."""
-    durable = _database._durable
+    patient = _database._patient
 
     def full(connection: sqlite3.Connection, record: object) -> None:
-        durable(connection, record)
+        patient(connection, record)
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
     with monkeypatch.context() as disk:
-        disk.setattr(_database, "_durable", full)
+        disk.setattr(_database, "_patient", full)
         said = failing(world)
     assert said.startswith("the disk is full, so the database")
     assert said.endswith(
@@ -181,7 +182,7 @@ def test_the_command_line_says_it_without_a_traceback(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     Records(f"sqlite:///{tmp_path}/paretune.db")
-    monkeypatch.setattr(Records, "studies", full)
+    monkeypatch.setattr(Records, "study_names", full)
     said = cli("list", "--storage", f"sqlite:///{tmp_path}/paretune.db").sentence()
     assert said.startswith("the disk is full: make room, ")
 
@@ -248,6 +249,7 @@ def test_a_folder_that_is_deleted_under_a_process_is_no_failure_of_its_configura
 ) -> None:
     class Deleting:
         fingerprint = None
+        interfaces: ClassVar[dict[str, object]] = {}
 
         def __init__(self, *_: object) -> None:
             pass
@@ -262,7 +264,7 @@ def test_a_folder_that_is_deleted_under_a_process_is_no_failure_of_its_configura
         device="cpu",
         configuration={},
         apply_py="",
-        workload={},
+        workload={"requests": []},
         plan={},
         reference_pictures=None,
         quality_assessed=False,
@@ -270,4 +272,4 @@ def test_a_folder_that_is_deleted_under_a_process_is_no_failure_of_its_configura
         import_s=0.0,
     )
     with pytest.raises(UserError, match="trial-0001 was deleted while a process was running in it"):
-        runner.LocalRunner("cpu", {}, {}).submit(RunKind.TRIAL, job)
+        runner.LocalRunner("cpu", {"requests": [], "pipelines": {}}, {}).submit(RunKind.TRIAL, job)
