@@ -5,7 +5,6 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 COMMANDS = {
-    "cache-dit>=1.5": "pip install 'paretune[cache-dit]'",
     "torchao": "pip install 'paretune[torchao]'",
     # A source distribution: with its CUDA kernels where nvcc is; elsewhere its tracing and its CUDA graphs remain.
     "stable-fast": (

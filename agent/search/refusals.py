@@ -13,7 +13,7 @@ def refuse_changes(record: StudyRecord | None, study: Study) -> None:
     if record is None:
         return
     before = stored_study(record)
-    spaces = [(one.lossless, one.space.model_dump(exclude={"presets"})) for one in (before, study)]
+    spaces = [(one.lossless, one.space.model_dump(exclude={"presets", "recipes"})) for one in (before, study)]
     for words, changed in (
         (f"other objectives ({', '.join(before.optimised)})", before.optimised != study.optimised),
         ("another workload or changed Python files", not same_workload(record, study)),
@@ -24,8 +24,8 @@ def refuse_changes(record: StudyRecord | None, study: Study) -> None:
         if changed:
             raise UserError(f"study {study.name} exists with {words}: launch this one under another --name")
     if before.quality != study.quality:
-        as_judged = " ".join(f"--set {setting}" for setting in changed_settings(study.quality, before.quality))
-        as_asked = " ".join(f"--set {setting}" for setting in changed_settings(before.quality, study.quality))
+        as_judged = _options(changed_settings(study.quality, before.quality))
+        as_asked = _options(changed_settings(before.quality, study.quality))
         raise UserError(
             f"study {study.name} exists with pictures judged in another way: launch it with {as_judged}, "
             f"or judge its stored pictures again first: paretune judge {study.name} {as_asked}"
@@ -40,10 +40,15 @@ def refuse_changes(record: StudyRecord | None, study: Study) -> None:
 
 
 def changed_settings(before: Quality, after: Quality) -> list[str]:
-    """The keys of quality that differ, with their new values, quoted for --set in a shell."""
+    """The keys of quality that differ, with their new values, as --set takes them."""
     values = [_flat(quality.model_dump(mode="json")) for quality in (before, after)]
     changed = [name for name, value in values[1].items() if value != values[0][name]]
-    return [shlex.quote(f"quality.{name}={json.dumps(values[1][name])}") for name in changed]
+    return [f"quality.{name}={json.dumps(values[1][name])}" for name in changed]
+
+
+def _options(settings: list[str]) -> str:
+    """For a shell."""
+    return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
 
 
 def _flat(quality: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def study(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("workload.python=x.py", "tiny.yaml: workload: give either pipelines or python, one of the two"),
         ("workload=null", "tiny.yaml: workload: "),
         ("name=a/b", "tiny.yaml: name: "),
-        ("schema=2", "tiny.yaml: schema: input should be 1, not 2"),
+        ("schema=2", "tiny.yaml: schema: 2 is of a newer version of paretune, this one reads 1"),
         ("objectives=[speed]", "tiny.yaml: objectives.0: input should be 'latency_ms', "),
         ("limits.verdict=perfect", "tiny.yaml: limits.verdict: input should be 'bit-exact', "),
         ("device=tpu", "tiny.yaml: device: input should be 'auto', 'cuda' or 'cpu', not 'tpu'"),

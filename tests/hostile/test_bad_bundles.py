@@ -364,9 +364,9 @@ def test_a_manifest_that_leaves_out_what_is_needed(
     ("script", "words"),
     [
         ("raise SystemExit(3)", "could not be run"),
-        ("pass", "could not be run: it ended without a result"),
-        ("put('[]')", "could not be run: what it measured is no latency and memory"),
-        ("put('{')", "could not be run: it ended without a result"),
+        ("pass", "could not be run: its result.json cannot be read"),
+        ("put('[]')", "could not be run: its result.json cannot be read"),
+        ("put('{')", "could not be run: its result.json cannot be read"),
         ('put(\'{"latency_ms": 0, "peak_vram_gib": 1}\')', "what it measured is no latency and memory"),
         ('put(\'{"latency_ms": 1, "peak_vram_gib": 1}\')', "could not be run: its pictures cannot be compared"),
     ],
