@@ -155,5 +155,5 @@ def test_outcomes_and_kinds_are_closed_lists() -> None:
         "infrastructure",
     ]
     assert [kind.value for kind in RunKind] == [
-        *("trial", "floor", "canary", "pictures", "block", "cold_start", "reordering", "rejudge")
+        *("trial", "floor", "canary", "pictures", "block", "cold_start", "ablation", "reordering", "rejudge")
     ]

@@ -109,7 +109,7 @@ def test_one_new_study_launched_from_two_folders_is_measured_once(
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         write_study(folder / "twice.yaml", tiny_study(tiny_model, name="twice"))
-    launch = ("launch", "twice.yaml", "--storage", database, "--trials", "2")
+    launch = ("launch", "twice.yaml", "--storage", database, "--trials", "1")
     with subprocess.Popen(command(*launch), cwd=folders[0], stdout=subprocess.DEVNULL) as first:
         records = Records(database)
         with records.engine.connect() as connection:
@@ -126,12 +126,12 @@ def test_one_new_study_launched_from_two_folders_is_measured_once(
         assert second.stderr == f"error: study twice is being launched by process {first.pid} already\n"
         assert first.wait(timeout=180) == 0
     measured = [one.trial for one in records.runs("twice") if one.run.kind == RunKind.TRIAL]
-    assert measured == [0, 1]
+    assert measured == [0]
     assert not list(folders[1].glob("paretune.files/*"))
     # Afterwards it is continued from the other folder, with the files where they are.
-    continued = run_cli(*launch[:-1], "3", cwd=folders[1])
+    continued = run_cli(*launch[:-1], "2", cwd=folders[1])
     assert continued.returncode == 0, continued.stderr
-    assert len([one for one in records.runs("twice") if one.run.kind == RunKind.TRIAL]) == 3
+    assert len([one for one in records.runs("twice") if one.run.kind == RunKind.TRIAL]) == 2
     assert records.study("twice").files.startswith(str(folders[0]))
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from paretune.agent.trial.executor import _hide_secrets
 from paretune.agent.trial.failures import classify, sentence, tail
+from paretune.agent.trial.log import hide_secrets
 from paretune.objectives.memory_shortage import memory_shortage
 from paretune.studies import Outcome, without_secrets
 
@@ -29,9 +29,9 @@ def test_secrets_become_stars(text: str, shown: str) -> None:
 def test_a_trials_log_keeps_no_token(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("loading\nHF_TOKEN=s3cret\nhttps://ann:s3cret@example.org/model\n")
-    _hide_secrets(log)
+    hide_secrets(log)
     assert log.read_text() == "loading\nHF_TOKEN=***\nhttps://ann:***@example.org/model\n"
-    _hide_secrets(tmp_path / "none.txt")
+    hide_secrets(tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize("phase", ["start", "load", "judge"])

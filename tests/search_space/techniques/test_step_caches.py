@@ -16,8 +16,6 @@ U_NET = {
     "pyramid_attention_broadcast": {"self_interval": 2, "cross_interval": 3, "first_percent": 10},
 }
 FLUX = {
-    "forecast_cache": {"interval": 3, "order": 1, "first_percent": 20, "forecast": "output"},
-    "pyramid_attention_broadcast": {"self_interval": 2, "cross_interval": 1, "first_percent": 10},
     "transformer_first_block_cache": {"threshold_permille": 200},
     "taylorseer_cache": {"interval": 2, "order": 1, "first_steps": 3},
     "mag_cache": {"threshold_permille": 240, "most_cached": 2, "first_percent": 20},
@@ -25,8 +23,6 @@ FLUX = {
 }
 SD3 = {
     "forecast_cache": {"interval": 3, "order": 1, "first_percent": 20, "forecast": "output"},
-    "taylorseer_cache": {"interval": 2, "order": 2, "first_steps": 3},
-    "faster_cache": {"attention_interval": 2, "unprompted_interval": 2, "first_percent": 20},
 }
 CASES = [
     pytest.param(factory, name.split()[0], values, id=f"{factory.__name__}-{name}")
