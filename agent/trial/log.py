@@ -11,6 +11,10 @@ KEPT_BYTES = 2**20
 """What then stays of its beginning, and of its end."""
 
 
+TRIES = 5
+"""How often the end is read anew because more was written meanwhile: a process's last words should be in it."""
+
+
 class LimitedLog:
     """A file that a process appends to (O_APPEND), however much it has to say."""
 
@@ -22,7 +26,7 @@ class LimitedLog:
     def limit(self) -> None:
         """Leave out the middle of a log that has grown too long, and say there how much that was.
 
-        Called several times a second. What is written during the call itself may be lost.
+        Called several times a second. What a process writes at the very moment of cutting may be lost.
         """
         try:
             log = os.open(self._file, os.O_RDWR | os.O_APPEND)
@@ -32,7 +36,11 @@ class LimitedLog:
             size = os.fstat(log).st_size
             if size <= MOST_BYTES:
                 return
-            end = os.pread(log, KEPT_BYTES, size - KEPT_BYTES)
+            for _ in range(TRIES):
+                end = os.pread(log, KEPT_BYTES, size - KEPT_BYTES)
+                before, size = size, os.fstat(log).st_size
+                if before == size:
+                    break
             self._left_out += size - 2 * KEPT_BYTES - len(self._note)
             self._note = f"\n[... {self._left_out / 2**20:.1f} MiB of output are left out here ...]\n".encode()
             os.ftruncate(log, KEPT_BYTES)
