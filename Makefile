@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart docs test test-gpu lint clean
+.PHONY: install quickstart docs test test-all test-gpu lint clean
 
 install: $(STAMP)
 
@@ -29,6 +29,10 @@ lint: install
 
 # Some files of tests at a time: most of what a test waits for is a process with one thread.
 test: lint
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# The slow ones too: before a release, and after a change of launching, continuing or killing.
+test-all: lint
 	$(BIN)/python -m pytest -m "not gpu" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-gpu: install

@@ -16,9 +16,14 @@ from paretune.search_space import (
     load_techniques,
 )
 
+MOST_EACH = 12
 SINGLE = [
-    {known.name: parameters.model_dump()} for known in TECHNIQUES for parameters in known.parameters.combinations()
+    {known.name: parameters.model_dump()}
+    for known in TECHNIQUES
+    for combinations in [list(known.parameters.combinations())]
+    for parameters in combinations[:: -(-len(combinations) // MOST_EACH)]
 ]
+"""At most so many combinations of each technique's parameters, spread over all of them."""
 OWN = """
 from paretune.search_space import Axis, Loss, NoParameters, Technique
 

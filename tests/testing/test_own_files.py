@@ -154,7 +154,12 @@ def test_a_metric_that_does_not_keep_its_promises(changes: dict[str, Any], sente
             ["FAIL  counted: the summary is a sentence", "FAIL  mean_difference: equal pictures of "],
             1,
         ),
-        ("x = 3", ["FAIL  {file}: ValueError: it defines neither TECHNIQUES nor METRICS"], 1),
+        pytest.param(
+            "x = 3",
+            ["FAIL  {file}: ValueError: it defines neither TECHNIQUES nor METRICS"],
+            1,
+            marks=pytest.mark.slow,
+        ),
         ("import nowhere_to_be_found", ["FAIL  {file}: ModuleNotFoundError: No module named"], 1),
     ],
 )

@@ -103,6 +103,7 @@ def test_it_holds_no_path_of_the_machine_that_exported_it(bundle: Path, tiny_mod
             assert not [place for place in places if place in text], name
 
 
+@pytest.mark.slow
 def test_a_machine_that_does_not_know_the_model_is_told_where_it_is(
     copy: Path, tiny_model: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +224,7 @@ def test_that_verifying_runs_code_is_said_wherever_one_may_look(copy: Path, cli:
         assert "damage, not forgery" in words
 
 
+@pytest.mark.slow
 def test_verify_compiles_where_it_is_told_to(copy: Path, tmp_path: Path) -> None:
     script = copy / "apply.py"
     where = 'pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "kernel").touch()'
@@ -266,6 +268,7 @@ def with_many_pictures(bundle: Path, out: Path) -> None:
     sign(bundle)
 
 
+@pytest.mark.slow
 def test_verify_makes_every_picture_of_the_evidence(copy: Path, tmp_path: Path, cli: Cli) -> None:
     with_many_pictures(copy, tmp_path / "out")
     forge(copy, lambda figures: figures.update(latency_ms=1e6, peak_vram_gib=1e3))

@@ -56,6 +56,7 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Folder
     return Folder(path, f"sqlite:///{path}/paretune.db")
 
 
+@pytest.mark.slow
 def test_killed_interrupted_and_continued_it_loses_nothing_and_measures_nothing_twice(folder: Folder, cli: Cli) -> None:
     # Killed in the middle of a trial, with worker processes of the compiler alive.
     launcher = folder.start()

@@ -173,6 +173,7 @@ class TestContinued:
         assert [trial.folder for trial in results.trials if (trial.folder / "compiled").exists()] == [on_front.parent]
 
 
+@pytest.mark.slow
 def test_torch_compile_is_tried_even_where_the_space_leaves_it_out(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def test_picture_names_cover_every_shape_and_go_on_with_other_seeds(tiny_model: 
     assert picture_names(study, 7) == ("cat", "dog", "cat~1", "dog~1", "cat~2")
 
 
+@pytest.mark.slow
 class TestOneStudyAfterAnother:
     """Two studies of one workload in one database."""
 

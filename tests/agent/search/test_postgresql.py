@@ -68,6 +68,7 @@ def _answers(url: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_killed_launch_is_continued_and_read(database: str, tiny_model: Path, tmp_path: Path) -> None:
     write_study(tmp_path / "tiny.yaml", tiny_study(tiny_model))
     launch = ("launch", "tiny.yaml", "--storage", database, "--trials")

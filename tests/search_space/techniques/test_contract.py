@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from paretune.search_space import TECHNIQUES, Parameters, Target, Technique, is_installed, technique
+from paretune.search_space import TECHNIQUES, Axis, Parameters, Target, Technique, is_installed, technique
 from paretune.testing import (
     CLOSE,
     DTYPES,
@@ -121,7 +121,14 @@ def test_took_effect_notices_an_untouched_pipeline(device: str, known: Technique
 
 @pytest.mark.usefixtures("traced_only")
 @pytest.mark.parametrize(
-    "known", [known for known in TECHNIQUES if _combinations(known, "cpu")], ids=lambda known: known.name
+    "known",
+    [
+        # Compiling, and 16 bits on a CPU, take ten seconds each.
+        pytest.param(known, marks=[pytest.mark.slow] if known.axis is Axis.COMPILER or known.name == "dtype" else [])
+        for known in TECHNIQUES
+        if _combinations(known, "cpu")
+    ],
+    ids=lambda known: known.name,
 )
 def test_a_lora_that_is_loaded_or_fused_later_is_in_the_picture_or_an_error(known: Technique) -> None:
     check_later_changes(known, _combinations(known, "cpu")[0].model_dump())
