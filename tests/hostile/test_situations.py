@@ -330,10 +330,10 @@ TRIED = (
 HERE = {name: values for name in TRIED if (values := _parameters(technique(name))) is not None}
 COMPILED = ("deepcache", "torch_compile", "guidance_cutoff", "sdpa_kernel")
 """What is tried on a U-Net that is compiled already, which takes seconds: whatever wraps or replaces its forward()."""
-WRAP = ("fused_qkv", "deepcache", "torch_compile", "guidance_cutoff", "sdpa_kernel")
-"""What stands in the way of a call; the others change numbers and switches, which no hook or scheduler can disturb."""
+WRAP = ("fused_qkv", "deepcache", "guidance_cutoff")
+"""What changes what a call computes; the others change how, which no scheduler and hardly a hook can disturb."""
 CASES = [
-    pytest.param(name, situation, marks=[] if name in WRAP else pytest.mark.slow)
+    pytest.param(name, situation, marks=[] if name in WRAP and "compiled" not in situation else pytest.mark.slow)
     for name in HERE
     for situation in SITUATIONS
     if "compiled" not in situation or name in COMPILED

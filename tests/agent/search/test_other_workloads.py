@@ -74,6 +74,7 @@ def test_every_text_says_that_quality_was_not_assessed(random_weights: Results, 
     assert "Run the study again with the real ones before you deploy this." in readme
 
 
+@pytest.mark.slow
 def test_a_products_own_file_from_launch_to_bundle(tiny_model: Path, tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "settings.py").write_text("STRENGTH = 0.6\n")

@@ -104,6 +104,7 @@ def test_a_killed_launch_is_continued_and_read(database: str, tiny_model: Path, 
     assert not [file for file in written if PASSWORD in file.read_text()]
 
 
+@pytest.mark.slow
 def test_one_new_study_launched_from_two_folders_is_measured_once(
     database: str, tiny_model: Path, tmp_path: Path
 ) -> None:
