@@ -429,7 +429,7 @@ def test_two_threads_share_the_modules(name: str) -> None:
     requests = {"a cat": one, "the red sea": two}
     alone = {prompt: picture(pipeline, prompt) for prompt, pipeline in requests.items()}
     together: dict[str, Any] = {}
-    turns = threading.Barrier(2, timeout=60)
+    turns = threading.Barrier(2, timeout=250)
 
     def wait(pipeline: Any, step: int, timestep: Any, tensors: Any) -> Any:
         turns.wait()  # so that the steps of the two alternate

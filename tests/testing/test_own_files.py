@@ -163,6 +163,7 @@ def test_a_metric_that_does_not_keep_its_promises(changes: dict[str, Any], sente
         ("import nowhere_to_be_found", ["FAIL  {file}: ModuleNotFoundError: No module named"], 1),
     ],
 )
+@pytest.mark.slow
 def test_the_command_line_prints_a_line_for_each(tmp_path: Path, text: str, lines: list[str], code: int) -> None:
     (tmp_path / "own.py").write_text(text)
     command = [sys.executable, "-m", "paretune.testing", "own.py"]

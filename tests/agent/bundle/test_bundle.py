@@ -235,6 +235,7 @@ def test_verify_compiles_where_it_is_told_to(copy: Path, tmp_path: Path) -> None
     assert (tmp_path / "compiled" / "kernel").exists()
 
 
+@pytest.mark.slow
 def test_verify_notices_other_figures_and_other_pictures(copy: Path, cli: Cli) -> None:
     forge(copy, lambda figures: figures.update(latency_ms=0.01, peak_vram_gib=0.001))
     cat, dog = (copy / "evidence" / "winner" / f"{name}-0.png" for name in ("cat", "dog"))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from paretune.agent.measuring import ReplayRunner
 from paretune.agent.results import Results
 from paretune.agent.search import launch
@@ -16,6 +17,7 @@ def figures(results: Results) -> list[tuple[str, str, float | None]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_same_recorded_study_gives_the_same_winner(launched: Launched, tmp_path: Path) -> None:
     recorded = Records(launched.storage)
     record = recorded.study("tiny")
@@ -28,6 +30,7 @@ def test_the_same_recorded_study_gives_the_same_winner(launched: Launched, tmp_p
     assert again.floor == before.floor
 
 
+@pytest.mark.slow
 def test_what_was_not_recorded_is_a_result_too(launched: Launched, tmp_path: Path) -> None:
     recorded = Records(launched.storage)
     runs = [linked.run for linked in recorded.runs("tiny") if linked.trial == 0]

@@ -127,6 +127,7 @@ def test_then_the_one_that_loses_least_by_the_way_it_works(world: World) -> None
     assert results.best() is of(results, "channels_last")
 
 
+@pytest.mark.slow
 def test_the_best_is_on_the_front_whatever_was_measured(world: World) -> None:
     generator = random.Random(3)
     for number in range(12):

@@ -32,6 +32,7 @@ def test_a_workload_that_returns_0_to_255_ends_the_launch_in_a_sentence(tmp_path
     assert Records(storage).find_study("tiny") is None, "so the mended file can be launched under the same name"
 
 
+@pytest.mark.slow
 def test_pictures_that_differ_from_process_to_process_end_the_launch(tmp_path: Path, cli: Cli) -> None:
     file, storage = product_study(tmp_path, "return make(pipelines, request, seed=SEED)")
     said = cli("launch", file, "--storage", storage).sentence()

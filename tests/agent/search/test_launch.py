@@ -133,6 +133,7 @@ def test_progress_tells_each_trial_and_its_result(launched: Launched) -> None:
 class TestContinued:
     """The same study, killed twice and continued; runs after the tests above, which count its first five trials."""
 
+    @pytest.mark.slow
     def test_killed_between_measuring_and_telling_or_between_asking_and_measuring(
         self, launched: Launched, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -181,6 +181,7 @@ def test_with_techniques_that_replace_methods(pipeline: Any) -> None:
 
 
 @pytest.mark.parametrize("where", ["in place", "decode", "wrapped"])
+@pytest.mark.slow
 def test_compiled_modules_are_not_compiled_again(pipeline: Any, where: str) -> None:
     graphs = CompileCounter()
     if where == "wrapped":
