@@ -420,7 +420,10 @@ def test_a_batch_is_the_pictures_one_by_one(name: str) -> None:
     assert relative_difference(both, alone) < CLOSE["cpu"]
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in (*WRAP, "sdpa_kernel") else pytest.mark.slow) for name in HERE],
+)
 def test_two_threads_share_the_modules(name: str) -> None:
     """The same pictures as one after the other, or a refusal."""
     one = small_sdxl()
