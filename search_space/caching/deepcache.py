@@ -14,6 +14,7 @@ from .._calls import calling_pipeline, step_of_call, wrap_forward
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
+from .._unet_parts import unet_parts, unet_refusal
 
 
 class DeepCacheParameters(Parameters):
@@ -47,111 +48,13 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
     """
     import weakref
 
-    import torch
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-    from diffusers.utils.peft_utils import apply_lora_scale
-
     def split(unet: Any) -> None:
         by_torch = hasattr(unet.forward, "_torchdynamo_orig_callable") and not hasattr(
             unet.forward, "_torchdynamo_disable"
         )
         if hasattr(unet, "_orig_mod") or by_torch:
             raise ValueError("deepcache: the U-Net is compiled already, and it is to be split into parts before that")
-        first, last = unet.down_blocks[0], unet.up_blocks[-1]
-        kinds = {type(first).__name__, type(last).__name__}
-        if not kinds <= {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}:
-            raise ValueError(f"deepcache: blocks of the kinds {sorted(kinds)} are unknown")
-        if unet.class_embedding is not None or unet.config.addition_embed_type == "image_hint":
-            raise ValueError("deepcache: U-Nets with class labels or image hints are not supported")
-        if branch >= len(last.resnets) or branch > len(first.resnets):
-            raise ValueError(f"deepcache: branch {branch} does not exist in this U-Net")
-        # Layers of the last up block take skip connections from the highest number down to 0.
-        resume = len(last.resnets) - 1 - branch
-
-        def embed(
-            sample: Any, timestep: Any, encoder_hidden_states: Any, added_cond_kwargs: Any
-        ) -> tuple[Any, Any, Any]:
-            """As in UNet2DConditionModel.forward: the centred sample, time embedding, processed prompt."""
-            if unet.config.center_input_sample:
-                sample = 2 * sample - 1.0
-            emb = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timestep), None)
-            aug_emb = unet.get_aug_embed(
-                emb=emb, encoder_hidden_states=encoder_hidden_states, added_cond_kwargs=added_cond_kwargs
-            )
-            emb = emb + aug_emb if aug_emb is not None else emb
-            if unet.time_embed_act is not None:
-                emb = unet.time_embed_act(emb)
-            prompt = unet.process_encoder_hidden_states(
-                encoder_hidden_states=encoder_hidden_states, added_cond_kwargs=added_cond_kwargs
-            )
-            return sample, emb, prompt
-
-        def layer(block: Any, number: int, hidden: Any, emb: Any, prompt: Any, cross_attention_kwargs: Any) -> Any:
-            hidden = block.resnets[number](hidden, emb)
-            if getattr(block, "has_cross_attention", False):
-                attend = block.attentions[number]
-                return attend(
-                    hidden,
-                    encoder_hidden_states=prompt,
-                    cross_attention_kwargs=cross_attention_kwargs,
-                    return_dict=False,
-                )[0]
-            return hidden
-
-        def finish(hidden: Any, skips: Any, start: int, emb: Any, prompt: Any, cross_attention_kwargs: Any) -> Any:
-            """The last up block from layer `start` on, and the output convolution."""
-            for number in range(start, len(last.resnets)):
-                hidden = torch.cat([hidden, skips[len(last.resnets) - 1 - number]], dim=1)
-                hidden = layer(last, number, hidden, emb, prompt, cross_attention_kwargs)
-            if unet.conv_norm_out:
-                hidden = unet.conv_act(unet.conv_norm_out(hidden))
-            return unet.conv_out(hidden)
-
-        def deepcache_full(
-            sample: Any, timestep: Any, encoder_hidden_states: Any, added_cond_kwargs: Any, cross_attention_kwargs: Any
-        ) -> tuple[Any, Any]:
-            """The whole U-Net: (noise, the main-branch input of the layer where shallow steps resume)."""
-            sample, emb, prompt = embed(sample, timestep, encoder_hidden_states, added_cond_kwargs)
-            odd = any(side % 2**unet.num_upsamplers for side in sample.shape[-2:])
-            attention = {"encoder_hidden_states": prompt, "cross_attention_kwargs": cross_attention_kwargs}
-            hidden = unet.conv_in(sample)
-            skips = [hidden]
-            for block in unet.down_blocks:
-                extra = attention if getattr(block, "has_cross_attention", False) else {}
-                hidden, outputs = block(hidden_states=hidden, temb=emb, **extra)
-                skips += outputs
-            if unet.mid_block is not None:
-                extra = attention if getattr(unet.mid_block, "has_cross_attention", False) else {}
-                hidden = unet.mid_block(hidden, emb, **extra)
-            for block in unet.up_blocks[:-1]:
-                taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
-                hidden = block(
-                    hidden_states=hidden,
-                    temb=emb,
-                    res_hidden_states_tuple=tuple(taken),
-                    upsample_size=skips[-1].shape[2:] if odd else None,
-                    **(attention if getattr(block, "has_cross_attention", False) else {}),
-                )
-            for number in range(resume):
-                hidden = torch.cat([hidden, skips[len(last.resnets) - 1 - number]], dim=1)
-                hidden = layer(last, number, hidden, emb, prompt, cross_attention_kwargs)
-            return finish(hidden, skips, resume, emb, prompt, cross_attention_kwargs), hidden
-
-        def deepcache_shallow(
-            sample: Any,
-            timestep: Any,
-            encoder_hidden_states: Any,
-            added_cond_kwargs: Any,
-            cross_attention_kwargs: Any,
-            deep: Any,
-        ) -> Any:
-            """The layers above skip connection `branch`, on top of `deep` from an earlier full step."""
-            sample, emb, prompt = embed(sample, timestep, encoder_hidden_states, added_cond_kwargs)
-            skips = [unet.conv_in(sample)]
-            for number in range(branch):
-                skips.append(layer(first, number, skips[-1], emb, prompt, cross_attention_kwargs))
-            return finish(deep, skips, resume, emb, prompt, cross_attention_kwargs)
-
+        parts = unet_parts(unet, "deepcache", branch)
         # full_steps, shallow_steps: over the U-Net's life. seen, full: steps of the last call, and the full ones among
         # them. excused: steps of that call that were to be shallow and had to be full, because the batch or the prompt
         # had changed. whole: why the last step that did so took no part in all this.
@@ -172,47 +75,15 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
                 or (deep.dtype, deep.device) != (sample.dtype, sample.device)
             )
 
-        def why_whole(args: Any, kwargs: Any) -> str:
-            """Why a shallow step would leave out what it must not, or nothing."""
-            known = {"cross_attention_kwargs", "added_cond_kwargs", "return_dict"}
-            others = [name for name, value in kwargs.items() if name not in known and value is not None]
-            if args or others:
-                # ControlNet, T2I-Adapter, attention masks and the like reach layers that a shallow step leaves out.
-                return f"the U-Net was called with {', '.join(others) or 'more than three positional arguments'}"
-            if (kwargs.get("cross_attention_kwargs") or {}).get("gligen") is not None:
-                return "the U-Net was called with boxes for GLIGEN"
-            for block in (first, last) if branch else (last,):
-                if block._forward_hooks or block._forward_pre_hooks or "forward" in vars(block):
-                    return f"a hook sits on a {type(block).__name__} whose layers are called one by one, past the hook"
-            if last.resolution_idx in (0, 1) and getattr(last, "s1", None):
-                return "FreeU changes what the last block does"
-            return ""
+        def compute(inputs: Any, call: Any, full: bool) -> Any:
+            if not full:
+                return unet.deepcache_shallow(*inputs, call["deep"])
+            noise, deep = unet.deepcache_full(*inputs)
+            # A copy, because CUDA graphs write the next call's results over this one's.
+            call.update(deep=deep.clone(), prompt=inputs[2])
+            return noise
 
-        def dispatch(
-            self: Any,
-            call: Any,
-            full: bool,
-            sample: Any,
-            timestep: Any,
-            encoder_hidden_states: Any,
-            cross_attention_kwargs: Any = None,
-            added_cond_kwargs: Any = None,
-            return_dict: bool = True,
-        ) -> Any:
-            if not torch.is_tensor(timestep):
-                # A compiled part would be compiled again for each number.
-                timestep = torch.tensor(timestep, device=sample.device)
-            conditions = (encoder_hidden_states, added_cond_kwargs, cross_attention_kwargs)
-            if full:
-                noise, deep = unet.deepcache_full(sample, timestep, *conditions)
-                # A copy, because CUDA graphs write the next call's results over this one's.
-                call.update(deep=deep.clone(), prompt=encoder_hidden_states)
-            else:
-                noise = unet.deepcache_shallow(sample, timestep, *conditions, call["deep"])
-            return UNet2DConditionOutput(sample=noise) if return_dict else (noise,)
-
-        # Scales LoRA layers by cross_attention_kwargs["scale"], as the original forward() does.
-        scaled_dispatch = apply_lora_scale("cross_attention_kwargs")(dispatch)
+        run = parts["call"](compute)
 
         def deepcache_forward(
             inner: Any, sample: Any, timestep: Any, encoder_hidden_states: Any, *args: Any, **kwargs: Any
@@ -224,7 +95,9 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
             call = calls[pipeline] = step_of_call("deepcache", pipeline, timestep, calls.get(pipeline))
             position = call["index"] - call["first"]
             planned = position >= call["count"] or deepcache_plan(call["count"], interval, full_percent)[position]
-            whole = why_whole(args, kwargs)
+            whole = "the U-Net was called with more than three positional arguments" if args else ""
+            named = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states, **kwargs}
+            whole = whole or parts["why_whole"](named)
             # More than one call for a step: windows of a large picture, say, or guidance in turns. What one of them
             # keeps is not for the next.
             full = bool(planned or whole or call["again"] or is_stale(call, sample, encoder_hidden_states))
@@ -236,20 +109,14 @@ def deepcache(pipelines: dict[str, Any], *, interval: int, branch: int, full_per
                 state["whole"] = whole
                 call.update(deep=None, prompt=None)
                 return inner(sample, timestep, encoder_hidden_states, *args, **kwargs)
-            wanted = {
-                name: kwargs[name]
-                for name in ("cross_attention_kwargs", "added_cond_kwargs", "return_dict")
-                if name in kwargs
-            }
-            result = scaled_dispatch(unet, call, full, sample, timestep, encoder_hidden_states, **wanted)
+            result = run(named, call, full)
             if position + 1 >= call["count"]:
                 # The picture is done; what was kept need not fill memory until the next.
                 call.update(deep=None, prompt=None)
             return result
 
         wrap_forward(unet, "deepcache", deepcache_forward)
-        unet.deepcache_full = deepcache_full
-        unet.deepcache_shallow = deepcache_shallow
+        unet.deepcache_full, unet.deepcache_shallow = parts["full"], parts["shallow"]
         unet.forward_parts = ["deepcache_full", "deepcache_shallow"]
         unet.deepcache_state = state
 
@@ -272,17 +139,7 @@ def took_effect(pipelines: dict[str, Any], *, interval: int, branch: int, full_p
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: DeepCacheParameters) -> str | None:
     """Pipelines whose denoiser is no U-Net of the known kind."""
-    found = [denoiser for pipeline in pipelines.values() for denoiser in pipeline.denoisers]
-    if not found:
-        return "no pipeline has a denoiser"
-    for unet in found:
-        if not unet.is_unet:
-            return f"the denoiser is a transformer ({unet.class_name}), without the skip connections of a U-Net"
-        if unet.class_name != "UNet2DConditionModel":
-            return f"a U-Net of the kind {unet.class_name} is unknown"
-        if unet.layers_per_block is not None and parameters.branch > unet.layers_per_block:
-            return f"the U-Net has no skip connection {parameters.branch} in its first block"
-    return None
+    return unet_refusal(pipelines, parameters.branch)
 
 
 def plan(pipelines: Mapping[str, PipelineFacts], parameters: DeepCacheParameters) -> Any:
@@ -309,5 +166,5 @@ TECHNIQUE = Technique(
     traits=frozenset({Trait.CALLS_INNER_LAYERS, Trait.CACHES_STEPS}),
     adapters_later="LoRAs and IP-Adapters may be loaded after it, between pictures.",
     plan=plan,
-    helpers=(torch_modules, denoisers, wrap_forward, calling_pipeline, step_of_call, deepcache_plan),
+    helpers=(torch_modules, denoisers, wrap_forward, calling_pipeline, step_of_call, unet_parts, deepcache_plan),
 )

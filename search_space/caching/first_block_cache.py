@@ -34,8 +34,6 @@ def first_block_cache(pipelines: dict[str, Any], *, threshold_permille: int, mos
     the three parts, so that a compiler can compile each as one graph; the decision stays outside of any graph.
     """
     import torch
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-    from diffusers.utils.peft_utils import apply_lora_scale
 
     def copies(value: Any) -> Any:
         """CUDA graphs write the next call's results over this one's."""
@@ -67,22 +65,10 @@ def first_block_cache(pipelines: dict[str, Any], *, threshold_permille: int, mos
             change = (now - residual).float().abs().mean() / residual.float().abs().mean()
             return skips, emb, prompt, now, change
 
-        def dispatch(
-            self: Any,
-            kept: Any,
-            sample: Any,
-            timestep: Any,
-            encoder_hidden_states: Any,
-            cross_attention_kwargs: Any = None,
-            added_cond_kwargs: Any = None,
-            return_dict: bool = True,
-        ) -> Any:
-            if not torch.is_tensor(timestep):
-                # A compiled part would be compiled again for each number.
-                timestep = torch.tensor(timestep, device=sample.device)
-            conditions = (encoder_hidden_states, added_cond_kwargs, cross_attention_kwargs)
+        def compute(inputs: Any, kept: Any) -> Any:
+            cross_attention_kwargs = inputs[-1]
             undecided = "deep" in kept and kept["cached"] < most_cached
-            found = unet.first_block_head(sample, timestep, *conditions, kept["residual"] if undecided else None)
+            found = unet.first_block_head(*inputs, kept["residual"] if undecided else None)
             skips, emb, prompt, residual, change = copies(found)
             # bool() is the wait for the device.
             if undecided and bool(change < threshold_permille / 1000):
@@ -92,11 +78,9 @@ def first_block_cache(pipelines: dict[str, Any], *, threshold_permille: int, mos
                 deep = unet.first_block_middle(skips, emb, prompt, cross_attention_kwargs)
                 kept.update(deep=copies(deep), residual=residual, cached=0)
                 state["computed"] += 1
-            noise = unet.first_block_tail(skips, emb, prompt, cross_attention_kwargs, kept["deep"])
-            return UNet2DConditionOutput(sample=noise) if return_dict else (noise,)
+            return unet.first_block_tail(skips, emb, prompt, cross_attention_kwargs, kept["deep"])
 
-        # Scales LoRA layers by cross_attention_kwargs["scale"], as the original forward() does.
-        scaled_dispatch = apply_lora_scale("cross_attention_kwargs")(dispatch)
+        run = parts["call"](compute)
 
         def first_block_step(inner: Any, named: Any, place: Any) -> Any:
             state["steps"] += 1
@@ -106,7 +90,7 @@ def first_block_cache(pipelines: dict[str, Any], *, threshold_permille: int, mos
                 state["computed"] += 1
                 place["kept"].clear()
                 return inner(**named)
-            return scaled_dispatch(unet, place["kept"], **{k: v for k, v in named.items() if v is not None})
+            return run(named, place["kept"])
 
         wrap_steps(unet, "first_block_cache", first_block_step)
         unet.first_block_head = first_block_head

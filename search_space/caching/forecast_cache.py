@@ -56,8 +56,6 @@ def forecast_cache(pipelines: dict[str, Any], *, interval: int, order: int, firs
     denoiser.forward_parts names what is computed, so that a compiler can compile each part as one graph; the dispatcher
     stays outside of any graph.
     """
-    import torch
-    from diffusers.utils.peft_utils import apply_lora_scale
 
     def extrapolated(kept: Any, step: int) -> Any:
         """In float32: the weights of distant steps are large, and cancel."""
@@ -89,53 +87,16 @@ def forecast_cache(pipelines: dict[str, Any], *, interval: int, order: int, firs
         plan(denoiser, state, step)
 
     def deep_forecast(unet: Any, state: Any) -> None:
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-
         parts = unet_parts(unet, "forecast_cache", 0)
 
-        def forecast_full(
-            sample: Any, timestep: Any, encoder_hidden_states: Any, added_cond_kwargs: Any, cross_attention_kwargs: Any
-        ) -> tuple[Any, Any]:
-            """The whole U-Net: (noise, what reaches the last layer from below)."""
-            head = parts["head"](sample, timestep, encoder_hidden_states, added_cond_kwargs, cross_attention_kwargs)
-            deep = parts["middle"](*head, cross_attention_kwargs)
-            return parts["tail"](*head, cross_attention_kwargs, deep), deep
-
-        def forecast_shallow(
-            sample: Any,
-            timestep: Any,
-            encoder_hidden_states: Any,
-            added_cond_kwargs: Any,
-            cross_attention_kwargs: Any,
-            deep: Any,
-        ) -> Any:
-            """The outermost layers, on top of `deep`."""
-            head = parts["head"](sample, timestep, encoder_hidden_states, added_cond_kwargs, cross_attention_kwargs)
-            return parts["tail"](*head, cross_attention_kwargs, deep)
-
-        def dispatch(
-            self: Any,
-            place: Any,
-            skip: bool,
-            sample: Any,
-            timestep: Any,
-            encoder_hidden_states: Any,
-            cross_attention_kwargs: Any = None,
-            added_cond_kwargs: Any = None,
-            return_dict: bool = True,
-        ) -> Any:
-            if not torch.is_tensor(timestep):
-                timestep = torch.tensor(timestep, device=sample.device)
-            inputs = (sample, timestep, encoder_hidden_states, added_cond_kwargs, cross_attention_kwargs)
+        def compute(inputs: Any, place: Any, skip: bool) -> Any:
             if skip:
-                noise = unet.forecast_shallow(*inputs, extrapolated(place["kept"], place["position"]))
-            else:
-                noise, deep = unet.forecast_full(*inputs)
-                keep(place["kept"], place["position"], deep)
-            return UNet2DConditionOutput(sample=noise) if return_dict else (noise,)
+                return unet.forecast_shallow(*inputs, extrapolated(place["kept"], place["position"]))
+            noise, deep = unet.forecast_full(*inputs)
+            keep(place["kept"], place["position"], deep)
+            return noise
 
-        # Scales LoRA layers by cross_attention_kwargs["scale"], as the original forward() does.
-        scaled_dispatch = apply_lora_scale("cross_attention_kwargs")(dispatch)
+        run = parts["call"](compute)
 
         def step(inner: Any, named: Any, place: Any, skip: bool) -> Any:
             whole = parts["why_whole"](named)
@@ -145,10 +106,10 @@ def forecast_cache(pipelines: dict[str, Any], *, interval: int, order: int, firs
                 state["excused"] += skip
                 place["kept"].clear()
                 return inner(**named)
-            return scaled_dispatch(unet, place, skip, **{k: v for k, v in named.items() if v is not None})
+            return run(named, place, skip)
 
         plan(unet, state, step)
-        unet.forecast_full, unet.forecast_shallow = forecast_full, forecast_shallow
+        unet.forecast_full, unet.forecast_shallow = parts["full"], parts["shallow"]
         unet.forward_parts = ["forecast_full", "forecast_shallow"]
 
     def plan(denoiser: Any, state: Any, step: Any) -> None:
