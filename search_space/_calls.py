@@ -49,6 +49,15 @@ def wrap_forward(module: Any, name: str, around: Any) -> None:
     wrapped_by.append(name)
 
 
+def argument_names(module: Any) -> list[str]:
+    """What module.forward() calls its arguments, in their order; of the class, because its own forward() may be a
+    wrapper that says nothing, and of what is inside of a compiled module.
+    """
+    import inspect
+
+    return list(inspect.signature(type(getattr(module, "_orig_mod", module)).forward).parameters)[1:]
+
+
 def calling_pipeline() -> tuple[Any, Any]:
     """(the pipeline whose call this is part of, the names in that call), or (None, {}) outside of any.
 

@@ -5,7 +5,7 @@ Exported with the techniques that use it, as the functions of `_calls` are, whic
 
 from typing import Any
 
-from ._calls import calling_pipeline, step_of_call, wrap_forward
+from ._calls import argument_names, calling_pipeline, step_of_call, wrap_forward
 
 
 def guide_some_steps(denoiser: Any, name: str, is_guided: Any) -> None:
@@ -13,16 +13,16 @@ def guide_some_steps(denoiser: Any, name: str, is_guided: Any) -> None:
 
     The pipeline's uncond + scale * (cond - uncond) then is cond: no guidance. With guidance_rescale that is cond as
     well. The pipeline that calls says whether it guides; calls from outside of a pipeline are left as they are.
-    denoiser.guidance_counts: {"guided", "unguided"}: steps of pipelines that guide. Raises RuntimeError for a pipeline
-    that guides in another way than by two predictions for each picture.
+    denoiser.guidance_counts: {"guided", "unguided"}: steps of pipelines that guide, over the denoiser's life;
+    {"last_seen", "last_guided"}: of the last call, how many steps came, and how many of them were guided. Raises
+    RuntimeError for a pipeline that guides in another way than by two predictions for each picture.
     """
-    import inspect
     import weakref
 
     import torch
 
-    order = list(inspect.signature(type(denoiser).forward).parameters)[1:]
-    counts = {"guided": 0, "unguided": 0}
+    order = argument_names(denoiser)
+    counts = {"guided": 0, "unguided": 0, "last_seen": 0, "last_guided": 0}
     calls: Any = weakref.WeakKeyDictionary()
 
     def guided_forward(inner: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,7 +44,13 @@ def guide_some_steps(denoiser: Any, name: str, is_guided: Any) -> None:
         timestep = names.get("t")
         timestep = timestep if torch.is_tensor(timestep) else named["timestep"]
         call = calls[pipeline] = step_of_call(name, pipeline, timestep, calls.get(pipeline))
-        if is_guided(call["index"] - call["first"], call["count"]):
+        position = call["index"] - call["first"]
+        guided = is_guided(position, call["count"])
+        # A set: a pipeline may call more than once for a step.
+        steps = call.setdefault("guided", set())
+        steps.update([position] if guided else [])
+        counts.update(last_seen=position + 1, last_guided=len(steps))
+        if guided:
             counts["guided"] += 1
             return inner(*args, **kwargs)
         counts["unguided"] += 1

@@ -6,7 +6,7 @@ Exported with the techniques that use it, as the functions of `_calls` are, whic
 
 from typing import Any
 
-from ._calls import calling_pipeline, step_of_call, wrap_forward
+from ._calls import argument_names, calling_pipeline, step_of_call, wrap_forward
 
 
 def wrap_steps(module: Any, name: str, step: Any) -> None:
@@ -19,13 +19,11 @@ def wrap_steps(module: Any, name: str, step: Any) -> None:
     its own. "guided" says whether the batch is guidance's two halves. A call from outside of a pipeline is a picture of
     one step. Nothing here waits for the device.
     """
-    import inspect
     import weakref
 
     import torch
 
-    # Of the class: the module's own forward() may be a wrapper that says nothing.
-    order = list(inspect.signature(type(module).forward).parameters)[1:]
+    order = argument_names(module)
     calls: Any = weakref.WeakKeyDictionary()
 
     def conditions(named: Any) -> Any:
@@ -75,5 +73,5 @@ def wrap_steps(module: Any, name: str, step: Any) -> None:
     wrap_forward(module, name, steps_forward)
 
 
-STEP_HELPERS = (wrap_forward, calling_pipeline, step_of_call, wrap_steps)
+STEP_HELPERS = (wrap_forward, argument_names, calling_pipeline, step_of_call, wrap_steps)
 """What a technique that calls wrap_steps names among its helpers."""

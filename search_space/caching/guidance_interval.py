@@ -8,7 +8,7 @@ guidance_cutoff keeps it in the first steps, where it decides most about the pic
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._calls import calling_pipeline, step_of_call, wrap_forward
+from .._calls import argument_names, calling_pipeline, step_of_call, wrap_forward
 from .._guidance import guide_some_steps
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
@@ -87,6 +87,7 @@ TECHNIQUE = Technique(
         torch_modules,
         denoisers,
         wrap_forward,
+        argument_names,
         calling_pipeline,
         step_of_call,
         guide_some_steps,

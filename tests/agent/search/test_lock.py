@@ -72,7 +72,7 @@ def test_a_launcher_on_another_host_holds_it_until_it_was_silent_for_a_minute(re
 
 def test_a_number_that_another_process_has_now_is_no_launcher(records: Records) -> None:
     with only_launcher(records, "a"):
-        change(records, token="theirs", process_began_s=LaunchRecord.process_began_s - 1000)
+        change(records, token="theirs", pid=os.getppid(), process_began_s=LaunchRecord.process_began_s - 1000)
         with only_launcher(Records(records.url), "a"):
             pass
 

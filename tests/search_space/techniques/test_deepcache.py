@@ -265,7 +265,7 @@ def test_guidance_that_stops_halfway_is_noticed() -> None:
     state = pipeline.unet.deepcache_state
     assert state["shallow_steps"] >= 8
     # Of 8 steps, 60 % are 4: the others have no guidance.
-    assert pipeline.unet.guidance_cutoff_state["steps"] == 2 * 4
+    assert pipeline.unet.guidance_counts["unguided"] == 2 * 4
     assert took_effect({"main": pipeline}, interval=3, branch=0, full_percent=0) is None
 
 
