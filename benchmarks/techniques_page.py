@@ -1,0 +1,163 @@
+"""docs/techniques.md, from the results that techniques.py has written."""
+
+import itertools
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {
+    "sdxl-cuda": "SDXL with random weights",
+    "quickstart-cuda": "the quickstart model",
+    "quickstart-cpu": "the quickstart model",
+}
+"""By the name of the results' file, in the order of the page."""
+WORKS, REFUSED, FAILS, MISSING = "works", "refused", "fails", "not measured"
+INTRODUCTION = """# Every technique alone
+
+What each technique does by itself, in every variant that `paretune techniques --json` lists: whether it works on these
+pipelines and machines, and where not, why; how long a request takes as a share of what the unchanged pipeline needs;
+peak memory; how long the first call takes, compiling included; and what becomes of the pictures. Much of this is of
+little use alone and strong with others: paretune's search and its recipes combine them.
+
+`benchmarks/techniques.py` made this page. Each variant ran in a process of its own. Several shared the machine, but
+pipelines were called in turns, except for the first call of what compiles. A ratio is the median of a variant's calls
+over the median of the unchanged pipeline's, just before and just after, in a process of its own; in brackets, of the
+fastest and the slowest call. The same request is made again and again, which flatters `prompt_embedding_cache`. First
+calls of what compiles are those of a busy machine with empty caches. Memory is what torch reserves on a GPU, and the
+resident set on a CPU.
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file of results: a workload on a machine."""
+
+    title: str
+    rows: Mapping[str, Mapping[str, Any]]
+    """The newest row of each variant, by its words."""
+    references: Sequence[Mapping[str, Any]]
+    unchanged: Mapping[str, Any]
+    made: Mapping[str, Any]
+    """How: machine, versions, steps, calls."""
+
+    @classmethod
+    def of(cls, title: str, lines: Sequence[Mapping[str, Any]]) -> "Measured":
+        """From the lines of a file."""
+        by_kind: dict[str, list[Mapping[str, Any]]] = {}
+        for line in lines:
+            by_kind.setdefault(line["kind"], []).append(line)
+        made = by_kind["run"][-1]
+        return cls(
+            title=f"{title}, {made['fingerprint']['device_name']}",
+            rows={row["variant"]: row for row in by_kind.get("variant", [])},
+            references=by_kind.get("reference", []),
+            unchanged=by_kind["unchanged"][-1],
+            made=made,
+        )
+
+    def ratios(self, row: Mapping[str, Any]) -> list[float] | None:
+        """Of each call of a variant to the unchanged pipeline's, from the lowest; None without such."""
+        same = [one for one in self.references if one["run"] == row["run"]]
+        before = [one for one in same if one["at"][1] <= row["at"][0]][-1:]
+        after = [one for one in same if one["at"][0] >= row["at"][1]][:1]
+        known = [ms for one in before + after for ms in one["milliseconds"]]
+        return sorted(ms / statistics.median(known) for ms in row["milliseconds"]) if known else None
+
+    def state(self, variant: str) -> str:
+        """Whether it works here."""
+        outcome = self.rows.get(variant, {}).get("outcome")
+        return {"complete": WORKS, "refused": REFUSED, None: MISSING, "unfinished": MISSING}.get(outcome, FAILS)
+
+    def cell(self, technique: str, variant: str) -> str:
+        """What there is to say of a variant here."""
+        row = self.rows.get(variant)
+        if row is None:
+            return MISSING
+        if row["outcome"] != "complete":
+            reason = str(row["reason"]).removeprefix(f"{technique}: ").replace("|", "\\|")
+            return f"{self.state(variant)}: {reason}"
+        words = []
+        ratios = self.ratios(row)
+        if ratios is not None:
+            words.append(f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        words += [f"{row['peak_gib']:.2f} GiB", f"first call {row['applied_s'] + row['first_call_s']:.1f} s"]
+        if "verdict" in row:
+            words.append(f"{row['verdict']} ({row['drift']:.2f})")
+        return ", ".join(words)
+
+    def about(self) -> str:
+        """A line on how it was measured."""
+        made, machine = self.made, self.made["fingerprint"]
+        versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
+        states = [self.state(variant) for variant in self.rows]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in (WORKS, REFUSED, FAILS, MISSING))
+        drift = (
+            f"Pictures of {max((row.get('pictures', 0) for row in self.rows.values()), default=0)} requests are judged "
+            "against the unchanged pipeline's: the verdict, and the drift in brackets."
+            if made["assessed"]
+            else "With random weights a verdict on pictures would mean nothing: see the quickstart model's."
+        )
+        milliseconds = [ms for one in self.references for ms in one["milliseconds"]]
+        spread = ""
+        if milliseconds:
+            low, middle, high = min(milliseconds), statistics.median(milliseconds), max(milliseconds)
+            spread = f", {middle:.0f} ms a call ({low:.0f} to {high:.0f} in {len(milliseconds)} calls)"
+        return (
+            f"**{self.title}**: {made['side_px']} x {made['side_px']}, {made['steps']} steps, "
+            f"{made['calls']} timed calls each, {made['workers']} processes on {made['cores']} cores; "
+            f"unchanged: {self.unchanged['peak_gib']:.2f} GiB{spread}. Variants: {counts}. {drift} "
+            f"{_machine(machine)}, {versions}."
+        )
+
+
+def _machine(fingerprint: Mapping[str, Any]) -> str:
+    driver = f", driver {fingerprint['driver']}, CUDA {fingerprint['cuda']}" if fingerprint["driver"] else ""
+    return f"{fingerprint['cpu_model']}{driver}, Python {fingerprint['python']}"
+
+
+def write_page(folder: Path, page: Path) -> None:
+    """From every file of results in `folder` whose name is one of COLUMNS."""
+    from techniques import read_rows
+
+    found = []
+    for name, title in COLUMNS.items():
+        rows = read_rows(folder / f"{name}.jsonl")
+        if {"run", "unchanged"} <= {row["kind"] for row in rows}:
+            found.append(Measured.of(title, rows))
+    page.write_text("\n".join(page_lines(found)) + "\n")
+
+
+def page_lines(measured: Sequence[Measured]) -> list[str]:
+    """As Markdown: a table for each axis."""
+    from paretune.search_space import Axis, known_techniques
+
+    lines = [INTRODUCTION]
+    for one in measured:
+        lines += [one.about(), ""]
+    for axis in Axis:
+        lines += [f"## {axis.capitalize()}", "", f"| variant | {' | '.join(one.title for one in measured)} |"]
+        lines.append("| --- |" + " --- |" * len(measured))
+        for known in known_techniques():
+            if known.axis is axis:
+                lines += table_rows(known.name, measured)
+        lines.append("")
+    return lines[:-1]
+
+
+def table_rows(technique: str, measured: Sequence[Measured]) -> Iterator[str]:
+    """A row for each variant of a technique; neighbours of which everywhere the same is said share one."""
+    from paretune.search_space import Configuration, Step, variants
+    from paretune.search_space import technique as technique_of
+
+    known = technique_of(technique)
+    words = [str(Configuration((Step(technique, parameters),))) for parameters in variants(known)]
+    cells = [(variant, tuple(one.cell(technique, variant) for one in measured)) for variant in words]
+    for said, group in itertools.groupby(cells, key=lambda pair: pair[1]):
+        names = [variant for variant, _ in group]
+        if len(names) == len(words) and len(names) > 1:
+            name = f"`{technique}`, all {len(names)} variants"
+        else:
+            name = ", ".join(f"`{variant}`" for variant in names)
+        yield f"| {name} | {' | '.join(said)} |"
