@@ -318,11 +318,14 @@ def dashboard(
 
 
 @app.command()
-def techniques(as_json: AsJson = False) -> None:
-    """List every technique, whether it can run here, and if not why; with --json, every variant of each."""
+def techniques(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+    """List every technique, whether it can run here, and if not why; with --json, every variant of each.
+
+    What failed here before, in a study of the database, is said as well.
+    """
     from .doctor import availability, availability_text
 
-    found = availability()
+    found = availability(storage)
     if as_json:
         print_json([one.to_dict() for one in found])
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 from rich.markup import escape
+from sqlalchemy.engine import make_url
 
 from ..objectives.versions import Dependency, dependencies, judge_python
 from ..search_space import (
@@ -20,6 +21,8 @@ from ..search_space import (
     variants,
     why_not_on,
 )
+from ..studies import Records, sqlite_file
+from .results import FailedBefore, failed_before
 from .trial import detect_device, installed, target_of
 
 EXTRAS = ("torchao", "dashboard", "postgresql")
@@ -86,6 +89,8 @@ class Availability:
     technique: Technique
     parameters: Parameters
     reason: str | None
+    failed_before: tuple[str, ...] = ()
+    """Where it failed on this machine before, in some study, alone or together with another technique."""
 
     @property
     def words(self) -> str:
@@ -116,21 +121,38 @@ class Availability:
             "on_request": known.on_request,
             "runs_here": self.reason is None,
             "reason": self.reason,
+            "failed_before": list(self.failed_before),
             "summary": known.summary,
             "source": known.source,
             "parameters": known.parameters.choices(),
         }
 
 
-def availability() -> list[Availability]:
+def remembered_here(storage: str) -> FailedBefore:
+    """What the studies of a database remember of this machine; nothing where there is no database."""
+    from ..objectives.fingerprint import Fingerprint
+
+    file = sqlite_file(make_url(storage))
+    if file is not None and not file.is_file():
+        return FailedBefore([])
+    records = Records(storage, must_exist=True)
+    return failed_before(records, Fingerprint.current(detect_device()), None)
+
+
+def availability(storage: str) -> list[Availability]:
     """Every variant of every technique, judged by the machine alone: what depends on the pipelines is found out by a
-    study.
+    study. storage: of the studies that may have found out.
     """
     from ..objectives.fingerprint import Fingerprint
 
-    target = target_of(Fingerprint.current(detect_device()))
+    target, failed = target_of(Fingerprint.current(detect_device())), remembered_here(storage)
     return [
-        Availability(known, parameters, why_not_on(known, target, parameters))
+        Availability(
+            known,
+            parameters,
+            why_not_on(known, target, parameters),
+            tuple(one.words() for one in failed.with_step(Step(known.name, parameters))),
+        )
         for known in known_techniques()
         for parameters in variants(known)
     ]
@@ -151,6 +173,7 @@ def availability_text(found: list[Availability]) -> str:
         lines += [f"{name}: {', '.join(map(str, values))}" for name, values in known.parameters.choices().items()]
         if len(reasons) < len(variants_here):
             lines += [f"not here with {changed}: {reason}" for changed, reason in reasons.items()]
+        lines += dict.fromkeys(words for one in variants_here for words in one.failed_before)
         under = [f"    {escape(line)}" for line in lines]
         paragraphs.append("\n".join([f"[bold]{known.name}[/bold] ({about}), {runs}", *under]))
     return "\n".join(paragraphs)

@@ -45,22 +45,24 @@ def explain(
     from .review import explain as run
     from .review import explanation_lines
 
-    configuration, pipelines = _configuration_of(what, storage)
-    steps = run(configuration, pipelines)
+    configuration, pipelines, failed = _configuration_of(what, storage)
+    steps = run(configuration, pipelines, failed)
     if as_json:
         print_json([asdict(step) for step in steps])
         return
     say("\n".join(explanation_lines(configuration, steps, code=code)))
 
 
-def _configuration_of(what: str, storage: str) -> tuple[Any, dict[str, Any]]:
-    """A configuration, and the pipelines of its study as far as there is one."""
+def _configuration_of(what: str, storage: str) -> tuple[Any, dict[str, Any], Any]:
+    """A configuration, the pipelines of its study as far as there is one, and what failed here before."""
     from ..search_space import Configuration, PipelineFacts
+    from .doctor import remembered_here
     from .results import Results
+    from .review import remembered
 
     if Path(what).is_file():
         try:
-            return Configuration.from_yaml(Path(what).read_text()), {}
+            return Configuration.from_yaml(Path(what).read_text()), {}, remembered_here(storage)
         except (ValueError, OSError) as error:
             raise UserError(f"{what}: {error}") from None
     study, separator, which = what.rpartition(":")
@@ -70,4 +72,5 @@ def _configuration_of(what: str, storage: str) -> tuple[Any, dict[str, Any]]:
     trial = results.best() if which == "best" else results.numbered.get(int(which))
     if trial is None:
         raise UserError(f"study {study} has no trial {which}; paretune best {study} --all lists them")
-    return trial.configuration, {k: PipelineFacts.from_dict(v) for k, v in results.record.pipelines.items()}
+    pipelines = {k: PipelineFacts.from_dict(v) for k, v in results.record.pipelines.items()}
+    return trial.configuration, pipelines, remembered(results)

@@ -43,6 +43,8 @@ def table(results: Results, memory_limits_gib: Sequence[float]) -> list[str]:
     ]
     if view.torch_compile is not None:
         lines.append(_line("torch.compile", view.row(view.torch_compile)))
+    if view.torch_compile_best not in (None, view.torch_compile):
+        lines.append(_line("torch.compile at its best", view.row(view.torch_compile_best)))
     for label, limit_gib, loss in [
         ("fastest", None, None),
         ("fastest without approximation", None, Loss.REORDERED),
@@ -68,7 +70,7 @@ def _line(label: str, row: Row) -> str:
     if not row.complete:
         cells = [str(row.number), row.outcome, "", "", "", "", f"{row.configuration_text}: {row.reason[:160]}"]
     else:
-        figures = [row.figures["latency_ms"].text, row.speed_text, row.figures["peak_vram_gib"].text]
+        figures = [row.figures["latency_ms"].text, row.speed_text + row.busy_text, row.figures["peak_vram_gib"].text]
         cells = [str(row.number), *figures, row.cold_start_text, ", ".join(row.calls), row.configuration_text]
     return f"| {label} | {' | '.join(cells)} |"
 

@@ -8,7 +8,7 @@ from ._identity import content_digest, same_workload, sha256, workload_key
 from ._optuna import optuna_storage, refuse_foreign_study
 from ._packing import PackedWorkload, PackedWorkloadSpec, pack_workload, remember_place
 from ._picture_names import picture_names
-from ._records import DEFAULT_STORAGE, LinkedRun, Records
+from ._records import DEFAULT_STORAGE, EndedTrial, LinkedRun, Records
 from ._secrets import plain_without_secrets, without_secrets
 from ._sections import Quality
 from ._stored import RATINGS, stored_study
@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_STORAGE",
     "RATINGS",
     "SCHEMA_VERSION",
+    "EndedTrial",
     "LaunchRecord",
     "LinkedRun",
     "Outcome",

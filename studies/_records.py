@@ -15,9 +15,20 @@ from ._database_file import DatabaseFile
 from ._errors import UserError
 from ._faults import database_fault
 from ._places import short
+from ._secrets import without_secrets
 from ._sections import NAME_PATTERN
 from ._stored import RATINGS, checked
-from ._tables import Base, LaunchRecord, RatingRecord, RunRecord, StudyRecord, StudyRunRecord
+from ._tables import (
+    SCHEMA_VERSION,
+    Base,
+    LaunchRecord,
+    Outcome,
+    RatingRecord,
+    RunKind,
+    RunRecord,
+    StudyRecord,
+    StudyRunRecord,
+)
 
 DEFAULT_STORAGE = "sqlite:///paretune.db"
 
@@ -36,6 +47,19 @@ class LinkedRun:
     trial: int
     """The trial's number in this study."""
     run: RunRecord
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """How a trial ended, in whatever study."""
+
+    study: str
+    trial: int
+    configuration: dict[str, Any]
+    """As it is stored."""
+    outcome: Outcome
+    reason: str
+    apply_py: str
 
 
 class Records:
@@ -124,6 +148,28 @@ class Records:
         with self._session() as session:
             found = list(session.execute(query))
         return [LinkedRun(self._checked(link).id, link.trial, self._checked(run)) for link, run in found]
+
+    def ended_trials(self, fingerprint_key: str, outcomes: Sequence[Outcome]) -> list[EndedTrial]:
+        """The trials of every study on one machine that ended in one of these ways, in order, but for rows that cannot
+        be read.
+        """
+        row = RunRecord
+        columns = (row.study, row.trial, row.configuration, row.outcome, row.reason, row.apply_py)
+        query = (
+            select(*columns)
+            .where(row.fingerprint_key == fingerprint_key, row.kind == RunKind.TRIAL, row.outcome.in_(outcomes))
+            .where(row.schema_version == SCHEMA_VERSION)
+            .order_by(row.id)
+        )
+        with self._session() as session:
+            found = [tuple(one) for one in session.execute(query)]
+        types = (str, int, dict, str, str, str)
+        return [
+            EndedTrial(study, trial, configuration, Outcome(outcome), without_secrets(reason), apply_py)
+            for one in found
+            if all(isinstance(value, kind) for value, kind in zip(one, types, strict=True))
+            for study, trial, configuration, outcome, reason, apply_py in [one]
+        ]
 
     def add_study(self, record: StudyRecord, reference: Sequence[RunRecord], known: Sequence[RunRecord] = ()) -> None:
         """Write a new study together with the runs of its reference: all of it or nothing.

@@ -74,6 +74,7 @@ class _Shape(_Stored):
     """The timed calls of the requests that cost the same."""
 
     requests: list[str] = Field(min_length=1)
+    weight: NotNegative
     n: Annotated[int, Field(ge=1)]
     median_ms: Positive
     min_ms: Positive
@@ -124,6 +125,12 @@ class _Stages(_Stored):
     total_ms: Positive
     other_ms: float
     stages: dict[str, _Stage]
+
+
+class _Busy(_Stored):
+    """What the GPU did in one call."""
+
+    busy_ms: NotNegative
 
 
 class _Sides(_Stored):
@@ -190,6 +197,7 @@ class _Trial(_Floor):
     memory: _Memory
     repeat_max_difference: NotNegative
     stages: list[_Stages] = []
+    gpu_busy: list[_Busy] = []
     quality: _Quality
     drift: NotNegative | None
     energy_j: NotNegative | None = None

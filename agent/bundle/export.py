@@ -101,13 +101,20 @@ def bundle_readme(trial: Trial) -> str:
         loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     results = trial.results
-    compiled = results.torch_compile
+    compiled, top = results.torch_compile, results.torch_compile_best
     packed = pack_workload(results.study)
-    named = {"reference": results.reference, "torch.compile": compiled, "this bundle": trial}
+    named = {
+        "reference": results.reference,
+        "torch.compile": compiled,
+        "torch.compile at its best": None if top in (compiled, trial) else top,
+        "this bundle": trial,
+    }
     return environment.get_template("bundle_readme.md.j2").render(
         results=results,
         trial=trial,
         named={name: one for name, one in named.items() if one is not None and one.complete},
+        compiled_best=named.get("torch.compile at its best"),
+        busy={name: one.gpu_busy_share for name, one in named.items() if one is not None},
         compiled=compiled if compiled is not None and compiled.complete else None,
         steps=[(step, technique(step.technique)) for step in trial.configuration.steps],
         cold_start_words=cold_start_words,
@@ -134,8 +141,9 @@ def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
     measured["doubts"] = [str(doubt) for doubt in trial.doubts()]
     measured["trial"] = _evidence(trial)
     measured["reference"] = _evidence(results.reference)
-    if results.torch_compile is not None and results.torch_compile.complete:
-        measured["torch_compile"] = _evidence(results.torch_compile)
+    for name, one in (("torch_compile", results.torch_compile), ("torch_compile_best", results.torch_compile_best)):
+        if one is not None and one.complete:
+            measured[name] = _evidence(one)
     write_json(folder / "measurements.json", measured)
     for name, source in (("reference", results.reference), ("winner", trial)):
         (folder / name).mkdir()
@@ -148,7 +156,12 @@ def _confirmation(results: Results, trial: Trial) -> dict[str, Any] | None:
     if trial.confirmation is None:
         return None
     against = trial.confirmation.to_dict()
-    named = {"trial": trial, "reference": results.reference, "torch_compile": results.torch_compile}
+    named = {
+        "trial": trial,
+        "reference": results.reference,
+        "torch_compile": results.torch_compile,
+        "torch_compile_best": results.torch_compile_best,
+    }
     latencies = {
         name: results.blocks[one.number]
         for name, one in named.items()

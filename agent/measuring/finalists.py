@@ -48,14 +48,14 @@ def confirm(runs: StudyRuns, say: Callable[[str], None], say_block: Callable[[st
     chosen = finalists(runs.results, count)
     if not chosen:
         return
-    contenders = [runs.results.reference, *chosen]
-    compiled = runs.results.torch_compile
-    if compiled is not None and compiled.complete and compiled not in chosen:
-        contenders.append(compiled)
+    contenders = {trial.number: trial for trial in (runs.results.reference, *chosen)}
+    for compiled in (runs.results.torch_compile, runs.results.torch_compile_best):
+        if compiled is not None and compiled.complete:
+            contenders.setdefault(compiled.number, compiled)
     # By number: a continued launch recognises the same contenders by their order.
-    contenders.sort(key=lambda trial: trial.number)
-    _run_blocks(runs, contenders, say_block)
-    for trial in contenders:
+    in_order = [contenders[number] for number in sorted(contenders)]
+    _run_blocks(runs, in_order, say_block)
+    for trial in in_order:
         _start_cold(runs, trial, say)
 
 

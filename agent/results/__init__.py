@@ -1,11 +1,13 @@
 """What is known: trials worked out from runs, the front and the best of it, figures, doubts, and what they say."""
 
 from .ablation import Ablation, Earned, ablation_of, alone, without
-from .confirmation import TORCH_COMPILE, Speed
+from .baselines import TORCH_COMPILE, is_torch_compile_alone
+from .confirmation import Speed
 from .doubts import Doubt, DoubtKind, ended_early_words, picture_doubts, study_doubts, unconfirmed
 from .front import TIE_RULE, pareto_front
 from .limits import Limit, limit_words
 from .machine import Canary, trials_before
+from .remembered import Failed, FailedBefore, failed_before
 from .results import Results
 from .summary import (
     age_words,
@@ -28,6 +30,8 @@ __all__ = [
     "Doubt",
     "DoubtKind",
     "Earned",
+    "Failed",
+    "FailedBefore",
     "Limit",
     "Results",
     "Speed",
@@ -40,8 +44,10 @@ __all__ = [
     "cost_words",
     "ended_early_words",
     "evidence_words",
+    "failed_before",
     "floor_note",
     "headline",
+    "is_torch_compile_alone",
     "limit_words",
     "numbers",
     "pareto_front",

@@ -63,7 +63,7 @@ def study_doubts(results: Results) -> list[Doubt]:
 def trial_doubts(trial: Trial) -> list[Doubt]:
     """What concerns one trial and what it is compared with."""
     results = trial.results
-    compared = (trial, results.reference, results.torch_compile)
+    compared = (trial, results.reference, results.torch_compile, results.torch_compile_best)
     return [
         *_reference(results),
         *_about(trial),
@@ -139,7 +139,8 @@ def unconfirmed(trial: Trial) -> Doubt | None:
     results = trial.results
     found = trial.confirmation
     if found is not None and found.faster:
-        text = f"Trial {trial.number} is faster than the reference, but torch.compile is faster still: {found.words()}"
+        still = "but torch.compile alone is faster still"
+        text = f"Trial {trial.number} is faster than the reference, {still}: {found.words()}"
         return Doubt(DoubtKind.TORCH_COMPILE_FASTER, text)
     if found is not None and found.reference is not None:
         text = f"Confirming trial {trial.number} did not show a gain: {found.words()}"

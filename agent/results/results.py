@@ -13,7 +13,8 @@ from ...objectives.verdict import Verdict
 from ...search_space import LOSSES, Configuration, Loss
 from ...studies import LinkedRun, RatingRecord, Records, RunKind, RunRecord, StudyRecord, UserError, stored_study
 from ..trial import repetition
-from .confirmation import TORCH_COMPILE, Latencies, compare_trials, newest_blocks
+from .baselines import TORCH_COMPILE, is_torch_compile_alone
+from .confirmation import Latencies, compare_trials, newest_blocks
 from .front import best_of, pareto_front
 from .limits import ASKABLE, Limit
 from .machine import Canary, canaries
@@ -129,8 +130,16 @@ class Results:
 
     @cached_property
     def torch_compile(self) -> Trial | None:
-        """torch.compile as people use it today, when it was measured."""
+        """torch.compile as people write it, when it was measured."""
         return self.of(TORCH_COMPILE)
+
+    @cached_property
+    def torch_compile_best(self) -> Trial | None:
+        """The fastest that torch.compile alone reaches, of what was measured: by the trials, which decide what has a
+        part in the blocks.
+        """
+        alone = [trial for trial in self.complete if is_torch_compile_alone(trial.configuration)]
+        return min(alone, key=lambda trial: trial.measurements["latency_ms"], default=None)
 
     def of(self, configuration: Configuration) -> Trial | None:
         """The trial of a configuration."""

@@ -11,7 +11,8 @@ from .trial import Trial, numbers
 
 
 def headline(results: Results) -> str:
-    """One sentence or two: what the best acceptable configuration gains over the reference and over torch.compile.
+    """One sentence or two: what the best acceptable configuration gains over the reference, over torch.compile as
+    people write it, and over the best that torch.compile alone reaches.
 
     Only what blocks have confirmed is a gain; anything else is named as unconfirmed, without a speed.
     """
@@ -55,22 +56,34 @@ def _claim(results: Results, best: Trial, confirmation: Confirmation, found: Com
         against = f"torch.compile ended as {compiled.outcome}"
     else:
         against = "torch.compile was not in the blocks"
+    if confirmation.torch_compile_best is not None:
+        against += f", {_against_compiled(confirmation.torch_compile_best, ' at its best')}"
     pictures = best.verdict_words()
     if best.picture_count and results.quality_assessed:
         pictures += f" (on {best.picture_count} pictures)"
     return (
         f"{found.times:.2f} times as fast as the reference ({best.text('latency_ms')} against "
         f"{reference.text('latency_ms')}; 95 % interval {low:.2f} to {high:.2f} in {found.blocks} blocks of fresh "
-        f"processes), {against}; pictures: {pictures}; memory {best.text('peak_vram_gib')} against "
-        f"{reference.text('peak_vram_gib')}; {_cold_starts(best, reference)}."
+        f"processes), {against}; {_busy(best, reference)}pictures: {pictures}; "
+        f"memory {best.text('peak_vram_gib')} against {reference.text('peak_vram_gib')}; "
+        f"{_cold_starts(best, reference)}."
     )
 
 
-def _against_compiled(found: Comparison) -> str:
+def _busy(best: Trial, reference: Trial) -> str:
+    """What a speed has to be read with: where the host was what kept the reference slow, another host has another."""
+    shares = [trial.gpu_busy_share for trial in (best, reference)]
+    if None in shares:
+        return ""
+    its, references = (f"{100 * (share or 0):.0f} %" for share in shares)
+    return f"GPU busy in {its} of the time against {references}; "
+
+
+def _against_compiled(found: Comparison, how: str = "") -> str:
     low, high = found.interval
     if found.decision == "tie":
-        return f"a tie with torch.compile ({low:.2f} to {high:.2f})"
-    return f"{found.times:.2f} times as fast as torch.compile ({low:.2f} to {high:.2f})"
+        return f"a tie with torch.compile{how} ({low:.2f} to {high:.2f})"
+    return f"{found.times:.2f} times as fast as torch.compile{how} ({low:.2f} to {high:.2f})"
 
 
 def _cold_starts(best: Trial, reference: Trial) -> str:

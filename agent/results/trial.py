@@ -206,17 +206,28 @@ class Trial:
     @cached_property
     def confirmation(self) -> Confirmation | None:
         """What the confirming blocks found of it; None when it was not in them."""
-        compiled = self.results.torch_compile
-        against_reference = self.results.compared(self.results.reference, self)
-        against_compiled = None if compiled is None else self.results.compared(compiled, self)
-        if self.is_reference or (against_reference is None and against_compiled is None):
-            return None
-        return Confirmation(against_reference, against_compiled)
+        compiled, best = self.results.torch_compile, self.results.torch_compile_best
+        baselines = (self.results.reference, compiled, None if best is compiled else best)
+        found = [None if one is None else self.results.compared(one, self) for one in baselines]
+        return None if self.is_reference or not any(found) else Confirmation(*found)
 
     @property
     def confirmed(self) -> bool:
-        """Whether blocks showed it to be faster than the reference and no slower than torch.compile."""
+        """Whether blocks showed it to be faster than the reference and no slower than torch.compile at its best."""
         return self.confirmation is not None and self.confirmation.confirmed
+
+    @property
+    def gpu_busy_share(self) -> float | None:
+        """In how much of its latency, by itself, the GPU was busy; None where that was not measured.
+
+        The rest is the host, which launches kernels or waits.
+        """
+        busy = self.measurements.get("gpu_busy", ())
+        shapes = self.measurements.get("latency", ())
+        if not busy or len(busy) != len(shapes):
+            return None
+        busy_ms = sum(shape["weight"] * one["busy_ms"] for shape, one in zip(shapes, busy, strict=True))
+        return min(1.0, float(busy_ms / sum(shape["weight"] * shape["median_ms"] for shape in shapes)))
 
     @property
     def exportable(self) -> bool:

@@ -2,7 +2,7 @@
 
 from .ablation import ablation_lines
 from .dashboard import dashboard
-from .explain import explain, explanation_lines
+from .explain import explain, explanation_lines, remembered
 from .listing import listed_studies, study_lines, trial_lines, trust_lines
 from .report import write_report
 from .rows import Row, row_of
@@ -16,6 +16,7 @@ __all__ = [
     "explain",
     "explanation_lines",
     "listed_studies",
+    "remembered",
     "row_of",
     "study_lines",
     "study_view",

@@ -16,6 +16,7 @@ from ...search_space import (
     text_encoders,
     vaes,
 )
+from ..results import FailedBefore, Results, failed_before
 
 WHEN = {
     Stage.WEIGHTS: "first, because everything later works on weights of this kind",
@@ -53,12 +54,18 @@ class Explained:
     """What such modules are for; empty for what acts on the process or looks for modules itself."""
     source: str
     """Who describes how it works."""
+    failed_before: tuple[str, ...]
+    """Where it failed on this machine before, alone or together with another technique."""
     code: str
     """The function that apply.py runs."""
 
 
-def explain(configuration: Configuration, pipelines: Mapping[str, PipelineFacts]) -> list[Explained]:
-    """Every step, in the order of application. pipelines: of the study; {} when there is none."""
+def explain(
+    configuration: Configuration, pipelines: Mapping[str, PipelineFacts], failed: FailedBefore | None = None
+) -> list[Explained]:
+    """Every step, in the order of application. pipelines: of the study; {} when there is none. failed: what is
+    remembered of this machine.
+    """
     steps = []
     for step in configuration.steps:
         known = technique(step.technique)
@@ -74,10 +81,17 @@ def explain(configuration: Configuration, pipelines: Mapping[str, PipelineFacts]
                 modules=_modules(pipelines, roles),
                 roles=tuple(str(role) for role in roles),
                 source=known.source,
+                failed_before=() if failed is None else tuple(one.words() for one in failed.with_step(step)),
                 code=inspect.getsource(known.apply).rstrip(),
             )
         )
     return steps
+
+
+def remembered(results: Results) -> FailedBefore:
+    """What failed before on a study's machine, with pipelines like its own."""
+    pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in results.record.pipelines.items()}
+    return failed_before(results.records, results.fingerprint, pipelines)
 
 
 def _modules(pipelines: Mapping[str, PipelineFacts], roles: list[Role]) -> dict[str, str]:
@@ -100,6 +114,7 @@ def explanation_lines(configuration: Configuration, steps: list[Explained], *, c
         acts_on = [f"{name} ({class_name})" for name, class_name in step.modules.items()]
         acts_on = acts_on or [f"every {role}" for role in step.roles] or ["the whole process"]
         lines.append(f"   acts on: {', '.join(acts_on)}")
+        lines += [f"   {words}" for words in step.failed_before]
         lines += [f"   may lose: {step.loss}", f"   at this place: {step.when}", f"   see {step.source}"]
         if code:
             lines += ["", *(f"   | {line}" for line in step.code.splitlines())]

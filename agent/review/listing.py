@@ -26,7 +26,7 @@ def trial_lines(rows: Sequence[Row]) -> list[str]:
         pictures = row.verdict_text if not row.evidence else f"{row.verdict_text} on {row.picture_count}"
         figures = [
             row.figures["latency_ms"].text,
-            f"{row.speed_text}{early}",
+            f"{row.speed_text}{early}{row.busy_text}",
             row.figures["peak_vram_gib"].text,
             row.cold_start_text,
             *([", ".join(row.cost)] if priced else []),

@@ -48,7 +48,7 @@ class Row:
 
     number: int
     label: str
-    """What it is known as: "reference", "torch.compile", "best", several of them, or nothing."""
+    """What it is known as: one of the names of named_trials, several of them, or nothing."""
     configuration_text: str
     steps: list[StepShown]
     configuration: dict[str, Any]
@@ -75,6 +75,7 @@ class Row:
     setup_memory: Shown | None = None
     """Peak while it is applied and compiled, in GiB."""
     gpu_busy_percent: float | None = None
+    """In how much of a call the GPU was busy; None on a CPU."""
     cost_per_1000_images: float | None = None
     cost: list[str] = field(default_factory=list)
     """Cost and energy in words, as far as they are known."""
@@ -92,8 +93,8 @@ class Row:
 
     confirmed: bool = False
     confirmation: dict[str, dict[str, Any]] | None = None
-    """Against "reference" and "torch_compile", as far as blocks compared them: a Comparison, with its `times` as fast
-    and their `interval`.
+    """Against "reference", "torch_compile" and "torch_compile_best", as far as blocks compared them: a Comparison, with
+    its `times` as fast and their `interval`.
     """
     confirmation_text: str = ""
     on_front: bool = False
@@ -104,6 +105,11 @@ class Row:
     remarks: list[str] = field(default_factory=list)
     """What else has to be known of it: ties with the best one, ended early, measured elsewhere."""
     doubts: list[str] = field(default_factory=list)
+
+    @property
+    def busy_text(self) -> str:
+        """What stands behind a speed: ", GPU busy 97 %"; empty where that was not measured."""
+        return "" if self.gpu_busy_percent is None else f", GPU busy {self.gpu_busy_percent:.0f} %"
 
     @property
     def complete(self) -> bool:
@@ -148,7 +154,7 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
         calls=call_words(trial),
         call_range=_call_range(trial),
         setup_memory=Shown(setup_gib, FIGURE["peak_vram_gib"].text(setup_gib)),
-        gpu_busy_percent=trial.measurements["machine"]["gpu_utilization_percent"],
+        gpu_busy_percent=None if (share := trial.gpu_busy_share) is None else 100 * share,
         cost_per_1000_images=trial.cost_per_1000_images(),
         cost=cost_words(trial),
         verdict=str(trial.verdict if results.quality_assessed else Verdict.NOT_ASSESSED),
@@ -171,10 +177,18 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
 
 
 def named_trials(results: Results) -> dict[str, Trial | None]:
-    """The three that every page names; the best one is none where nothing better than the reference was found."""
-    best = results.best_or_none
+    """Those that every page names. The best one is none where nothing better than the reference was found, and what
+    torch.compile reaches at its best where that is what people write.
+    """
+    best, compiled = results.best_or_none, results.torch_compile_best
+    compiled = None if compiled is results.torch_compile else compiled
     best = None if best is results.reference else best
-    return {"reference": results.reference, "torch.compile": results.torch_compile, "best": best}
+    return {
+        "reference": results.reference,
+        "torch.compile": results.torch_compile,
+        "torch.compile at its best": compiled,
+        "best": best,
+    }
 
 
 def _call_range(trial: Trial) -> tuple[float, float] | None:

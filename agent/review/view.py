@@ -20,6 +20,7 @@ from ..results import (
     ties_note,
 )
 from . import sections
+from .explain import remembered
 from .rows import Row, row_of
 
 SCHEMA_VERSION = 1
@@ -51,6 +52,9 @@ class StudyView:
 
     reference: int
     torch_compile: int | None
+    """As people write it."""
+    torch_compile_best: int | None
+    """The best that torch.compile alone reaches; may be the same."""
     best: int | None
     """The reference's number where nothing better was found; None where no configuration keeps the study's limits."""
     exportable: bool
@@ -76,6 +80,8 @@ class StudyView:
     """By the requests that cost the same: the named configurations."""
     ablations: list[Ablation]
     """What each technique of a trial earns, for the trials that were ablated."""
+    failed_before: list[str]
+    """Techniques and pairs that failed on this machine in some study of the database: not tried again."""
     failed_processes: list[sections.FailedProcesses]
     machine_notes: dict[str, list[str]]
     """{what the machine did: [where]}."""
@@ -137,6 +143,7 @@ def study_view(results: Results) -> StudyView:
         limits=limit_words(study),
         reference=reference.number,
         torch_compile=None if compiled is None else compiled.number,
+        torch_compile_best=None if (top := results.torch_compile_best) is None else top.number,
         best=None if best is None else best.number,
         exportable=best is not None and not best.is_reference and best.exportable,
         optimised=list(study.optimised),
@@ -150,6 +157,7 @@ def study_view(results: Results) -> StudyView:
         reordering_floor=results.reordering_floor if results.quality_assessed else None,
         stages=sections.stages(results),
         ablations=[found for trial in results.complete if (found := ablation_of(results, trial)) is not None],
+        failed_before=[failed.words() for failed in remembered(results).all],
         failed_processes=sections.failed_processes(results),
         machine_notes=sections.machine_notes(results),
         left_out=dict(record.left_out),

@@ -11,7 +11,7 @@ from ...objectives.figures import FIGURE
 from ...search_space import Configuration, PipelineFacts, SameEffect, SearchSpace, fitting_recipes, impossible
 from ...studies import Outcome, UserError
 from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
-from ..results import TORCH_COMPILE, Results, Trial, age_words
+from ..results import TORCH_COMPILE, FailedBefore, Results, Trial, age_words, failed_before
 from ..trial import TrialResult, forget_compiled, target_of, trial_folder
 from .events import Event
 from .reuse import Elsewhere, runs_of
@@ -47,13 +47,14 @@ class SearchLoop:
         self._target = target_of(runs.runner.fingerprint)
         self._pipelines = {k: PipelineFacts.from_dict(v) for k, v in record.pipelines.items()}
         self._same_effect = SameEffect(self._pipelines)
-        self._noted_same: set[Configuration] = set()
+        self._noted: set[Configuration] = set()
+        self._failed_until: tuple[int, FailedBefore] | None = None
         self._sampler = Sampler(runs.study, storage, self._space, len(runs.results.trials))
         self._trials = trials
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._recipes_only = recipes_only
         self._on_event = on_event
-        self._surrogate = Surrogate(self._space, self._unknown, runs.study.sampler.seed + len(runs.results.trials))
+        self._surrogate = Surrogate(self._space, self._worth_trying, runs.study.sampler.seed + len(runs.results.trials))
         self._elsewhere = Elsewhere(runs) if reuse else None
         self._in_flight: dict[Future[TrialResult], tuple[optuna.Trial, Configuration]] = {}
 
@@ -126,7 +127,7 @@ class SearchLoop:
         if self._space.size() > SMALL_SPACE:
             return True
         known = {trial.configuration for trial in self._results.trials}
-        left = next((c for c in self._space.configurations() if c not in known and self._unknown(c)), None)
+        left = next((c for c in self._space.configurations() if c not in known and self._worth_trying(c)), None)
         if left is None:
             if not self._in_flight:
                 self._note("every configuration that can work has been measured")
@@ -138,6 +139,19 @@ class SearchLoop:
         """Whether a configuration may work and is neither measured nor being measured."""
         running = self._running(configuration) is not None
         return not running and self._why_not(configuration) is None and self._known(configuration) is None
+
+    def _worth_trying(self, configuration: Configuration) -> bool:
+        """The same, and nothing of it failed here before."""
+        return self._unknown(configuration) and self._failed_before().of(configuration) is None
+
+    def _failed_before(self) -> FailedBefore:
+        """What failed here before, the newest trial included; of this study alone where nothing is to be reused."""
+        results = self._results
+        if self._failed_until is None or self._failed_until[0] != results.newest_link:
+            only = None if self._elsewhere is not None else results.name
+            found = failed_before(self._runs.records, results.fingerprint, self._pipelines, only=only)
+            self._failed_until = results.newest_link, found
+        return self._failed_until[1]
 
     def _why_not(self, configuration: Configuration) -> str | None:
         """Why a configuration is not tried: it cannot work, or the study does not allow it."""
@@ -205,6 +219,10 @@ class SearchLoop:
             age = age_words(elsewhere.timing.finished_at)
             self._finish(asked, f" (of study {elsewhere.results.name}, {age})")
             return True
+        if (failed := self._failed_before().of(configuration)) is not None:
+            self._sampler.refuse(asked, failed.words())
+            self._note_once(configuration, f"{configuration} is not tried: {failed.words()}")
+            return False
         self._say("trial", str(configuration))
         try:
             future = self._runs.submit_trial(asked.number, configuration, self._front_points())
@@ -219,9 +237,14 @@ class SearchLoop:
         why = self._same_effect.words(configuration, known.configuration)
         before = self._results.before_confirming().numbered[known.number]
         self._sampler.tell_same(asked, before, why)
-        if configuration not in self._noted_same:
-            self._noted_same.add(configuration)
-            self._note(f"{configuration} is the same as trial {known.number}, {known.configuration}: {why}")
+        self._note_once(
+            configuration, f"{configuration} is the same as trial {known.number}, {known.configuration}: {why}"
+        )
+
+    def _note_once(self, configuration: Configuration, text: str) -> None:
+        if configuration not in self._noted:
+            self._noted.add(configuration)
+            self._note(text)
 
     def _collect(self) -> None:
         """Wait for the next result, and store it."""
@@ -251,7 +274,7 @@ class SearchLoop:
         results = self._results
         for other in results.trials:
             # Compiled code is kept only for what may be timed again.
-            if other not in results.front and other is not results.torch_compile:
+            if other not in (*results.front, results.torch_compile, results.torch_compile_best):
                 forget_compiled(trial_folder(self._runs.folder, other.number))
         self._say("result", f"{trial.configuration}: {_outcome_words(trial)}{how}", front=len(results.front))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .contract import InvalidOutputError, checked_pictures, difference
+from .gpu_busy import gpu_busy
 from .latency import synchronize, time_call_ms
 from .latent_tap import LatentTap
 from .loading import find_apply, load_file, only_sources
@@ -106,6 +107,8 @@ def measure_configuration(
     if plan.stages and not ended_early:
         with phases("stages"):
             measurements["stages"] = [_stages(serving, requests) for requests in shapes]
+            if device.startswith("cuda"):
+                measurements["gpu_busy"] = [_gpu_busy(serving, requests) for requests in shapes]
     measurements["repeat_max_difference"] = serving.largest_difference
     return measurements, serving.made
 
@@ -203,3 +206,11 @@ def _stages(serving: _Serving, requests: Sequence[Any]) -> dict[str, Any]:
         _, pictures = serving.call(requests[0])
     serving.compare(requests[0], pictures)
     return {"requests": [request.name for request in requests], **timer.summary()}
+
+
+def _gpu_busy(serving: _Serving, requests: Sequence[Any]) -> dict[str, Any]:
+    """In how much of one call of a shape the GPU was busy, and with what."""
+    made: list[Any] = []
+    found = gpu_busy(lambda: made.append(serving.call(requests[0])[1]))
+    serving.compare(requests[0], made.pop())
+    return {"requests": [request.name for request in requests], **found}

@@ -180,6 +180,7 @@ def measured(
         "machine": machine(device),
         # A call of the pass that splits it took longer than the timed ones.
         "stages": stages(1.1 * latency_ms, device),
+        **({"gpu_busy": [{"requests": ["cat", "dog"], "busy_ms": 0.964 * latency_ms}]} if device == "cuda" else {}),
         "setup_peak_vram_gib": memory_gib + 1.5,
         "peak_vram_gib": memory_gib,
         "memory": {"source": "nvml-process" if device == "cuda" else "resident-set"},
