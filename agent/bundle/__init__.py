@@ -3,6 +3,7 @@
 from .export import bundle_readme, export
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, files_of, read_manifest
 from .reading import Bundle, open_bundle
+from .signing import make_keys
 from .verify import verify
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "entries_of",
     "export",
     "files_of",
+    "make_keys",
     "open_bundle",
     "read_manifest",
     "verify",
