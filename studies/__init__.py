@@ -8,6 +8,7 @@ from ._identity import content_digest, same_workload, sha256, workload_key
 from ._optuna import optuna_storage, refuse_foreign_study
 from ._packing import PackedWorkload, PackedWorkloadSpec, pack_workload, remember_place
 from ._picture_names import picture_names
+from ._places import there
 from ._records import DEFAULT_STORAGE, EndedTrial, LinkedRun, Records
 from ._secrets import plain_without_secrets, without_secrets
 from ._sections import Quality
@@ -56,6 +57,7 @@ __all__ = [
     "sha256",
     "sqlite_file",
     "stored_study",
+    "there",
     "unpacked",
     "utc_now",
     "without_secrets",

@@ -126,7 +126,9 @@ def _check_picture(file: Path) -> None:
 
 
 def there(path: Path, is_what_kind: Callable[[Path], bool]) -> bool:
-    """Whether there is something of a kind at a path. A name that no file can have is not there."""
+    """Whether there is something of a kind at a path. A name that no file can have is not there, nor is what lies in a
+    folder that this user may not enter.
+    """
     try:
         return is_what_kind(path)
     except (OSError, ValueError):

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 from ...objectives.figures import FIGURE, FIGURES
 from ...search_space import known_techniques, technique
-from ...studies import UserError, pack_workload, same_workload, utc_now
+from ...studies import UserError, fault_sentence, pack_workload, same_workload, utc_now
 from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
@@ -46,13 +46,16 @@ def export(
         )
     if not trial.pictures() or not results.reference.pictures():
         raise UserError(
-            f"the pictures of {results.name} are gone from {results.record.files}: a bundle needs its evidence"
+            f"the pictures of {results.name} are gone from {results.record.files}, or may not be read: "
+            "a bundle needs its evidence"
         )
     key = None if sign is None else read_private_key(sign)
     try:
         return _write_bundle(results, trial, folder, key)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder with -o") from None
+        # What cannot be read of the study is not the folder's fault.
+        why = fault_sentence(error) or error.strerror
+        raise UserError(f"{folder} cannot be written ({why}): mend that, or choose another folder with -o") from None
 
 
 def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any) -> Path:

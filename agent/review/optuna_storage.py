@@ -7,6 +7,7 @@ import time
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...search_space import OFF, ON, SearchSpace
-from ...studies import Records, UserError
+from ...studies import Records, UserError, there
 from ..results import Results, Trial
 from ..trial import PICTURES
 from .pictures import side_by_side
@@ -222,4 +223,4 @@ def _pair(results: Results, trial: Trial) -> tuple[Any, Any] | None:
         return None
     worst = max(judged, key=lambda picture: float(picture["drift"]))["file"]
     pair = (results.reference.pictures_folder / PICTURES / worst, trial.pictures_folder / PICTURES / worst)
-    return pair if all(file.is_file() for file in pair) else None
+    return pair if all(there(file, Path.is_file) for file in pair) else None

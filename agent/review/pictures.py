@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from ...studies import there
+
 GAP_PX = 4
 LABEL_PX = 18
 LONGEST_SIDE_PX = 512
@@ -29,7 +31,7 @@ def inline_pictures(files: Iterable[Path], most_bytes: int = INLINE_BYTES) -> In
 
     All alike, because pictures are compared with each other. Files that are missing or unreadable are left out.
     """
-    found = [file for file in dict.fromkeys(files) if file.is_file()]
+    found = [file for file in dict.fromkeys(files) if there(file, Path.is_file)]
     if sum(file.stat().st_size for file in found) <= most_bytes:
         return InlinedPictures({file: _uri("png", file.read_bytes()) for file in found if _readable(file)}, None)
     for side_px in _SMALLER_SIDES_PX:
@@ -41,7 +43,7 @@ def inline_pictures(files: Iterable[Path], most_bytes: int = INLINE_BYTES) -> In
 
 def side_by_side(reference: Path, candidate: Path) -> bytes | None:
     """One PNG: the reference's picture left and the candidate's right; None when a file is missing or unreadable."""
-    if not (reference.is_file() and candidate.is_file() and _readable(reference) and _readable(candidate)):
+    if not all(there(file, Path.is_file) and _readable(file) for file in (reference, candidate)):
         return None
     left, right = _open(reference), _open(candidate)
     sheet = Image.new("RGB", (left.width + GAP_PX + right.width, LABEL_PX + max(left.height, right.height)), "white")
@@ -65,7 +67,7 @@ def _readable(file: Path) -> bool:
     try:
         with Image.open(file) as image:
             image.load()  # all of it: a picture that was cut off has a good beginning
-    except (OSError, SyntaxError):  # Pillow raises SyntaxError for a broken PNG
+    except Exception:  # Pillow's decoders raise whatever they stumble over
         return False
     return True
 

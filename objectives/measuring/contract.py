@@ -27,7 +27,8 @@ def checked_pictures(returned: Any, request: Any) -> Any:
 
     pictures = _as_tensor(returned, request)
     shape = tuple(pictures.shape)
-    if len(shape) != 4 or shape[1] != 3 or min(shape[2:]) < LEAST_SIDE_PX or not pictures.is_floating_point():
+    plain = pictures.layout is torch.strided and not pictures.is_meta and pictures.dtype in _dtypes()
+    if len(shape) != 4 or shape[1] != 3 or min(shape[2:]) < LEAST_SIDE_PX or not plain:
         raise _refused(request, _words(returned), f", and at least {LEAST_SIDE_PX} px a side")
     if shape[0] != (wanted := _count(request)):
         raise InvalidOutputError(
@@ -91,8 +92,15 @@ def _from_numpy(array: Any, request: Any) -> Any:
 
     try:
         return _floats(torch.from_numpy(array.copy()))
-    except TypeError:  # a type of numpy's that torch lacks
+    except (TypeError, ValueError):  # a type of numpy's that torch lacks, or its numbers the other way round
         raise _refused(request, _words(array)) from None
+
+
+def _dtypes() -> tuple[Any, ...]:
+    """Number formats of pictures; those of 8 bits are for weights, and torch can hardly compare their values."""
+    import torch
+
+    return (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _floats(tensor: Any) -> Any:

@@ -14,13 +14,13 @@ class LatentTap:
             self._wrap(vae, vae.decode)
 
     def _wrap(self, vae: Any, decode: Callable[..., Any]) -> None:
-        def tapped(latents: Any, *arguments: Any, **options: Any) -> Any:
-            self.last = latents
-            return decode(latents, *arguments, **options)
+        def tapped(*arguments: Any, **options: Any) -> Any:
+            self.last = arguments[0] if arguments else next(iter(options.values()), None)
+            return decode(*arguments, **options)
 
         vae.decode = tapped
 
     def take(self) -> Any:
         """What the last call decoded, (B, C, h, w) on the CPU, or None; forgets it."""
         latents, self.last = self.last, None
-        return None if latents is None else latents.detach().to("cpu")
+        return None if latents is None else latents.detach().to("cpu", copy=True)

@@ -147,7 +147,7 @@ class _Serving:
         if request.name in self.made.pictures:
             self.compare(request, pictures)
             return
-        self.made.pictures[request.name] = pictures.to("cpu").float()
+        self.made.pictures[request.name] = _kept(pictures)
         if (latents := self._tap.take()) is not None:
             self.made.latents[request.name] = latents
 
@@ -158,7 +158,7 @@ class _Serving:
             return
         known = self.made.repeats.get(request.name)
         if known is None or found > difference(known, first, request):
-            self.made.repeats[request.name] = pictures.to("cpu").float()
+            self.made.repeats[request.name] = _kept(pictures)
         self.largest_difference = max(self.largest_difference, found)
 
     def _check_steps(self, request: Any, taken: int) -> None:
@@ -172,6 +172,13 @@ class _Serving:
                 "keeps finished pictures, such as a cache in front of the pipeline, switch it off; if this request "
                 "needs no denoiser, let its `pipeline` name the entry of load() that serves it"
             )
+
+
+def _kept(pictures: Any) -> Any:
+    """A copy on the CPU, in float32: a workload may write its next pictures into the same memory."""
+    import torch
+
+    return pictures.to("cpu", torch.float32, copy=True)
 
 
 def _by_shape(requests: Sequence[Any]) -> list[list[Any]]:

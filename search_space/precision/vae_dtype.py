@@ -22,12 +22,15 @@ def vae_dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
 
     wanted = getattr(torch, dtype)
 
+    def to_wanted(value: Any) -> Any:
+        return value.to(wanted) if torch.is_tensor(value) else value
+
     def between(vae: Any, name: str) -> None:
         inner = getattr(vae, name)
 
-        def converted(value: Any, *args: Any, **kwargs: Any) -> Any:
+        def converted(*args: Any, **kwargs: Any) -> Any:
             vae.vae_dtype_calls += 1
-            return inner(value.to(wanted), *args, **kwargs)
+            return inner(*map(to_wanted, args), **{key: to_wanted(value) for key, value in kwargs.items()})
 
         setattr(vae, name, converted)
 

@@ -49,6 +49,13 @@ def no_rights_to_write(folder: Path) -> Iterator[None]:
     for file in folder.iterdir():
         file.chmod(0o444)
     folder.chmod(0o555)
+    with as_nobody():
+        yield
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """As a user for whom permissions count."""
     if os.geteuid() != 0:
         yield
         return
@@ -156,6 +163,32 @@ def test_the_dashboard_shows_it_and_refuses_notes(replayed: Path, folder: Path) 
             reported.set_study_system_attr(study_id, "dashboard:note_str:0", "mine")
         assert refused.value.status_code == 403
     assert content(folder) == before
+
+
+@pytest.mark.parametrize("closed", ["files", f"files/{NAME}", f"files/{NAME}/trial-0002/pictures"])
+def test_a_files_folder_that_may_not_be_entered(closed: str, folder: Path, cli: Cli) -> None:
+    """Report and dashboard leave the pictures out, and whatever needs them says in a sentence what may not be read."""
+    bottle = pytest.importorskip("bottle")
+    replay(folder)
+    ask_optuna(folder)
+    url = url_of(folder)
+    if os.geteuid() == 0:
+        for each in folder.rglob("*"):
+            shutil.chown(each, NOBODY)
+        shutil.chown(folder, NOBODY)
+    (folder / closed).chmod(0)
+    with as_nobody():
+        assert cli("report", NAME, "-o", str(folder / "report"), "--storage", url).code == 0
+        records = Records(url, must_exist=True)
+        reported = ReportedStorage(records, optuna_storage(records.reading_url, read_only=True))
+        study_id = reported.id_of(NAME)
+        assert len(reported.get_all_trials(study_id)) == 8
+        with pytest.raises(bottle.HTTPError) as refused:
+            reported.open_reader(f"{study_id:x}-2")
+        assert refused.value.status_code == 404
+        for command in (("export", NAME, "--trial", "2", "-o", str(folder / "bundle")), ("judge", NAME)):
+            assert "permission denied" in (said := cli(*command, "--storage", url).sentence()) or "not be read" in said
+    (folder / closed).chmod(0o755)
 
 
 def test_without_optunas_tables_the_dashboard_says_so(tmp_path: Path) -> None:

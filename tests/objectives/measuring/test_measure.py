@@ -44,6 +44,19 @@ def test_another_picture_in_a_later_call_is_kept_beside_the_first(tmp_path: Path
     assert made.repeats["cat"].allclose(made.pictures["cat"] / 2)
 
 
+ONE_BUFFER = """pictures = make(pipelines, request)
+    buffer = vars(make).setdefault("buffer", pictures.clone())
+    buffer.copy_(pictures * (0.5 if len(CALLS) == 4 else 1))
+    return buffer"""
+
+
+def test_pictures_that_come_in_the_same_memory_every_time_are_compared_all_the_same(tmp_path: Path) -> None:
+    """As an engine with an output buffer of its own gives them."""
+    measurements, made = measured(tmp_path, ONE_BUFFER)
+    assert measurements["repeat_max_difference"] == pytest.approx(float(made.pictures["cat"].max()) / 2)
+    assert made.repeats["cat"].allclose(made.pictures["cat"] / 2)
+
+
 CACHED = """if request.name not in KEPT:
         KEPT[request.name] = make(pipelines, request)
     return KEPT[request.name]"""
