@@ -12,7 +12,7 @@ from paretune.agent.trial import COLD_PHASES
 from paretune.objectives.evidence import evidence_words
 from paretune.objectives.fingerprint import PACKAGES
 from paretune.objectives.verdict import Verdict
-from paretune.search_space import Configuration, SearchSpace
+from paretune.search_space import Configuration, SearchSpace, apply_source
 from paretune.studies import (
     SCHEMA_VERSION,
     Outcome,
@@ -200,6 +200,7 @@ def replay(
     device: str = "cpu",
     trusted: bool = True,
     only: tuple[int, ...] | None = None,
+    model: Path | None = None,
 ) -> Results:
     """A study with a reference, a torch.compile, a winner, one that breaks the limit, one beaten, one failure, one that
     was ended early, and one that another study measured and that ties with the winner.
@@ -209,10 +210,11 @@ def replay(
     "contradicted" one, canaries never find the reference where it was, and nothing is confirmed.
     trusted: with noise floor, reordering floor, canaries, confirming blocks, cold starts and ratings.
     only: the trials there are, by number; all by default.
+    model: a folder with the model, for tests that run what is exported.
     """
     files = folder / "files" / NAME
     records = Records(url_of(folder))
-    study = parse_study(_content(folder, assessed, side_px, canaries=kind != "unsteady"), "study.yaml", folder)
+    study = parse_study(_content(folder, assessed, side_px, kind != "unsteady", model), "study.yaml", folder)
     space = SearchSpace.of(TECHNIQUES)
 
     def complete(number: int, configuration: Configuration, *figures: Any, **also: Any) -> RunRecord:
@@ -303,6 +305,7 @@ def trial_run(folder: Path, number: int, configuration: Configuration, device: s
         configuration=configuration.to_dict(),
         configuration_key=configuration.key,
         phases_s=phases_s,
+        apply_py=apply_source(configuration),
         folder=str(folder / "files" / NAME / f"trial-{number:04d}"),
         **known,
     )
@@ -437,8 +440,9 @@ def _confirming_runs(kind: Kind, device: str, assessed: bool) -> list[RunRecord]
     ]
 
 
-def _content(folder: Path, assessed: bool, side_px: int, canaries: bool) -> dict[str, Any]:
-    pipeline = {"class": "StableDiffusionXLPipeline", "model": "someone/model"}
+def _content(folder: Path, assessed: bool, side_px: int, canaries: bool, model: Path | None) -> dict[str, Any]:
+    named = {"model": "someone/model"} if model is None else {"model": str(model), "dtype": "float32"}
+    pipeline = {"class": "StableDiffusionXLPipeline", **named}
     if not assessed:
         (folder / "config").mkdir()
         (folder / "config" / "model_index.json").write_text("{}")

@@ -1,0 +1,180 @@
+"""The process that has the GPU: loads a bundle, makes one picture after the other, ends with whoever started it.
+
+    python gpu.py FD '{"bundle": "/bundles/current", "device": "cuda", "models": {}, "apply": {}}'
+
+FD is a connected socket. Both sides write one line of JSON at a time; pictures follow theirs as raw bytes, whose number
+is in it. It is a process of its own because a configuration changes things that hold for a whole process
+(number formats, kernels, what is compiled): a bundle that takes over begins with none of them, and what it replaces
+leaves all of its memory.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+sys.dont_write_bytecode = True  # nothing is written into a bundle, and no byte code in it is ever run
+
+
+class UnusableError(Exception):
+    """The bundle cannot be served; the text is one sentence."""
+
+
+def main() -> None:
+    """Load, warm up, serve until the socket closes."""
+    # The whole group or container gets these; only the server decides when this process ends, by closing the socket.
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    options = json.loads(sys.argv[2])
+    asked = listen(connection)
+    try:
+        say(connection, {"phase": "checking the files"})
+        check_files(Path(options["bundle"]))
+        say(connection, {"phase": "loading the pipelines"})
+        served = Served(**options)
+        for request in served.requests.values():
+            say(connection, {"phase": f"serving {request.name} for the first time"})
+            served.pictures(request)
+        say(connection, {"ready": [described(request) for request in served.requests.values()], **served.state()})
+    except Exception as error:
+        if not isinstance(error, UnusableError):
+            traceback.print_exc()
+        say(connection, {"unusable": sentence(error)})
+        return
+    while True:
+        answer(connection, served, asked.get())
+
+
+def listen(connection: socket.socket) -> "queue.SimpleQueue[dict[str, Any]]":
+    """What is asked for, as it comes. When the other side is gone, so is this process, whatever it is doing."""
+    asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def read() -> None:
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                asked.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return asked
+
+
+def say(connection: socket.socket, message: dict[str, Any], content: bytes = b"") -> None:
+    """One line, and what belongs to it."""
+    connection.sendall(json.dumps(message).encode() + b"\n" + content)
+
+
+def answer(connection: socket.socket, served: "Served", asked: dict[str, Any]) -> None:
+    """Serve one request: {"like": name, "prompt": ..., "seed": ..., "negative_prompt": ...}."""
+    import torch
+
+    started = time.perf_counter()
+    try:
+        changes = {key: asked[key] for key in ("prompt", "seed", "negative_prompt") if asked[key] is not None}
+        made = served.pictures(dataclasses.replace(served.requests[asked["like"]], **changes))
+    except Exception as error:
+        traceback.print_exc()
+        say(connection, {"failed": sentence(error), **served.state()})
+        if isinstance(error, torch.AcceleratorError):
+            os._exit(1)  # the device refuses everything from now on; a new process starts well
+        return
+    content = made.tobytes()
+    took = time.perf_counter() - started
+    say(connection, {"shape": made.shape, "bytes": len(content), "seconds": took, **served.state()}, content)
+
+
+class Served:
+    """A bundle's configuration, applied to its pipelines.
+
+    bundle: its folder; device: "cuda", "cpu"; models: {pipeline: folder of its model}, for those that the bundle names
+    by a digest; apply: keyword arguments of the bundle's apply(), as far as it has them.
+    """
+
+    def __init__(self, bundle: str, device: str, models: dict[str, str], apply: dict[str, Any]) -> None:
+        check = Path(bundle) / "check"
+        loading = ModuleType("loading")
+        exec(compile((check / "measuring" / "loading.py").read_bytes(), "loading.py", "exec"), vars(loading))
+        loading.load_file(check / "measuring" / "__init__.py", "measuring")
+        workloads = loading.load_file(check / "workload.py", "workload")
+        description = json.loads((check / "workload.json").read_text())
+        for name, folder in models.items():
+            if name not in description.get("pipelines", {}):
+                raise UnusableError(f"--model {name}={folder}: the bundle has no pipeline {name}")
+            description["pipelines"][name] |= {"model": folder, "digest": None}
+        self.workload = workloads.Workload(workloads.unpacked(description, check), check)
+        if self.workload.python is not None:
+            loading.only_sources(self.workload.python.parent)
+        self.device = device
+        self.pipelines = self.workload.load(device)
+        self.requests = {request.name: request for request in self.workload.requests}
+        applied = loading.load_file(Path(bundle) / "apply.py", "apply").apply
+        known = inspect.signature(applied).parameters
+        applied(self.pipelines, **{name: value for name, value in apply.items() if name in known})
+
+    def pictures(self, request: Any) -> Any:
+        """The pictures of a request: a numpy array (B, H, W, 3) of uint8. Raises whatever the pipeline raises."""
+        import torch
+        from measuring.contract import (
+            checked_pictures,
+        )  # of the bundle's check/: NaN, a wrong size or number is refused
+
+        made = checked_pictures(self.workload.run(self.pipelines, request), request)
+        levels = (made.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    def state(self) -> dict[str, int]:
+        """Bytes on the device (on a CPU, of the process), and how many graphs were compiled in this process."""
+        import torch
+
+        if self.device.startswith("cuda"):
+            memory = torch.cuda.memory_reserved(self.device)
+            peak = torch.cuda.max_memory_reserved(self.device)
+        else:
+            import psutil
+
+            memory = peak = psutil.Process().memory_info().rss
+        dynamo = sys.modules.get("torch._dynamo.utils")
+        compiled = dynamo.counters["stats"]["unique_graphs"] if dynamo is not None else 0
+        return {"memory_bytes": memory, "peak_bytes": peak, "compiled": compiled}
+
+
+def check_files(bundle: Path) -> None:
+    """Whether every file is as it was exported, and no other is there. Raises UnusableError."""
+    try:
+        listed = json.loads((bundle / "manifest.json").read_text())["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableError(f"{bundle} is not a bundle: its manifest.json cannot be read ({error})") from None
+    found = {str(file.relative_to(bundle)) for file in bundle.rglob("*") if not file.is_dir() or file.is_symlink()}
+    for name in sorted((found ^ set(listed)) - {"manifest.json"}):
+        raise UnusableError(f"{bundle}: {name} is {'missing' if name in listed else 'not part of the bundle'}")
+    for name, entry in listed.items():
+        with (bundle / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise UnusableError(f"{bundle}: {name} was changed after the export")
+
+
+def described(request: Any) -> dict[str, Any]:
+    """What a client has to know of a request that the bundle announces."""
+    return {name: getattr(request, name) for name in ("name", "width_px", "height_px", "batch", "steps", "guidance")}
+
+
+def sentence(error: Exception) -> str:
+    """The first line of what went wrong."""
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    return first if isinstance(error, UnusableError) else f"{type(error).__name__}: {first}"
+
+
+if __name__ == "__main__":
+    main()
