@@ -21,9 +21,9 @@ from .options import (
     VerdictOption,
     minutes_of,
     one_of,
-    study_names,
 )
 from .output import MaskedConsole, print_error, print_json, print_mistake, say, shell_line
+from .review_commands import dashboard, rate
 from .trial_commands import ablate, explain
 
 app = typer.Typer(
@@ -254,38 +254,6 @@ def judge(
 
 
 @app.command()
-def rate(
-    name: StudyName,
-    trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
-    picture: Annotated[str, typer.Argument(help="The picture's file, such as portrait-0.png.")],
-    rating: Annotated[str, typer.Argument(help="better, same or worse than the reference's picture.")],
-    by: Annotated[str, typer.Option("--by", help="Who gives the rating.")],
-    storage: Storage = DEFAULT_STORAGE,
-) -> None:
-    """Store a person's opinion of one picture; the report shows it beside the metrics."""
-    from .results import Results
-
-    results = Results(Records(storage, must_exist=True), name)
-    files = [file.name for file in results.trial(trial).pictures()]
-    if picture not in files:
-        raise UserError(f"trial {trial} of {name} has no picture {picture!r}; it has {', '.join(files[:6]) or 'none'}")
-    results.records.rate(name, trial, picture, rating, by)
-    say(f"{picture} of trial {trial}: {rating}, says {by}")
-
-
-@app.command()
-def dashboard(
-    name: Annotated[str | None, typer.Argument(help="Open at this study.", autocompletion=study_names)] = None,
-    storage: Storage = DEFAULT_STORAGE,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
-) -> None:
-    """Serve the dashboard on this machine until Ctrl-C."""
-    from .review import dashboard as run
-
-    run(name, storage, port, lambda address: console.print(f"The dashboard is at {address} (Ctrl-C ends it)"))
-
-
-@app.command()
 def techniques(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """List every technique, whether it can run here, and if not why; with --json, every variant of each.
 
@@ -315,6 +283,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 app.command()(verify)
 app.command()(keygen)
+app.command()(rate)
+app.command()(dashboard)
 app.command()(ablate)
 app.command()(explain)
 

@@ -14,7 +14,17 @@ from ._secrets import plain_without_secrets, without_secrets
 from ._sections import Quality
 from ._stored import RATINGS, stored_study
 from ._study import BUILT_IN, Study, built_in_studies, override, parse_study, read_study
-from ._tables import SCHEMA_VERSION, LaunchRecord, Outcome, RatingRecord, RunKind, RunRecord, StudyRecord, utc_now
+from ._tables import (
+    SCHEMA_VERSION,
+    ChoiceRecord,
+    LaunchRecord,
+    Outcome,
+    RatingRecord,
+    RunKind,
+    RunRecord,
+    StudyRecord,
+    utc_now,
+)
 from .workload import Request, Workload, unpacked
 
 __all__ = [
@@ -22,6 +32,7 @@ __all__ = [
     "DEFAULT_STORAGE",
     "RATINGS",
     "SCHEMA_VERSION",
+    "ChoiceRecord",
     "EndedTrial",
     "LaunchRecord",
     "LinkedRun",

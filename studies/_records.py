@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, extract, func, insert, select, update
+from sqlalchemy import delete, extract, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,7 @@ from ._stored import RATINGS, checked
 from ._tables import (
     SCHEMA_VERSION,
     Base,
+    ChoiceRecord,
     LaunchRecord,
     Outcome,
     RatingRecord,
@@ -267,6 +268,35 @@ class Records:
             raise UserError("a rating needs the name of who gives it")
         with self._writing() as session:
             session.add(RatingRecord(study=study, trial=trial, picture=picture, rating=rating, rater=rater))
+
+    def choices(self, study: str) -> list[ChoiceRecord]:
+        """Every choice that was made in a study, oldest first."""
+        if not self._has(ChoiceRecord):
+            return []  # of an earlier version's database
+        query = select(ChoiceRecord).where(ChoiceRecord.study == study).order_by(ChoiceRecord.id)
+        with self._session() as session:
+            return [self._checked(one) for one in session.scalars(query)]
+
+    def choose(self, study: str, trial: int, note: str, by: str) -> None:
+        """Store that somebody has chosen a trial, and why. Raises UserError for an unknown study or without a name."""
+        self.study(study)
+        if not by.strip():
+            raise UserError("a choice needs the name of who makes it")
+        self.make_tables()
+        with self._writing() as session:
+            session.add(ChoiceRecord(study=study, trial=trial, note=note, chosen_by=by))
+
+    def silent_s(self, study: str) -> float | None:
+        """Seconds since its launch was heard of last; None when nobody launches it."""
+        if not self._has(LaunchRecord):
+            return None
+        query = select(_NOW_S - LaunchRecord.heard_s).where(LaunchRecord.study == study)
+        with self._session() as session:
+            found = session.scalar(query)
+        return None if found is None else float(found)
+
+    def _has(self, table: type[Base]) -> bool:
+        return inspect(self.engine).has_table(table.__tablename__)
 
 
 def _link(study: str, trial: int, run: RunRecord) -> StudyRunRecord:

@@ -43,6 +43,8 @@ def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
 
     Every way out of the program goes through this: what is printed, what is stored of a failure, what is served.
     """
+    if not text:
+        return text
     for secret in _secrets_of(os.environ if environment is None else environment):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", STARS, text)
     for pattern, shown in _PATTERNS:

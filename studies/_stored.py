@@ -23,7 +23,17 @@ from ..search_space import PipelineFacts
 from ._errors import UserError
 from ._reading import UnreadableError, read_json
 from ._study import Study, sentence_of
-from ._tables import SCHEMA_VERSION, Base, Outcome, RatingRecord, RunKind, RunRecord, StudyRecord, StudyRunRecord
+from ._tables import (
+    SCHEMA_VERSION,
+    Base,
+    ChoiceRecord,
+    Outcome,
+    RatingRecord,
+    RunKind,
+    RunRecord,
+    StudyRecord,
+    StudyRunRecord,
+)
 
 RATINGS = ("better", "same", "worse")
 
@@ -287,11 +297,19 @@ class _RatingRow(_Row):
     rated_at: Time
 
 
+class _ChoiceRow(_Row):
+    trial: Count
+    note: str
+    chosen_by: str
+    chosen_at: Time
+
+
 _ROWS: dict[type[Base], type[_Stored]] = {
     StudyRecord: _StudyRow,
     RunRecord: _RunRow,
     StudyRunRecord: _LinkRow,
     RatingRecord: _RatingRow,
+    ChoiceRecord: _ChoiceRow,
 }
 R = TypeVar("R", bound=Base)
 

@@ -176,3 +176,17 @@ class RatingRecord(Base, kw_only=True):
     """ "better", "same" or "worse" than the reference's."""
     rater: Mapped[str]
     rated_at: Mapped[str] = mapped_column(default_factory=utc_now)
+
+
+class ChoiceRecord(Base, kw_only=True):
+    """A configuration that somebody has chosen, and why; the newest one counts."""
+
+    __tablename__ = "paretune_choice"
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    schema_version: Mapped[int] = mapped_column(default=SCHEMA_VERSION)
+    study: Mapped[str] = mapped_column(index=True)
+    trial: Mapped[int]
+    note: Mapped[str] = mapped_column(Text)
+    chosen_by: Mapped[str]
+    chosen_at: Mapped[str] = mapped_column(default_factory=utc_now)

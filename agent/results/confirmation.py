@@ -116,7 +116,9 @@ def newest_blocks(runs: Sequence[LinkedRun]) -> Latencies:
 
 def compare_trials(latencies: Latencies, baseline: int, candidate: int) -> Comparison | None:
     """A candidate against a baseline, from the blocks that measured both; None when there are too few."""
-    blocks = sorted(set(latencies.get(baseline, {})) & set(latencies.get(candidate, {})))
-    if baseline == candidate or len(blocks) < LEAST_BLOCKS:
+    if baseline == candidate or baseline not in latencies or candidate not in latencies:
+        return None
+    blocks = sorted(latencies[baseline].keys() & latencies[candidate].keys())
+    if len(blocks) < LEAST_BLOCKS:
         return None
     return compare_paired([latencies[baseline][b] for b in blocks], [latencies[candidate][b] for b in blocks])

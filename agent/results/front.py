@@ -1,5 +1,6 @@
 """The Pareto front, and which configuration of it is the best: the one order and the one rule for ties."""
 
+import operator
 from collections.abc import Callable, Sequence
 
 from ...search_space import LOSSES
@@ -14,11 +15,15 @@ TIE_RULE = (
 def pareto_front(candidates: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
     """Those that no other one dominates: no worse in any objective and better in one. As Optuna draws it."""
 
-    def dominates(one: Trial, other: Trial) -> bool:
-        pairs = [(one.figure(name), other.figure(name)) for name in objectives]
-        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        return one != other and all(map(operator.le, one, other))
 
-    return [one for one in candidates if not any(dominates(other, one) for other in candidates)]
+    figures = [tuple(trial.figure(name) for name in objectives) for trial in candidates]
+    return [
+        trial
+        for trial, own in zip(candidates, figures, strict=True)
+        if not any(dominates(other, own) for other in figures)
+    ]
 
 
 def best_of(front: Sequence[Trial], by: str) -> Trial:

@@ -105,7 +105,7 @@ class Results:
         """The same, without the numbers."""
         return list(self.numbered.values())
 
-    @property
+    @cached_property
     def complete(self) -> list[Trial]:
         """The trials that were measured to their end."""
         return [trial for trial in self.trials if trial.complete]
@@ -115,7 +115,7 @@ class Results:
         """The trials that were not."""
         return [trial for trial in self.trials if not trial.complete]
 
-    @property
+    @cached_property
     def acceptable(self) -> list[Trial]:
         """The complete trials that keep the study's limits."""
         return [trial for trial in self.trials if trial.acceptable]
@@ -226,6 +226,16 @@ class Results:
         measured earlier, so they are scaled by how much the reference has changed. Without blocks the reference is the
         median of its processes, and every other trial what it was measured to be.
         """
+        if trial.number not in self._latencies_ms:
+            self._latencies_ms[trial.number] = self._latency_ms(trial)
+        return self._latencies_ms[trial.number]
+
+    @cached_property
+    def _latencies_ms(self) -> dict[int, float]:
+        """{trial: ms} as far as they were asked for: every comparison of two trials asks."""
+        return {}
+
+    def _latency_ms(self, trial: Trial) -> float:
         alone_ms = float(trial.measurements["latency_ms"])
         reference = self.reference
         timing_ms = float(reference.measurements["latency_ms"])
@@ -256,6 +266,12 @@ class Results:
         """The acceptable trials that no other one dominates, by the first objective."""
         front = pareto_front(self.acceptable, self.study.optimised)
         return sorted(front, key=lambda trial: trial.figure(self.study.optimised[0]))
+
+    @cached_property
+    def tied_with_best(self) -> frozenset[int]:
+        """The numbers of the trials that tie with the best one in latency."""
+        best = self.best_or_none
+        return frozenset() if best is None else frozenset(trial.number for trial in best.ties())
 
     @cached_property
     def best_or_none(self) -> Trial | None:

@@ -62,7 +62,7 @@ class Trial:
         broken = [r for r in self._runs if r.kind in seen_in and r.outcome == Outcome.INVALID_OUTPUT]
         return broken[-1] if broken and self.configuration.steps else self.timing
 
-    @property
+    @cached_property
     def outcome(self) -> Outcome:
         """How it ended."""
         return Outcome(self._last_word.outcome)
@@ -286,7 +286,7 @@ class Trial:
                 values[figure.name] = self.figure(figure.name) / limit - 1
         return values
 
-    @property
+    @cached_property
     def acceptable(self) -> bool:
         """Whether it is complete and keeps the study's limits."""
         return self.complete and all(value <= 0 for value in self.constraint_values.values())

@@ -1,7 +1,7 @@
 """What people look at: the view of a study that report, listing, dashboard and JSON show, and these."""
 
 from .ablation import ablation_lines
-from .dashboard import dashboard
+from .app import Passwords, dashboard
 from .explain import explain, explanation_lines, remembered
 from .listing import listed_studies, study_lines, trial_lines, trust_lines
 from .report import write_report
@@ -9,6 +9,7 @@ from .rows import Row, row_of
 from .view import StudyView, study_view
 
 __all__ = [
+    "Passwords",
     "Row",
     "StudyView",
     "ablation_lines",

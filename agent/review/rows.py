@@ -203,7 +203,7 @@ def _remarks(trial: Trial) -> list[str]:
     results = trial.results
     best = results.best_or_none
     # On an unsteady machine everything that was measured once ties with everything.
-    tied = best is not None and not results.unsteady and trial in best.ties()
+    tied = best is not None and not results.unsteady and trial.number in results.tied_with_best
     words = ["ties with the best one"] if tied else []
     if trial.in_doubt and trial.confirmation is None:
         words.append("in doubt: measured next to a check that found the machine changed")

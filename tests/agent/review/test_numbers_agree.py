@@ -50,7 +50,7 @@ def dashboard_study(folder: Path) -> dict[str, Any]:
     """What the dashboard's page gets of a replayed study."""
     optuna_dashboard = pytest.importorskip("optuna_dashboard", reason="the dashboard extra is not installed")
     import optuna
-    from paretune.agent.review.dashboard import as_reported
+    from paretune.agent.review.app.optuna_pages import as_reported
     from paretune.agent.review.optuna_storage import ReportedStorage
 
     study_id = ask_optuna(folder)

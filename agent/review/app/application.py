@@ -1,0 +1,61 @@
+"""The application: our pages, then Optuna's, behind one guard."""
+
+from pathlib import Path
+
+from a2wsgi import WSGIMiddleware
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from ....studies import Records, UserError, fault_sentence, without_secrets
+from . import assets, login_page, studies_page
+from .access import Access
+from .guard import Guard
+from .optuna_pages import optuna_pages
+from .pages import render
+from .shelf import Shelf
+
+PAGES = (assets, login_page, studies_page)
+
+
+def application(records: Records, access: Access, bundles: Path) -> ASGIApp:
+    """Everything that is served. bundles: where exported ones go."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.access = access
+    app.state.shelf = Shelf(records)
+    app.state.bundles = bundles
+    for module in PAGES:
+        app.include_router(module.router)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _not_understood)
+    app.add_exception_handler(UserError, _impossible)
+    app.add_exception_handler(Exception, _failed)
+    app.mount("/", WSGIMiddleware(optuna_pages(records)))
+    return Guard(app, access)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = error.detail if error.detail != "Not Found" else "There is no such page."
+    return _answer(request, error.status_code, sentence)
+
+
+async def _not_understood(request: Request, error: Exception) -> Response:
+    return _answer(request, 404 if request.method == "GET" else 422, "There is no such page.")
+
+
+async def _impossible(request: Request, error: Exception) -> Response:
+    return _answer(request, 409, str(error))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _answer(request, 500, fault_sentence(error) or f"{type(error).__name__}: {error}")
+
+
+def _answer(request: Request, status: int, sentence: str) -> Response:
+    sentence = without_secrets(sentence)
+    if "text/html" in request.headers.get("accept", ""):
+        return render(request, "message.html.j2", status=status, sentence=sentence)
+    return JSONResponse({"error": sentence}, status)
