@@ -1,5 +1,6 @@
 """Export one configuration as a bundle: what production needs, and the evidence for it."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ...studies import UserError, pack_workload, same_workload, utc_now
 from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
+
+PYTORCH_BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
 
 
 def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = False) -> Path:
@@ -78,8 +81,8 @@ def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
 
 
 def environment(results: Results, trial: Trial) -> str:
-    """environment.txt: exact versions of what `apply.py` and the pipelines need, in the form that pip reads, and the
-    machine as comments.
+    """environment.txt: exact versions of what `apply.py` and the pipelines need, in the form that pip reads, with
+    the public index that has these builds, and the machine as comments.
     """
     steps = trial.configuration.steps
     needed = {Requirement(p).name for step in steps for p in technique(step.technique).packages_with(step.parameters)}
@@ -91,7 +94,10 @@ def environment(results: Results, trial: Trial) -> str:
     optional = {Requirement(package).name for known in known_techniques() for package in known.all_packages()}
     not_needed = {"optuna", *optional} - needed  # what the machine has for the search, or for other configurations
     pins = [pin for pin in pins if pin.partition("==")[0] not in not_needed]
-    return "\n".join([*head, *pins]) + "\n"
+    # PyPI has no version with a build's suffix; PyTorch's own index has one for each.
+    builds = sorted({found.group(1) for pin in pins if (found := PYTORCH_BUILD.search(pin))})
+    indexes = [f"--extra-index-url https://download.pytorch.org/whl/{build}" for build in builds]
+    return "\n".join([*head, *indexes, *pins]) + "\n"
 
 
 def bundle_readme(trial: Trial) -> str:
