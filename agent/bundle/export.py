@@ -1,5 +1,6 @@
 """Export one configuration as a bundle: what production needs, and the evidence for it."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
 from .signing import read_private_key, signature_of
 from .trust import ARTEFACTS, SIGNATURE
+
+PYTORCH_BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
 
 
 def export(
@@ -91,8 +94,8 @@ def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any) -> Pat
 
 
 def environment(results: Results, trial: Trial) -> str:
-    """environment.txt: exact versions of what `apply.py` and the pipelines need, in the form that pip reads, and the
-    machine as comments.
+    """environment.txt: exact versions of what `apply.py` and the pipelines need, in the form that pip reads, with
+    the public index that has these builds, and the machine as comments.
     """
     steps = trial.configuration.steps
     needed = {Requirement(p).name for step in steps for p in technique(step.technique).packages_with(step.parameters)}
@@ -104,7 +107,10 @@ def environment(results: Results, trial: Trial) -> str:
     optional = {Requirement(package).name for known in known_techniques() for package in known.all_packages()}
     not_needed = {"optuna", *optional} - needed  # what the machine has for the search, or for other configurations
     pins = [pin for pin in pins if pin.partition("==")[0] not in not_needed]
-    return "\n".join([*head, *pins]) + "\n"
+    # PyPI has no version with a build's suffix; PyTorch's own index has one for each.
+    builds = sorted({found.group(1) for pin in pins if (found := PYTORCH_BUILD.search(pin))})
+    indexes = [f"--extra-index-url https://download.pytorch.org/whl/{build}" for build in builds]
+    return "\n".join([*head, *indexes, *pins]) + "\n"
 
 
 def bundle_readme(trial: Trial, *, signed: bool = False) -> str:

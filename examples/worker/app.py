@@ -192,6 +192,18 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="the bundle's folder, or a link to it")
     parser.add_argument("--model", type=model, action="append", default=[], metavar="PIPELINE=FOLDER")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu")
+    parser.add_argument(
+        "--on-miss",
+        choices=("compile", "eager", "error"),
+        default="compile",
+        help="a call that no compiled code of the bundle fits: compile beside serving it, never compile, or fail",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse compiled code that was built for another machine or other versions",
+    )
+    parser.add_argument("--trusted-key", type=Path, help="public key that a bundle has to be signed with")
     parser.add_argument("--queue", type=at_least_one, default=16, help="requests that may wait; more are answered 429")
     parser.add_argument("--request-s", type=float, default=300, help="that a request may take on the GPU")
     parser.add_argument("--body-s", type=float, default=10, help="that a client may take to send a request")
@@ -200,7 +212,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
 
-    gpu_options = {"device": options.device, "models": dict(options.model), "apply": {}}
+    gpu_options = {
+        "device": options.device,
+        "models": dict(options.model),
+        "on_miss": options.on_miss,
+        "strict": options.strict,
+        "trusted_key": None if options.trusted_key is None else str(options.trusted_key.resolve()),
+    }
     worker = Worker(options.bundle, gpu_options, Limits(options.queue, options.request_s, options.load_s))
     config = uvicorn.Config(
         build(worker, options.body_s), host=options.host, port=options.port, timeout_graceful_shutdown=30

@@ -1,6 +1,6 @@
 """The process that has the GPU: loads a bundle, makes one picture after the other, ends with whoever started it.
 
-    python gpu.py FD '{"bundle": "/bundles/current", "device": "cuda", "models": {}, "apply": {}}'
+    python gpu.py FD '{"bundle": "/bundles/current", "device": "cuda", "models": {}, "on_miss": "compile", ...}'
 
 FD is a connected socket. Both sides write one line of JSON at a time; pictures follow theirs as raw bytes, whose number
 is in it. It is a process of its own because a configuration changes things that hold for a whole process
@@ -8,6 +8,7 @@ is in it. It is a process of its own because a configuration changes things that
 leaves all of its memory.
 """
 
+import base64
 import dataclasses
 import hashlib
 import inspect
@@ -41,13 +42,14 @@ def main() -> None:
     asked = listen(connection)
     try:
         say(connection, {"phase": "checking the files"})
-        check_files(Path(options["bundle"]))
+        check_files(Path(options["bundle"]), options["trusted_key"])
         say(connection, {"phase": "loading the pipelines"})
         served = Served(**options)
         for request in served.requests.values():
             say(connection, {"phase": f"serving {request.name} for the first time"})
             served.pictures(request)
-        say(connection, {"ready": [described(request) for request in served.requests.values()], **served.state()})
+        announced = [described(request) for request in served.requests.values()]
+        say(connection, {"ready": announced, "state": served.state()})
     except Exception as error:
         if not isinstance(error, UnusableError):
             traceback.print_exc()
@@ -86,24 +88,25 @@ def answer(connection: socket.socket, served: "Served", asked: dict[str, Any]) -
         made = served.pictures(dataclasses.replace(served.requests[asked["like"]], **changes))
     except Exception as error:
         traceback.print_exc()
-        say(connection, {"failed": sentence(error), **served.state()})
+        say(connection, {"failed": sentence(error), "state": served.state()})
         if isinstance(error, torch.AcceleratorError):
             os._exit(1)  # the device refuses everything from now on; a new process starts well
         return
     content = made.tobytes()
     took = time.perf_counter() - started
-    say(connection, {"shape": made.shape, "bytes": len(content), "seconds": took, **served.state()}, content)
+    say(connection, {"shape": made.shape, "bytes": len(content), "seconds": took, "state": served.state()}, content)
 
 
 class Served:
     """A bundle's configuration, applied to its pipelines.
 
-    bundle: its folder; device: "cuda", "cpu"; models: {pipeline: folder of its model}, for those that the bundle names
-    by a digest; apply: keyword arguments of the bundle's apply(), as far as it has them.
+    models: {pipeline: folder of its model}, for those that the bundle names by a digest; for the rest see app.py.
     """
 
-    def __init__(self, bundle: str, device: str, models: dict[str, str], apply: dict[str, Any]) -> None:
-        check = Path(bundle) / "check"
+    def __init__(
+        self, bundle: str, device: str, models: dict[str, str], on_miss: str, strict: bool, trusted_key: str | None
+    ) -> None:
+        check, artefacts = Path(bundle) / "check", Path(bundle) / "artefacts"
         loading = ModuleType("loading")
         exec(compile((check / "measuring" / "loading.py").read_bytes(), "loading.py", "exec"), vars(loading))
         loading.load_file(check / "measuring" / "__init__.py", "measuring")
@@ -119,9 +122,11 @@ class Served:
         self.device = device
         self.pipelines = self.workload.load(device)
         self.requests = {request.name: request for request in self.workload.requests}
-        applied = loading.load_file(Path(bundle) / "apply.py", "apply").apply
-        known = inspect.signature(applied).parameters
-        applied(self.pipelines, **{name: value for name, value in apply.items() if name in known})
+        self.apply = loading.load_file(Path(bundle) / "apply.py", "apply")
+        asked = {"on_miss": on_miss, "strict": strict, "trusted_key": trusted_key}
+        asked |= {"artefacts": artefacts if artefacts.is_dir() else None}
+        known = inspect.signature(self.apply.apply).parameters
+        self.apply.apply(self.pipelines, **{name: value for name, value in asked.items() if name in known})
 
     def pictures(self, request: Any) -> Any:
         """The pictures of a request: a numpy array (B, H, W, 3) of uint8. Raises whatever the pipeline raises."""
@@ -135,34 +140,59 @@ class Served:
         return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def state(self) -> dict[str, int]:
-        """Bytes on the device (on a CPU, of the process), and how many graphs were compiled in this process."""
+        """Bytes on the device (on a CPU, of the process), calls that no compiled code fitted, and graphs compiled."""
         import torch
 
         if self.device.startswith("cuda"):
-            memory = torch.cuda.memory_reserved(self.device)
-            peak = torch.cuda.max_memory_reserved(self.device)
+            memory, peak = torch.cuda.memory_reserved(self.device), torch.cuda.max_memory_reserved(self.device)
         else:
             import psutil
 
             memory = peak = psutil.Process().memory_info().rss
-        dynamo = sys.modules.get("torch._dynamo.utils")
-        compiled = dynamo.counters["stats"]["unique_graphs"] if dynamo is not None else 0
-        return {"memory_bytes": memory, "peak_bytes": peak, "compiled": compiled}
+        counted = self.apply.counters(self.pipelines) if hasattr(self.apply, "counters") else {}
+        return {
+            "memory_bytes": memory,
+            "peak_bytes": peak,
+            "misses": counted.get("missed", 0),
+            "compilations": counted.get("graphs", 0),
+        }
 
 
-def check_files(bundle: Path) -> None:
-    """Whether every file is as it was exported, and no other is there. Raises UnusableError."""
+def check_files(bundle: Path, trusted_key: str | None) -> None:
+    """Whether every file is as it was exported, no other is there, and, with a public key, who exported it.
+
+    Nothing of the bundle has run before this. Raises UnusableError.
+    """
     try:
-        listed = json.loads((bundle / "manifest.json").read_text())["files"]
+        manifest = (bundle / "manifest.json").read_bytes()
+        listed = json.loads(manifest)["files"]
     except (OSError, ValueError, KeyError) as error:
         raise UnusableError(f"{bundle} is not a bundle: its manifest.json cannot be read ({error})") from None
+    if trusted_key is not None:
+        check_signature(manifest, bundle, Path(trusted_key))
     found = {str(file.relative_to(bundle)) for file in bundle.rglob("*") if not file.is_dir() or file.is_symlink()}
-    for name in sorted((found ^ set(listed)) - {"manifest.json"}):
+    for name in sorted((found ^ set(listed)) - {"manifest.json", "manifest.json.sig"}):
         raise UnusableError(f"{bundle}: {name} is {'missing' if name in listed else 'not part of the bundle'}")
     for name, entry in listed.items():
         with (bundle / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                 raise UnusableError(f"{bundle}: {name} was changed after the export")
+
+
+def check_signature(manifest: bytes, bundle: Path, trusted_key: Path) -> None:
+    """Whether a manifest was signed (Ed25519) with the private half of a key. Raises UnusableError."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(trusted_key.read_bytes())
+        if not isinstance(key, Ed25519PublicKey):
+            raise UnusableError(f"{trusted_key} is no public Ed25519 key")
+        key.verify(base64.b64decode((bundle / "manifest.json.sig").read_bytes()), manifest)
+    except (OSError, ValueError, InvalidSignature) as error:
+        reason = getattr(error, "strerror", None) or "the signature does not fit"
+        raise UnusableError(f"{bundle} is not signed with {trusted_key} ({reason})") from None
 
 
 def described(request: Any) -> dict[str, Any]:

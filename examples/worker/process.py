@@ -43,7 +43,7 @@ class GpuProcess:
         self.variants: list[dict[str, Any]] = []
         """The requests that the bundle announces; each was served once."""
         self.state: dict[str, int] = {}
-        """What the process last said of itself: memory_bytes, peak_bytes, compiled, ..."""
+        """What the process last said of itself: memory_bytes, peak_bytes, misses, compilations."""
         self._options = options
         self._turn = asyncio.Lock()
 
@@ -120,5 +120,5 @@ class GpuProcess:
         if not line:
             raise GoneError(f"the GPU process ended ({await self.ended()})")
         message: dict[str, Any] = json.loads(line)
-        self.state = {name: value for name, value in message.items() if isinstance(value, int)} or self.state
+        self.state = message.get("state", self.state)
         return message

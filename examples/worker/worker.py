@@ -24,7 +24,8 @@ serving_bundle = Info("worker_bundle", "The bundle that is served")
 OF_THE_PROCESS = {
     "memory_bytes": Gauge("worker_memory_bytes", "GPU memory that the GPU process holds; on a CPU, main memory"),
     "peak_bytes": Gauge("worker_memory_peak_bytes", "The most of it since the process began"),
-    "compiled": Gauge("worker_compilations", "Graphs that the GPU process compiled since it began"),
+    "misses": Gauge("worker_misses", "Calls that no compiled code of the bundle fitted, since the process began"),
+    "compilations": Gauge("worker_compilations", "Graphs that the process compiled since it began"),
 }
 
 

@@ -21,7 +21,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import yaml
 from paretune.agent.bundle import export, files_of
+from paretune.objectives.versions import tested_versions
 from paretune.studies import sha256
 from PIL import Image
 from support.launching import wait_until
@@ -187,6 +189,7 @@ def test_a_worker_from_its_start_to_its_end(bundles: Bundles, start: Start, tmp_
         'worker_gpu_seconds_count{variant="dog"} 3.0',
         "worker_latency_seconds_count 3.0",
         "worker_queue_length 0.0",
+        "worker_misses 0.0",
         "worker_compilations 0.0",
         "worker_ready 1.0",
     ):
@@ -336,3 +339,16 @@ def test_a_worker_that_has_no_bundle_to_serve_says_so_and_ends(bundles: Bundles,
         worker = start(bundle)
         assert worker.ended() == 1
         assert [line for line in worker.log().splitlines() if line.startswith("ERROR") and line.endswith(words)]
+
+
+def test_its_image_is_built_of_its_files_and_of_tested_versions() -> None:
+    pins = dict(line.split("==") for line in (WORKER / "requirements.txt").read_text().splitlines() if "==" in line)
+    assert set(pins) >= {"fastapi", "uvicorn", "prometheus-client"}
+    assert pins == {name: str(tested_versions()[name]) for name in pins}
+    dockerfile = (WORKER / "Dockerfile").read_text()
+    copied = {name for line in re.findall("^COPY (.*) ", dockerfile, re.MULTILINE) for name in line.split()}
+    assert copied == {"environment.txt", "requirements.txt", *(file.name for file in WORKER.glob("*.py"))}
+    service = yaml.safe_load((WORKER / "compose.yaml").read_text())["services"]["worker"]
+    options = {word for word in service["command"] if word.startswith("--")}
+    assert options
+    assert all(f'"{option}"' in (WORKER / "app.py").read_text() for option in options)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, bundle_readme
+from paretune.agent.bundle.export import environment
 from paretune.agent.results import Results
 from paretune.search_space import technique
 from support.replayed import replay
@@ -51,6 +52,19 @@ def test_a_trial_that_breaks_a_limit_or_was_cut_short_is_exported_with_a_warning
         "The figures of trial 6 are rough: measuring ended early because trial 2 was clearly better in everything."
         in early
     )
+
+
+@pytest.mark.parametrize(("torch", "index"), [("2.11.0+cu130", "cu130"), ("2.13.0+cpu", "cpu"), ("2.13.0", None)])
+def test_the_versions_of_a_bundle_can_be_installed_from_public_indexes(
+    study: ReplayedCli, torch: str, index: str | None
+) -> None:
+    packages = {"torch": torch, "torchao": "0.18.0+cpu", "numpy": "2.4.6"}
+    results = study.results
+    results.record.fingerprint = {**results.record.fingerprint, "packages": packages}
+    lines = environment(results, results.trial(2)).splitlines()
+    lines = [line for line in lines if not line.startswith("#")]
+    indexes = [] if index is None else [f"--extra-index-url https://download.pytorch.org/whl/{index}"]
+    assert lines == [*indexes, "numpy==2.4.6", f"torch=={torch}"]
 
 
 def test_the_reference_alone_needs_no_confirmation(study: ReplayedCli, tmp_path: Path) -> None:
