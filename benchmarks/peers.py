@@ -3,6 +3,10 @@
     python benchmarks/peers.py --out peers.json            # on a CUDA GPU; about ten minutes
     python benchmarks/peers.py --only eager --only compiled
 
+Contenders whose package is not installed are left out, or stand for it with what paretune has of the same. The
+diffusion-fast recipe tries kernels for many minutes: give it --build-s, and --only to run it beside the baselines.
+Every contender needs some 10 GiB: on 80 GiB, name those of interest with --only.
+
 Each contender loads, compiles and warms up in a process of its own, all of them side by side; then they take turns,
 one call each per block, so that a disturbance hits all of them. Random weights: times and memory are real, pictures
 are not. Prints a Markdown table: the median of the blocks' ratios to torch.compile's default mode with the lowest and
@@ -11,6 +15,7 @@ torch.profiler, over the median call without the profiler).
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -18,47 +23,118 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BASELINE = "compiled"
-CONTENDERS: dict[str, dict[str, dict[str, Any]]] = {
-    "eager": {},
-    "compiled": {"torch_compile": {"region": "whole", "mode": "default"}},
-    "compiled, reduce-overhead": {
-        "channels_last": {},
-        "torch_compile": {"region": "whole", "mode": "reduce-overhead"},
-    },
-    "graphs": {"vae_dtype": {"dtype": "float32"}, "cuda_graphs": {"modules": "denoiser_vae_text"}},
-    "lossless": {
-        "vae_dtype": {"dtype": "float32"},
+BASELINE, BEST_BASELINE = "compiled", "compiled, reduce-overhead"
+Techniques = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to run the pipeline."""
+
+    title: str
+    """For the table."""
+    techniques: Techniques
+    also: Callable[[Any], None] | None = None
+    """What somebody else's package does to the pipeline, after the techniques."""
+    package: str | None = None
+    """The module that has to be there."""
+    instead: "Contender | None" = None
+    """What stands for it where it is not; without, it is left out."""
+
+    def here(self) -> "Contender | None":
+        """What runs on this machine."""
+        there = self.package is None or importlib.util.find_spec(self.package) is not None
+        return self if there else self.instead
+
+
+def deepcache_helper(pipeline: Any) -> None:
+    """DeepCache's own helper at interval 2, and torch.compile of every layer that it may skip.
+
+    The layers are compiled one by one, because the helper decides in Python, in each step, which of them run.
+    """
+    import torch
+    from DeepCache import DeepCacheSDHelper
+
+    helper = DeepCacheSDHelper(pipe=pipeline)
+    helper.set_params(cache_interval=2, cache_branch_id=0)
+    helper.enable()
+    torch._dynamo.config.recompile_limit = 256
+    for place, forward in list(helper.function_dict.items()):
+        if place != "unet_forward" and place[1] != "block":
+            helper.function_dict[place] = torch.compile(forward)
+
+
+def _ours(interval: int | None, vae: str) -> Techniques:
+    """What paretune's recipes do."""
+    cache = {} if interval is None else {"deepcache": {"interval": interval, "branch": 0, "full_percent": 0}}
+    return {
+        "vae_dtype": {"dtype": vae},
         "cudnn_benchmark": {},
         "fused_qkv": {},
         "channels_last": {},
+        **cache,
         "torch_compile": {"region": "whole", "mode": "default"},
         "torch_compile_vae": {"parts": "decoder", "mode": "default"},
         "cuda_graphs": {"modules": "denoiser_vae_text"},
-    },
-    "near-lossless": {
-        "vae_dtype": {"dtype": "bfloat16"},
-        "cudnn_benchmark": {},
-        "fused_qkv": {},
-        "channels_last": {},
-        "deepcache": {"interval": 2, "branch": 0, "full_percent": 0},
-        "torch_compile": {"region": "whole", "mode": "default"},
-        "torch_compile_vae": {"parts": "decoder", "mode": "default"},
-        "cuda_graphs": {"modules": "denoiser_vae_text"},
-    },
-    "fastest": {
-        "vae_dtype": {"dtype": "bfloat16"},
-        "cudnn_benchmark": {},
-        "fused_qkv": {},
-        "channels_last": {},
-        "deepcache": {"interval": 5, "branch": 0, "full_percent": 0},
-        "torch_compile": {"region": "whole", "mode": "default"},
-        "torch_compile_vae": {"parts": "decoder", "mode": "default"},
-        "cuda_graphs": {"modules": "denoiser_vae_text"},
-    },
+    }
+
+
+_WHOLE = {"region": "whole", "mode": "default"}
+# https://github.com/huggingface/diffusion-fast, whose VAE runs in bfloat16 as well. Minutes of trying kernels.
+_DIFFUSION_FAST: Techniques = {
+    "dtype": {"dtype": "bfloat16"},
+    "fused_qkv": {},
+    "channels_last": {},
+    "torch_compile": {"region": "whole", "mode": "max-autotune", "recipe": "diffusion_fast", "fullgraph": True},
+    "torch_compile_vae": {"parts": "decoder", "mode": "max-autotune"},
+}
+CONTENDERS: dict[str, Contender] = {
+    "eager": Contender("the unchanged pipeline", {}),
+    BASELINE: Contender("torch.compile as people write it (whole U-Net, default mode)", {"torch_compile": _WHOLE}),
+    BEST_BASELINE: Contender(
+        "the best that torch.compile alone reaches (reduce-overhead, channels last)",
+        {"channels_last": {}, "torch_compile": {"region": "whole", "mode": "reduce-overhead"}},
+    ),
+    "diffusion-fast": Contender("the diffusion-fast recipe, without its quantization", _DIFFUSION_FAST),
+    "diffusion-fast, int8": Contender(
+        "the diffusion-fast recipe", {**_DIFFUSION_FAST, "torchao_quantization": {"scheme": "int8_dynamic"}}
+    ),
+    "open package": Contender(
+        "DeepCache's own helper (2, branch 0), fused QKV, torch.compile of the layers",
+        {"fused_qkv": {}},
+        also=deepcache_helper,
+        package="DeepCache",
+        instead=Contender(
+            "DeepCache (2, branch 0; paretune's, the package is not installed), fused QKV, torch.compile",
+            {
+                "fused_qkv": {},
+                "deepcache": {"interval": 2, "branch": 0, "full_percent": 0},
+                "torch_compile": _WHOLE,
+            },
+        ),
+    ),
+    "stable-fast": Contender(
+        "stable-fast with its CUDA graphs",
+        {"stable_fast": {"cuda_graph": True, "triton": False, "low_precision_gemm": False}},
+        package="sfast",
+    ),
+    "stable-fast, Triton": Contender(
+        "stable-fast with its CUDA graphs and Triton kernels",
+        {"stable_fast": {"cuda_graph": True, "triton": True, "low_precision_gemm": False}},
+        package="sfast",
+    ),
+    "graphs": Contender(
+        "`vae_dtype(float32) + cuda_graphs`",
+        {"vae_dtype": {"dtype": "float32"}, "cuda_graphs": {"modules": "denoiser_vae_text"}},
+    ),
+    "lossless": Contender("lossless: compiled, arranged, recorded", _ours(None, "float32")),
+    "near-lossless": Contender("DeepCache (2, branch 0), compiled, recorded", _ours(2, "bfloat16")),
+    "fastest": Contender("DeepCache (5, branch 0), compiled, recorded", _ours(5, "bfloat16")),
 }
 
 
@@ -76,9 +152,13 @@ def serve(name: str, folder: Path, out: Any) -> None:
     workload = load_file(folder / "workload.py", "workload").Workload.read(folder)
     pipelines = workload.load("cuda")
     request = workload.requests[0]
-    configuration = Configuration.of(CONTENDERS[name])
+    contender = CONTENDERS[name].here()
+    assert contender is not None
+    configuration = Configuration.of(contender.techniques)
     started = time.perf_counter()
     load_file(folder / "apply.py", "apply").apply(pipelines)
+    if contender.also is not None:
+        contender.also(pipelines["main"])
     applied_s = time.perf_counter() - started
 
     def run() -> tuple[float, Any]:
@@ -128,7 +208,9 @@ def prepare(folder: Path, name: str, steps: int) -> None:
     overrides = ["workload.pipelines.main.weights=random"]
     workload = dict(read_study("sdxl", settings=overrides).workload_description())
     workload["requests"] = [{**workload["requests"][0], "steps": steps}]
-    configuration = Configuration.of(CONTENDERS[name])
+    contender = CONTENDERS[name].here()
+    assert contender is not None
+    configuration = Configuration.of(contender.techniques)
     write_trial_folder(folder, configuration.to_dict(), workload, apply_source(configuration))
 
 
@@ -148,7 +230,9 @@ def main() -> None:
         os.dup2(2, 1)
         serve(options.serve[0], Path(options.serve[1]), out)
         return
-    names = options.only or list(CONTENDERS)
+    names = [name for name in options.only or CONTENDERS if CONTENDERS[name].here() is not None]
+    for name in set(options.only or CONTENDERS) - set(names):
+        print(f"{name} is left out: {CONTENDERS[name].package} is not installed", file=sys.stderr)
     root = Path(tempfile.mkdtemp())
     processes: dict[str, Any] = {}
     began = time.perf_counter()
@@ -218,20 +302,42 @@ def versions() -> dict[str, str]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """As Markdown."""
+    """As Markdown: what it takes, and where the GPU's time goes."""
     lines = [
-        "| contender | ms (median) | ÷ torch.compile (all blocks) | GPU busy | first call s | GiB | moved |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| configuration | ms (median, all blocks) | ÷ torch.compile default | ÷ best torch.compile alone | GPU busy | "
+        "first call, s | allocator peak, GiB | moved |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    baseline = results.get(BASELINE, next(iter(results.values())))["milliseconds"]
     for name, result in results.items():
-        ratios = [ours / theirs for ours, theirs in zip(result["milliseconds"], baseline, strict=True)]
-        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        ms = result["milliseconds"]
         lines.append(
-            f"| {name} | {statistics.median(result['milliseconds']):.0f} | {spread} | {result['busy_share']:.0%} | "
-            f"{result['first_call_s']:.0f} | {result['peak_gib']:.1f} | {result['difference']:.1e} |"
+            f"| {title(name)} | {statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f}) | "
+            f"{against(results, name, BASELINE)} | {against(results, name, BEST_BASELINE)} | "
+            f"{result['busy_share']:.0%} | {result['first_call_s']:.0f} | {result['peak_gib']:.1f} | "
+            f"{result['difference']:.1e} |"
         )
+    kinds = sorted({kind for result in results.values() for kind in result["by_kind_ms"]})
+    lines += ["", "Where the GPU's time goes, ms of kernels in one call:", ""]
+    lines += [f"| configuration | {' | '.join(kinds)} | kernels |", "| --- |" + " --- |" * (len(kinds) + 1)]
+    for name, result in results.items():
+        spent = " | ".join(f"{result['by_kind_ms'].get(kind, 0):.0f}" for kind in kinds)
+        lines.append(f"| {title(name)} | {spent} | {result['kernels']:,} |")
     return "\n".join(lines)
+
+
+def title(name: str) -> str:
+    """What a contender is, as it runs here."""
+    here = CONTENDERS[name].here()
+    return name if here is None else here.title
+
+
+def against(results: dict[str, dict[str, Any]], name: str, baseline: str) -> str:
+    """The median of the blocks' ratios, and the lowest and the highest; empty where the baseline did not run."""
+    if baseline not in results:
+        return ""
+    pairs = zip(results[name]["milliseconds"], results[baseline]["milliseconds"], strict=True)
+    ratios = [ours / theirs for ours, theirs in pairs]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from ...objectives.figures import FIGURE, FIGURES
 from ...search_space import known_techniques, technique
 from ...studies import UserError, fault_sentence, pack_workload, same_workload, utc_now
-from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
+from ..results import Results, Trial, ablation_of, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
 from .signing import read_private_key, signature_of
@@ -138,6 +138,7 @@ def bundle_readme(trial: Trial, *, signed: bool = False) -> str:
         steps=[(step, technique(step.technique)) for step in trial.configuration.steps],
         cold_start_words=cold_start_words,
         cold=trial.cold_start_measured,
+        ablation=ablation_of(results, trial),
         seconds=FIGURE["cold_start_s"].text,
         evidence=evidence_words(trial),
         floor_note=floor_note(results),
@@ -165,6 +166,8 @@ def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
         if one is not None and one.complete:
             measured[name] = _evidence(one)
     write_json(folder / "measurements.json", measured)
+    if (ablation := ablation_of(results, trial)) is not None:
+        write_json(folder / "ablation.json", ablation.to_dict())
     for name, source in (("reference", results.reference), ("winner", trial)):
         (folder / name).mkdir()
         for picture in source.pictures():

@@ -27,18 +27,23 @@ def measure_ablation(
     """Measure every variant once per block; in the first block its memory and its pictures too.
 
     A variant that cannot work, or that fails, is stored with its reason and not tried again. say(done, in all, what).
-    An interrupted ablation is begun anew by the next one.
+    An ablation that was interrupted, or had fewer blocks, goes on where it stopped.
     """
     target = target_of(runs.runner.fingerprint)
     pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in runs.results.record.pipelines.items()}
     made = runs.results.runs(RunKind.ABLATION)
-    session = max((run.session for run in made), default=0) + 1
+    session = max((run.session for run in made), default=0)
     planned = in_turns(blocks, variants(trial))
-    failed: set[str] = set()
+    newest = [run for run in made if run.session == session and run.trial == trial.number]
+    ended = {(run.position, run.configuration_key) for run in newest}
+    failed = {run.configuration_key for run in newest if not run.complete}
+    left = [one for block, one in planned if (block, one.key) not in ended and one.key not in failed]
+    if not newest or not left:
+        session, ended, failed = session + 1, set(), set()
     scratch = run_folder(runs.folder, RunKind.ABLATION, session, 0).with_name(f"ablation-{session:02d}-{COMPILED}")
     try:
         for done, (block, configuration) in enumerate(planned):
-            if configuration.key in failed:
+            if configuration.key in failed or (block, configuration.key) in ended:
                 continue
             say(done, len(planned), f"block {block + 1} of {blocks}: {configuration}")
             reason = impossible(configuration, target, pipelines)

@@ -1,5 +1,6 @@
 """What each technique of a configuration earns: the configuration without it, and it alone, in the same blocks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,10 @@ class Ablation:
     whole_gib: float
     whole_drift: float | None
     earned: tuple[Earned, ...]
+
+    def ranked(self) -> list[Earned]:
+        """What earns most first; what could not be left out last."""
+        return sorted(self.earned, key=lambda one: -math.inf if one.without_ms is None else one.without_ms)[::-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-able."""

@@ -12,7 +12,7 @@ def ablation_lines(found: Ablation) -> list[str]:
         f"trial {found.trial}: {FIGURE['latency_ms'].text(found.whole_ms)}, "
         f"{FIGURE['peak_vram_gib'].text(found.whole_gib)}, in {found.blocks} blocks"
     ]
-    for one in sorted(found.earned, key=lambda earned: -(earned.without_ms or 0.0)):
+    for one in found.ranked():
         if one.without is None or one.without_ms is None:
             lines.append(f"  {one.technique}: could not be left out ({one.left_out})")
             continue

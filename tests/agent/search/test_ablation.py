@@ -1,14 +1,19 @@
 """What each technique of a trial earns, on replayed measurements."""
 
+import json
 from pathlib import Path
 
+import ablation_chart
 import pytest
+from paretune.agent.bundle import export
+from paretune.agent.bundle.export import bundle_readme
 from paretune.agent.results import Ablation, ablation_of
 from paretune.agent.review import ablation_lines, study_view, write_report
 from paretune.agent.search import ablate
 from paretune.agent.trial import Job, TrialResult
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, Records, RunKind, UserError
+from PIL import Image
 from support.replaying import World, world_in
 
 CACHED = "deepcache(interval=3, branch=0, full_percent=0)"
@@ -83,6 +88,19 @@ def test_what_fails_is_told_and_not_tried_again(world: World) -> None:
     assert "deepcache: could not be left out (oom: too little memory)" in "\n".join(ablation_lines(found))
 
 
+def test_an_interrupted_one_goes_on_where_it_stopped(world: World) -> None:
+    def interrupted(job: Job, kind: str) -> None:
+        if kind == "ablation" and len(world.ran) == 11:
+            raise KeyboardInterrupt
+
+    world.before = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        ablated(world, blocks=2)
+    world.before = lambda job, kind: None
+    assert ablated(world, blocks=2).blocks == 2
+    assert len([kind for kind, _ in world.ran if kind == "ablation"]) == 2 * 8 + 1
+
+
 def test_the_newest_ablation_counts_and_the_trial_stays_what_it_was(world: World) -> None:
     results = world.launch(world.study("a", [], budget={"trials": 2}, space={"techniques": {n: {} for n in PRESET}}))
     before = results.trial(1).figure("latency_ms")
@@ -105,6 +123,33 @@ def test_the_report_shows_it(world: World, tmp_path: Path) -> None:
     assert "plot-ablation-1" in text
     assert "+500 ms" in text
     assert study_view(results).to_dict()["ablations"][0]["trial"] == 1
+
+
+def test_a_bundle_of_the_trial_has_it(world: World) -> None:
+    results = world.launch(world.study("a", [], budget={"trials": 2}, space={"techniques": {n: {} for n in PRESET}}))
+    assert "What each technique earns" not in bundle_readme(results.trial(1))
+    ablated(world, blocks=2)
+    trial = results.refresh().trial(1)
+    bundle = export(results, trial, world.folder / "bundle", unconfirmed=True)
+    readme = (bundle / "README.md").read_text()
+    assert "| deepcache | +500 ms | -0.50 GiB | 2.25 times as long (2.25 to 2.25) | 2.00 (2.00 to 2.00) |" in readme
+    assert "| fused_qkv | +50 ms | -0.50 GiB |" in readme
+    stored = json.loads((bundle / "evidence" / "ablation.json").read_text())
+    assert stored["whole_ms"] == 400.0
+    assert "evidence/ablation.json" in (bundle / "manifest.json").read_text()
+
+
+def test_the_chart_in_the_readme_is_drawn_from_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.folder / "ablation.png"
+    arguments = ["ablation_chart.py", "a", "--storage", world.storage, "--out", str(file)]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit, match="paretune ablate a does that"):
+        ablation_chart.main()
+    ablated(world, blocks=2)
+    ablation_chart.main()
+    with Image.open(file) as chart:
+        colours = {colour for _, colour in chart.convert("RGB").getcolors(1 << 24) or []}
+    assert ablation_chart.EARNS in colours
 
 
 def test_there_is_nothing_to_leave_out_of_the_reference(world: World) -> None:

@@ -56,6 +56,8 @@ def test_later_trials_are_unaffected_and_nothing_stays_on_the_gpu(survived: Resu
     assert last is not None
     assert last.complete, last.reason
     assert last.measurements["memory"]["source"].startswith("nvml")
+    assert last.gpu_busy_share is not None
+    assert 0 < last.gpu_busy_share <= 1
     used_gib = device_used_gib("cuda")
     assert used_gib is not None
     assert used_gib - used_before_gib < 2, "what the trials took is given back"
