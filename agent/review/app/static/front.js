@@ -17,7 +17,7 @@ const range = (name) => {
 };
 // Sliders move over what was measured; memory stops at what GPUs have as well.
 const memoryStops = (() => {
-  const [low, high] = range("peak_vram_gib"), stops = new Set([16, 24, 48, 80].filter((gib) => gib < high * 4 || gib === 16));
+  const [low, high] = range("peak_vram_gib"), stops = new Set([16, 24, 48, 80]);
   for (let i = 0; i <= 40; i++) stops.add(Number((low + (high - low) * i / 40).toPrecision(3)));
   return [...stops].filter((gib) => gib >= low * 0.95).sort((a, b) => a - b);
 })();
