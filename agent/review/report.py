@@ -30,7 +30,7 @@ _MEMORY_WORDS = {
     memory.SOURCE_ALLOCATOR: "memory reserved by PyTorch's allocator, without the CUDA context",
     memory.SOURCE_RESIDENT_SET: "resident set of the trial's process (main memory), because it ran on the CPU",
 }
-_METRIC_WORDS = {
+METRIC_WORDS = {
     "psnr_db": "PSNR, dB",
     "worst_tile_psnr_db": "PSNR of the worst 64 px tile, dB",
     "ssim": "SSIM",
@@ -40,7 +40,7 @@ _METRIC_WORDS = {
     "ssimulacra2": "SSIMULACRA2",
     **LEARNED_WORDS,
 }
-_LOSS_WORDS = {
+LOSS_WORDS = {
     Loss.BIT_IDENTICAL: "nothing, the pictures stay the same to the bit",
     Loss.REORDERED: "rounding, because the same arithmetic runs in another order",
     Loss.APPROXIMATE: "accuracy, because it approximates",
@@ -86,11 +86,11 @@ def report_html(results: Results) -> str:
         not_assessed=not_assessed(results),
         downscaled_px=inlined.longest_side_px,
         phases=PHASES,
-        loss_words=_LOSS_WORDS,
+        loss_words=LOSS_WORDS,
         memory_words="; ".join(_MEMORY_WORDS.get(source, source) for source in view.memory_sources),
         study_file=without_secrets(results.study.to_yaml()),
         thresholds=THRESHOLDS,
-        metric_words=_METRIC_WORDS,
+        metric_words=METRIC_WORDS,
         verdicts=[str(verdict) for verdict in Verdict],
         seconds=_seconds,
         date=_date,

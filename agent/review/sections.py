@@ -60,9 +60,14 @@ class FailedProcesses:
 
 def stages(results: Results) -> dict[str, list[StageBar]]:
     """Where the time of a request goes in the named configurations, by the requests that cost the same."""
+    return stages_of([trial for trial in dict.fromkeys(named_trials(results).values()) if trial is not None])
+
+
+def stages_of(trials: Sequence[Trial]) -> dict[str, list[StageBar]]:
+    """The same of any trials."""
     found: dict[str, list[StageBar]] = {}
-    for trial in dict.fromkeys(named_trials(results).values()):
-        if trial is not None and trial.complete:
+    for trial in trials:
+        if trial.complete:
             for measured in trial.measurements.get("stages", ()):  # none where timing was ended early
                 found.setdefault(", ".join(measured["requests"]), []).append(_stage_bar(trial, measured))
     return found

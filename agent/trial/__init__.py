@@ -19,6 +19,7 @@ from .folder import (
 )
 from .fresh_process import run_script
 from .judge import latents_of
+from .log import tail_of
 from .process import Job
 from .repeats import ADVICE, repetition, repetition_words, too_far
 from .result import TrialResult, finished_trial
@@ -47,6 +48,7 @@ __all__ = [
     "repetition_words",
     "run_folder",
     "run_script",
+    "tail_of",
     "target_of",
     "too_far",
     "trial_folder",

@@ -10,14 +10,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from ....studies import Records, UserError, fault_sentence, without_secrets
-from . import assets, login_page, studies_page
+from . import assets, front_page, login_page, picture_files, pictures_page, studies_page, trial_page
 from .access import Access
 from .guard import Guard
 from .optuna_pages import optuna_pages
 from .pages import render
 from .shelf import Shelf
 
-PAGES = (assets, login_page, studies_page)
+PAGES = (assets, login_page, studies_page, front_page, trial_page, picture_files, pictures_page)
 
 
 def application(records: Records, access: Access, bundles: Path) -> ASGIApp:

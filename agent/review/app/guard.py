@@ -18,6 +18,8 @@ CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+PLOT_POLICY = CONTENT_POLICY.replace("style-src 'self'", "style-src 'self'; style-src-attr 'unsafe-inline'")
+"""Of pages with a plot: plotly.js places text by style attributes."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -53,7 +55,7 @@ class Guard:
         begun = session is None and not self._access.passwords
         if begun:
             session = self._access.new_session(Role.WRITE)
-        scope.setdefault("state", {})["session"] = session
+        request.state.session = session
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -98,7 +100,8 @@ class Guard:
         for name, value in HEADERS.items():
             headers[name] = value
         theirs = headers.get("content-security-policy") if is_optunas(request.url.path) else None
-        headers["Content-Security-Policy"] = f"{theirs}; frame-ancestors 'none'" if theirs else CONTENT_POLICY
+        ours = PLOT_POLICY if getattr(request.state, "plots", False) else CONTENT_POLICY
+        headers["Content-Security-Policy"] = f"{theirs}; frame-ancestors 'none'" if theirs else ours
         headers.setdefault("Cache-Control", "no-store")
         if begun is not None:
             set_session(headers, self._access, begun, secure=request.url.scheme == "https")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from ....studies import Records, optuna_storage, without_secrets
+from ....studies import Records, UserError, optuna_storage, without_secrets
 from ..report import template
 from ..view import study_view
 
@@ -24,7 +24,7 @@ _NOTE = re.compile(r"/api/studies/\d+(/\d+)?/note/?")
 
 
 def optuna_pages(records: Records) -> WSGIApplication:
-    """Optuna's dashboard for one database."""
+    """Optuna's dashboard for one database; where Optuna's tables cannot be read, a sentence instead of each page."""
     import optuna_dashboard
 
     from ..optuna_storage import ReportedStorage
@@ -32,7 +32,10 @@ def optuna_pages(records: Records) -> WSGIApplication:
     # Importances of parameters that few trials have; the page says nothing wrong, and the terminal is no place for it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
-    reported = ReportedStorage(records, optuna_storage(records.reading_url, read_only=True))
+    try:
+        reported = ReportedStorage(records, optuna_storage(records.reading_url, read_only=True))
+    except UserError as error:
+        return _sentence(without_secrets(str(error)))
     return as_reported(optuna_dashboard.wsgi(reported, artifact_store=reported), reported)
 
 
@@ -77,6 +80,14 @@ def as_reported(app: WSGIApplication, storage: "ReportedStorage") -> WSGIApplica
             return [sentence.encode(errors="replace") + b"\n"]
 
     return guarded
+
+
+def _sentence(sentence: str) -> WSGIApplication:
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
+        return [sentence.encode() + b"\n"]
+
+    return answer
 
 
 def _change(study: dict[str, Any], study_id: int, storage: "ReportedStorage", after: int) -> None:

@@ -16,8 +16,9 @@ from .shelf import Shelf
 _HERE = Path(__file__).parent
 
 
-def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page of ours."""
+def render(request: Request, template: str, *, status: int = 200, plots: bool = False, **values: Any) -> HTMLResponse:
+    """A page of ours. plots: it draws with plotly, for which its policy has an exception."""
+    request.state.plots = plots
     session = session_of(request)
     access = access_of(request)
     text = (

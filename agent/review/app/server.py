@@ -51,7 +51,7 @@ def dashboard(
     access = Access(passwords, host=host, port=bound, names=names, read_only=read_only)
     app = application(records, access, bundles)
     shown = f"[{host}]" if ":" in host else host
-    # Its own messages would be a line per request, and a traceback where a browser goes away early or a page has failed,
+    # Its own messages would be a line per request, and a traceback where a browser goes away early, or a page failed,
     # which says so itself, without what is secret.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = uvicorn.Server(

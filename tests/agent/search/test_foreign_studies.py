@@ -71,12 +71,18 @@ def test_tables_of_a_newer_optuna_are_one_sentence(world: World) -> None:
     assert not world.ran
 
 
-def test_the_dashboard_says_so_too(tmp_path: Path, cli: Cli) -> None:
+def test_the_dashboard_says_so_too_and_shows_its_own_pages(tmp_path: Path) -> None:
+    pytest.importorskip("a2wsgi", reason="the dashboard extra is not installed")
+    from support.served import served
+
     replay(tmp_path)
     strangers(url_of(tmp_path), "theirs", ["minimize"])
     newer(tmp_path / "paretune.db")
-    said = cli("dashboard", NAME, "--storage", url_of(tmp_path), "--port", "0")
-    assert "are of another version of Optuna" in said.sentence()
+    with served(url_of(tmp_path), tmp_path) as visitor:
+        said = visitor.get("/dashboard/")
+        assert said.status == 503
+        assert "are of another version of Optuna" in said.text
+        assert NAME in visitor.get("/").text
 
 
 def test_a_file_of_another_program_where_optunas_tables_should_be(tmp_path: Path, cli: Cli) -> None:

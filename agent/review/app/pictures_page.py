@@ -1,0 +1,138 @@
+"""Looking at pictures: a configuration's beside the reference's, the worst first, and one of them at full size."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from PIL import Image
+
+from ....objectives.measuring import VARIANT, VARIANT_SEEDS
+from ....studies import UserError
+from ...results import Results, Trial
+from ..report import METRIC_WORDS
+from ..rows import named_trials
+from .differences import FULL_LSB, worst_tile
+from .pages import render, shelf_of
+from .picture_files import pair_of
+from .trial_page import judged, trial_of
+
+router = APIRouter()
+
+
+@router.get("/studies/{study}/pictures")
+def grid(request: Request, study: str, trial: int | None = None) -> HTMLResponse:
+    """Every picture of one configuration, the worst first."""
+    with shelf_of(request).open(study) as results:
+        known = pictured(results)
+        chosen = _default(results, known) if trial is None else trial_of(results, trial)
+        return render(
+            request,
+            "pictures.html.j2",
+            study=study,
+            tab=f"/studies/{study}/pictures",
+            assessed=results.quality_assessed,
+            trials=[_named(results, one) for one in known],
+            trial=chosen,
+            pictures=[] if chosen is None else [{**one, **_request(results, one)} for one in judged(chosen)],
+            there=set() if chosen is None else _there(results, chosen),
+            ratings=_ratings(request, study),
+        )
+
+
+@router.get("/studies/{study}/pictures/{number}/{file}")
+def one(request: Request, study: str, number: int, file: str) -> HTMLResponse:
+    """One picture at full size, in the ways in which it can be compared."""
+    with shelf_of(request).open(study) as results:
+        trial = trial_of(results, number)
+        reference, candidate = pair_of(results, trial, file)
+        try:
+            with Image.open(candidate) as image:
+                size = image.size
+            tile = worst_tile(reference, candidate)
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"the picture {file} of trial {number} cannot be read ({error})") from None
+        files = [str(picture["file"]) for picture in judged(trial)]
+        at = files.index(file) if file in files else 0
+        said = next((picture for picture in judged(trial) if picture["file"] == file), None)
+        others = [one for one in pictured(results) if file in _there(results, one)]
+        base = f"/studies/{study}"
+        return render(
+            request,
+            "picture.html.j2",
+            study=study,
+            tab="",
+            trial=trial,
+            file=file,
+            said=said,
+            metric_words=METRIC_WORDS,
+            request_words=_request(results, said or {"file": file, "request": file.rpartition("-")[0]}),
+            tile=tile,
+            full_lsb=FULL_LSB,
+            before=files[at - 1] if at else None,
+            after=files[at + 1] if at + 1 < len(files) else None,
+            others=[{**_named(results, one), **_verdict(one, file)} for one in others],
+            ratings=_ratings(request, study).get((number, file), []),
+            page={
+                "reference": f"{base}/files/{results.reference.number}/{file}",
+                "candidate": f"{base}/files/{number}/{file}",
+                "difference": f"{base}/differences/{number}/{file}",
+                "width": size[0],
+                "height": size[1],
+                "tile": None if tile is None else [tile.x, tile.y, tile.width, tile.height],
+            },
+        )
+
+
+def pictured(results: Results) -> list[Trial]:
+    """The trials whose pictures can be compared with the reference's, the named ones first, then the fastest."""
+    named = [trial for trial in named_trials(results).values() if trial is not None]
+    complete = sorted(results.complete, key=lambda trial: trial.figure("latency_ms"))
+    ordered = list(dict.fromkeys([*reversed(named), *results.front, *complete]))
+    return [one for one in ordered if one.complete and not one.is_reference and one.quality.get("pictures")]
+
+
+def _default(results: Results, known: list[Trial]) -> Trial | None:
+    best = results.best_or_none
+    return best if best in known else next(iter(known), None)
+
+
+def _named(results: Results, trial: Trial) -> dict[str, Any]:
+    names = [name for name, named in named_trials(results).items() if named is trial]
+    return {
+        "number": trial.number,
+        "label": ", ".join(names),
+        "text": str(trial.configuration),
+        "verdict": str(trial.verdict),
+        "latency": trial.text("latency_ms"),
+    }
+
+
+def _verdict(trial: Trial, file: str) -> dict[str, Any]:
+    said = next((one for one in trial.quality.get("pictures", ()) if one["file"] == file), None)
+    return {} if said is None else {"verdict": said["verdict"], "drift": said["drift"]}
+
+
+def _there(results: Results, trial: Trial) -> set[str]:
+    """The files that both the trial and the reference have."""
+    return {file.name for file in trial.pictures()} & {file.name for file in results.reference.pictures()}
+
+
+def _request(results: Results, picture: Mapping[str, Any]) -> dict[str, str]:
+    """The prompt of a picture, and with which settings it was made."""
+    name, _, variant = str(picture["request"]).partition(VARIANT)
+    for request in results.study.workload_description()["requests"]:
+        if request["name"] == name:
+            index = int(str(picture["file"]).rpartition("-")[2].removesuffix(".png"))
+            seed = request["seed"] + index + VARIANT_SEEDS * int(variant or 0)
+            size = f"{request['width_px']} × {request['height_px']} px"
+            words = f"{size}, {request['steps']} steps, guidance {request['guidance']:g}, seed {seed}"
+            return {"prompt": str(request["prompt"]), "details": words}
+    return {"prompt": "", "details": ""}
+
+
+def _ratings(request: Request, study: str) -> dict[tuple[int, str], list[Any]]:
+    found: dict[tuple[int, str], list[Any]] = {}
+    for rating in shelf_of(request).records.ratings(study):
+        found.setdefault((rating.trial, rating.picture), []).append(rating)
+    return found

@@ -1,0 +1,160 @@
+"""The front of a study in the dashboard: what it shows, filters and picks, on a server and in a browser."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("a2wsgi", reason="the dashboard extra is not installed")
+from paretune.agent.results import Results
+from paretune.studies import Records
+from support.browser import CHROMIUM, Browser
+from support.launched import Cli
+from support.many import many
+from support.page import Page
+from support.replayed import HOSTILE, add, ask_optuna, replay, trial_run, url_of
+from support.served import Visitor, served
+
+FRONT = "/studies/replayed"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    replay(folder)
+    ask_optuna(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def visitor(folder: Path) -> Iterator[Visitor]:
+    with served(url_of(folder), folder) as visitor:
+        yield visitor
+
+
+def test_the_list_has_the_gain_over_both_baselines(visitor: Visitor) -> None:
+    text = Page(visitor.get("/").text).text
+    for words in ("replayed", "StableDiffusionXLPipeline, 2 requests, 32 × 32", "Example <CPU> 9000", "confirmed"):
+        assert words in text
+    assert "2.50× (2.48 to 2.52)" in text
+    assert "2.00× (1.98 to 2.02)" in text
+
+
+def test_the_page_shows_what_the_report_does(visitor: Visitor, folder: Path) -> None:
+    page = Page(visitor.get(FRONT).text)
+    results = Results(Records(url_of(folder)), "replayed")
+    for trial in results.complete:
+        assert all(trial.text(name) in page.text for name in ("latency_ms", "peak_vram_gib", "drift"))
+    assert "2.50 times as fast as the reference (401 ms against 1.00 s; 95 % interval 2.48 to 2.52" in page.text
+    assert "apply: it <broke>" in page.text
+    assert "pictures near-lossless or better" in page.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ("", {}),
+        ("memory=2.3", {"--limit": "peak_vram_gib<=2.3"}),
+        ("verdict=imperceptible", {}),
+        ("cold=5.5&memory=2.2", {}),
+    ],
+)
+def test_the_picks_are_what_the_command_line_gives(
+    visitor: Visitor, folder: Path, cli: Cli, asked: str, options: dict[str, str]
+) -> None:
+    import json
+    import shlex
+
+    for pick in visitor.get(f"{FRONT}/picks?{asked}").json():
+        words = shlex.split(pick["command"])[1:]
+        assert all(word in words for pair in options.items() for word in pair)
+        said = cli(*words, "--json", "--storage", url_of(folder))
+        if pick["trial"] is None:
+            assert pick["why"] == said.sentence()
+        else:
+            assert json.loads(said.out)["number"] == pick["trial"]
+
+
+def test_a_limit_that_nothing_keeps_is_a_sentence(visitor: Visitor) -> None:
+    found = visitor.get(f"{FRONT}/picks?memory=0.1").json()
+    assert [pick["trial"] for pick in found] == [None] * 3
+    assert "none of 7 measured trials keep peak_vram_gib<=0.1" in found[0]["why"]
+    assert visitor.get(f"{FRONT}/picks?verdict=lovely", accept="application/json").status == 409
+
+
+def test_random_weights_have_no_verdicts(tmp_path: Path) -> None:
+    replay(tmp_path, assessed=False)
+    with served(url_of(tmp_path), tmp_path) as visitor:
+        page = Page(visitor.get(FRONT).text)
+        assert "near-lossless" not in page.text.partition("Peak memory at most")[0]
+        assert [pick["title"] for pick in visitor.get(f"{FRONT}/picks").json()] == [
+            "Fastest lossless",
+            "Fastest",
+            "Smallest",
+        ]
+
+
+def test_what_is_measured_meanwhile_is_on_the_page(tmp_path: Path) -> None:
+    results = replay(tmp_path, only=(1, 2))
+    with served(url_of(tmp_path), tmp_path) as visitor:
+        assert "3 trials" in Page(visitor.get(FRONT).text).text
+        add(results, trial_run(tmp_path, 9, results.trial(1).configuration, "cpu", outcome="oom", reason="too large"))
+        time.sleep(1.1)
+        assert "too large" in visitor.get(FRONT).text
+
+
+def test_names_prompts_and_errors_stay_text(visitor: Visitor) -> None:
+    page = Page(visitor.get(FRONT).text)
+    assert "<dogs>" in page.text
+    assert {attributes.get("src") for tag, attributes in page.tags if tag == "script"} == {
+        None,  # the data of the page, which nothing runs
+        "/assets/page.js",
+        "/assets/plotly.js",
+        "/assets/front.js",
+    }
+    assert not [attributes for _, attributes in page.tags if "onerror" in attributes or "style" in attributes]
+    assert HOSTILE not in visitor.get(FRONT).text
+
+
+def test_a_page_of_many_trials_does_not_compare_each_with_each(tmp_path: Path) -> None:
+    """A page of 300 takes a fraction of a second: nothing is timed here, but comparisons are counted."""
+    results = many(tmp_path, 120)
+    asked = 0
+    original = type(results.reference).ties_with
+
+    def counted(self: object, *arguments: object) -> bool:
+        nonlocal asked
+        asked += 1
+        return bool(original(self, *arguments))  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch, served(url_of(tmp_path), tmp_path) as visitor:
+        patch.setattr(type(results.reference), "ties_with", counted)
+        page = Page(visitor.get(FRONT).text)
+    assert [tag for tag, _ in page.tags].count("tr") > 120
+    assert asked < 10 * 120
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
+def test_the_front_in_a_browser(visitor: Visitor) -> None:
+    drawn = "document.querySelectorAll('#plot .scatterlayer path.point').length"
+    with Browser(1280, 900) as browser:
+        browser.open(f"{visitor.root}/")
+        browser.wait_for("document.querySelector('tr[data-study] a')?.textContent === 'replayed'")
+        browser.open(visitor.root + FRONT)
+        browser.wait_for(f"{drawn} === 7")
+        browser.evaluate("document.getElementById('verdict').value = 1")
+        browser.evaluate("document.getElementById('verdict').dispatchEvent(new Event('input', {bubbles: true}))")
+        browser.wait_for("document.querySelectorAll('#trials tbody tr:not([hidden])').length === 3")
+        browser.wait_for("document.querySelector('#picks').innerText.includes('--verdict imperceptible')")
+        assert "verdict=imperceptible" in browser.evaluate("location.search")
+        # A link shows the same.
+        browser.open(f"{visitor.root}{FRONT}?x=peak_vram_gib&y=cold_start_s&memory=2.2&sort=-drift")
+        browser.wait_for("document.querySelectorAll('#trials tbody tr:not([hidden])').length === 5")
+        assert browser.evaluate("document.querySelector('#trials tbody tr').dataset.number") == "3"
+        assert "peak memory, GiB" in browser.evaluate("document.querySelector('#plot').textContent")
+        for width in (1280, 390):
+            browser.resize(width, 844)
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.console == []
+        assert [url for url in browser.requests if not url.startswith((visitor.root, "data:", "blob:"))] == []
