@@ -23,7 +23,7 @@ import psutil
 import pytest
 import yaml
 from paretune.agent.bundle import export, files_of
-from paretune.objectives.versions import tested_versions
+from paretune.objectives import versions
 from paretune.studies import sha256
 from PIL import Image
 from support.launching import wait_until
@@ -195,6 +195,7 @@ def test_a_worker_from_its_start_to_its_end(bundles: Bundles, start: Start, tmp_
     ):
         assert line in metrics
 
+    no_picture_is_made_for_a_client_that_has_left(worker)
     every_accepted_request_is_answered(worker)
     assert bundles.state("new") == before
 
@@ -231,12 +232,24 @@ def requests_are_checked(worker: Worker) -> None:
         headers={"Content-Type": "application/json"},
     )
     assert broken.status_code == 422
-    address = httpx.URL(worker.url)
-    with socket.create_connection((address.host, address.port), timeout=30) as slow:
-        slow.sendall(
-            b"POST /pictures HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-        )
+    with by_hand(worker, "{", 9) as slow:
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def by_hand(worker: Worker, body: str, length: int) -> socket.socket:
+    """Send a request that says it has a body of that length, and do not wait for the answer."""
+    head = ("POST /pictures HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}")
+    address = httpx.URL(worker.url)
+    connection = socket.create_connection((address.host, address.port), timeout=30)
+    connection.sendall("\r\n".join([*head, "", body]).encode())
+    return connection
+
+
+def no_picture_is_made_for_a_client_that_has_left(worker: Worker) -> None:
+    body = '{"prompt": "a cat"}'
+    for _ in range(3):
+        by_hand(worker, body, len(body)).close()
+    wait_until(lambda: 'code="499"' in worker.get("metrics").text, 30, "it made pictures for nobody")
 
 
 def every_accepted_request_is_answered(worker: Worker) -> None:
@@ -292,13 +305,14 @@ def test_a_bundle_takes_over_between_two_requests_and_the_one_before_can_be_take
         bundles.link(name, link)
         worker.signal(signal.SIGHUP)
         made = []
-        while f"{bundles.folder / name} is served" not in worker.log():
+        while worker.get("readyz").json()["bundle"] != str(bundles.folder / name):
+            assert "goes on" not in worker.log()
             made.append(picture_of(worker.ask()).tobytes())  # all the while
+            time.sleep(0.2)
         former.wait(30)
+        worker.wait_until_ready()
+        assert picture_of(worker.ask()).tobytes() == by_bundle.setdefault(name, picture_of(worker.ask()).tobytes())
         assert set(made) <= set(by_bundle.values())
-        assert worker.wait_until_ready()["bundle"] == str(bundles.folder / name)
-        by_bundle.setdefault(name, picture_of(worker.ask()).tobytes())
-        assert picture_of(worker.ask()).tobytes() == by_bundle[name]
         (bundles.folder / name).rename(bundles.folder / f"{name}-moved")  # nothing of it is needed any more
         (bundles.folder / f"{name}-moved").rename(bundles.folder / name)
     assert 'worker_bundle_changes_total{result="done"} 3.0' in worker.get("metrics").text
@@ -341,10 +355,19 @@ def test_a_worker_that_has_no_bundle_to_serve_says_so_and_ends(bundles: Bundles,
         assert [line for line in worker.log().splitlines() if line.startswith("ERROR") and line.endswith(words)]
 
 
+def test_a_worker_that_is_stopped_while_it_loads_leaves_nothing_behind(bundles: Bundles, start: Start) -> None:
+    worker = start(bundles.folder / "new")
+    worker.wait_for("loading the pipelines")
+    worker.gpu_processes = psutil.Process(worker.process.pid).children()
+    worker.signal(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert list(worker.tmp.iterdir()) == []
+
+
 def test_its_image_is_built_of_its_files_and_of_tested_versions() -> None:
     pins = dict(line.split("==") for line in (WORKER / "requirements.txt").read_text().splitlines() if "==" in line)
     assert set(pins) >= {"fastapi", "uvicorn", "prometheus-client"}
-    assert pins == {name: str(tested_versions()[name]) for name in pins}
+    assert pins == {name: str(versions.tested_versions()[name]) for name in pins}
     dockerfile = (WORKER / "Dockerfile").read_text()
     copied = {name for line in re.findall("^COPY (.*) ", dockerfile, re.MULTILINE) for name in line.split()}
     assert copied == {"environment.txt", "requirements.txt", *(file.name for file in WORKER.glob("*.py"))}
@@ -352,3 +375,8 @@ def test_its_image_is_built_of_its_files_and_of_tested_versions() -> None:
     options = {word for word in service["command"] if word.startswith("--")}
     assert options
     assert all(f'"{option}"' in (WORKER / "app.py").read_text() for option in options)
+
+
+def test_it_can_be_copied_because_it_imports_nothing_of_paretune() -> None:
+    for file in WORKER.glob("*.py"):
+        assert not re.search(r"^\s*(import|from) paretune", file.read_text(), re.MULTILINE)
