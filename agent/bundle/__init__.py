@@ -2,6 +2,7 @@
 
 from .export import bundle_readme, export
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, files_of, read_manifest
+from .proof import prove
 from .reading import Bundle, open_bundle
 from .signing import make_keys
 from .verify import verify
@@ -16,6 +17,7 @@ __all__ = [
     "files_of",
     "make_keys",
     "open_bundle",
+    "prove",
     "read_manifest",
     "verify",
 ]
