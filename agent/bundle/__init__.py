@@ -4,7 +4,7 @@ from .export import bundle_readme, export
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, files_of, read_manifest
 from .proof import prove
 from .reading import Bundle, open_bundle
-from .signing import make_keys
+from .signing import make_keys, trust_file
 from .verify import verify
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "open_bundle",
     "prove",
     "read_manifest",
+    "trust_file",
     "verify",
 ]
