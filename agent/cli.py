@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from ..studies import DEFAULT_STORAGE, Records, UserError, fault_sentence, read_study
+from .bundle_commands import keygen, verify
 from .options import (
     AsJson,
     ByOption,
@@ -20,7 +20,6 @@ from .options import (
     StudyName,
     VerdictOption,
     minutes_of,
-    model_folders,
     one_of,
     study_names,
 )
@@ -36,10 +35,6 @@ app = typer.Typer(
 console = MaskedConsole()
 
 FASTEST = "latency_ms"
-RUNS_CODE = (
-    "Verifying runs the code in the bundle, as you. Verify only bundles from people you trust; the manifest finds "
-    "damage, not forgery."
-)
 
 
 def _print_version(asked: bool) -> None:
@@ -188,6 +183,9 @@ def export(
     unconfirmed: Annotated[
         bool, typer.Option("--unconfirmed", help="Even if the machine changed so much that nothing can be compared.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign the bundle with this private key (made by `paretune keygen`).")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write a configuration as a bundle that runs without paretune; warn of what speaks against its figures."""
@@ -199,40 +197,10 @@ def export(
         raise UserError(f"--trial {trial} says which one already: leave out {', '.join(asked)}")
     results = Results(Records(storage, must_exist=True), name)
     chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by or FASTEST, loss)
-    folder = run(results, chosen, output, unconfirmed=unconfirmed)
+    folder = run(results, chosen, output, unconfirmed=unconfirmed, sign=sign)
     say(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}")
     if doubts := chosen.doubts():
         print_error("warning", " ".join(map(str, doubts)))
-
-
-@app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="PIPELINE=FOLDER of a model that is not in the bundle; remembered here."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs.
-
-    This runs the code in the bundle, as you: verify only bundles from people you trust. The manifest finds damage, not
-    forgery: whoever changes a file can write a new manifest.
-    """
-    from .bundle import verify as run
-
-    if not as_json:
-        say(RUNS_CODE)
-    with console.status("verifying") as status:
-        verification = run(folder, models=model_folders(model or []), on_step=lambda text: status.update(text))
-    if as_json:
-        print_json({"passed": verification.passed, **asdict(verification), "note": RUNS_CODE})
-    else:
-        for check in verification.checks:
-            mark = "[green]pass[/green]" if check.passed else "[red]differs[/red]"
-            console.print(f"{mark}  {check.name}: {escape(check.text)}", soft_wrap=True)
-        console.print("The bundle passes." if verification.passed else "The bundle differs from its evidence.")
-    raise typer.Exit(0 if verification.passed else 1)
 
 
 @app.command()
@@ -342,6 +310,8 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
 
 
+app.command()(verify)
+app.command()(keygen)
 app.command()(ablate)
 app.command()(explain)
 

@@ -22,7 +22,7 @@ from ..search_space import (
 )
 from .trial import detect_device, installed, target_of
 
-EXTRAS = ("torchao", "dashboard", "postgresql")
+EXTRAS = ("torchao", "signing", "dashboard", "postgresql")
 """What a user may want besides; the other extras are for working on paretune itself."""
 
 

@@ -30,8 +30,22 @@ ROOMS: dict[str, set[str]] = {
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 MOST_LINES = 400
 MEASURING = sorted((ROOT / "objectives" / "measuring").glob("*.py"))
-COPIED_BESIDE_APPLY = (ROOT / "agent" / "trial" / "script.py", ROOT / "studies" / "workload.py", *MEASURING)
-PUBLIC = {"PIL", "torch", "diffusers", "torchao", "transformers", "accelerate", "numpy", "psutil", "pynvml"}
+COPIED_BESIDE_APPLY = (
+    *(ROOT / "agent" / "trial" / "script.py", ROOT / "agent" / "bundle" / "trust.py"),
+    *(ROOT / "studies" / "workload.py", *MEASURING),
+)
+PUBLIC = {
+    "PIL",
+    "torch",
+    "diffusers",
+    "torchao",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "psutil",
+    "pynvml",
+    "cryptography",
+}
 OPTIONAL = {"sfast", "torch_tensorrt", "cache_dit"}
 """What some techniques alone need; they say so in their packages."""
 

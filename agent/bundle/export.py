@@ -14,14 +14,19 @@ from ...studies import UserError, pack_workload, same_workload, utc_now
 from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
+from .signing import read_private_key, signature_of, trust_file
+from .trust import ARTEFACTS, SIGNATURE
 
 PYTORCH_BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
 
 
-def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = False) -> Path:
+def export(
+    results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = False, sign: Path | None = None
+) -> Path:
     """Write the bundle of `trial` to `folder`, whole or not at all. Returns the folder.
 
     unconfirmed: also where nothing is known of its gain, because the reference was never again where it had been.
+    sign: the file of a private key (signing.py), which signs the manifest.
     Raises UserError in that case without it, and when the folder holds something that is not a bundle.
     """
     if not (trial.exportable or unconfirmed):
@@ -46,13 +51,14 @@ def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = 
         raise UserError(
             f"the pictures of {results.name} are gone from {results.record.files}: a bundle needs its evidence"
         )
+    key = None if sign is None else read_private_key(sign)
     try:
-        return _write_bundle(results, trial, folder)
+        return _write_bundle(results, trial, folder, key)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder with -o") from None
 
 
-def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
+def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any) -> Path:
     packed = pack_workload(results.study)
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
@@ -63,7 +69,9 @@ def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
             (draft / "check" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, draft / "check" / name)
         _write_evidence(draft / "evidence", results, trial)
-        write_text(draft / "README.md", bundle_readme(trial))
+        if (draft / ARTEFACTS).is_dir():
+            shutil.copyfile(trust_file(), draft / "trust.py")
+        write_text(draft / "README.md", bundle_readme(trial, signed=key is not None))
         manifest = {
             "schema": SCHEMA_VERSION,
             "created_at": utc_now(),
@@ -76,6 +84,8 @@ def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
             "files": entries_of(draft),
         }
         write_json(draft / MANIFEST, manifest)
+        if key is not None:
+            (draft / SIGNATURE).write_bytes(signature_of((draft / MANIFEST).read_bytes(), key))
     packed.remember()
     return folder
 
@@ -100,7 +110,7 @@ def environment(results: Results, trial: Trial) -> str:
     return "\n".join([*head, *indexes, *pins]) + "\n"
 
 
-def bundle_readme(trial: Trial) -> str:
+def bundle_readme(trial: Trial, *, signed: bool = False) -> str:
     """README.md; its figures are the ones that every report shows."""
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     environment = jinja2.Environment(
@@ -124,6 +134,7 @@ def bundle_readme(trial: Trial) -> str:
         doubts=trial.doubts(),
         approximate=not trial.configuration.loss.is_none,
         requests=results.study.workload.requests,
+        signed=signed,
         own=[name for name in packed.files if name.endswith(".py")],
         models={name: spec for name, spec in packed.description.get("pipelines", {}).items() if spec.get("digest")},
     )

@@ -1,6 +1,7 @@
 """A bundle's manifest: the closed list of the files that are a bundle, each with its size and its SHA-256.
 
-It finds damage, not forgery: whoever changes a file can write a new manifest.
+It finds damage, not forgery: whoever changes a file can write a new manifest. Only its signature (signing.py), checked
+with a key that was trusted before, says who wrote it.
 """
 
 import os
@@ -14,8 +15,8 @@ from pydantic import Field, field_validator
 from ...objectives.fingerprint import Fingerprint
 from ...studies import UserError, sha256
 from .contents import MOST_BYTES, Content, Finite, MachineFacts, parse_json, read_whole
+from .trust import MANIFEST, SIGNATURE, ArtefactError, check_signature
 
-MANIFEST = "manifest.json"
 SCHEMA_VERSION = 4
 """Of the manifest and of evidence/measurements.json. Since 3, the evidence has the `figures` that are shown; since 4,
 the manifest has the size of every file, and a bundle has no paths of the machine that exported it."""
@@ -44,7 +45,7 @@ class Manifest(Content):
     figures: dict[str, Finite]
     fingerprint: MachineFacts
     files: Annotated[dict[str, Entry], Field(max_length=MOST_FILES)]
-    """{path within the bundle: its entry}, for every file but the manifest itself."""
+    """{path within the bundle: its entry}, for every file but the manifest itself and its signature."""
 
     @field_validator("files")
     @classmethod
@@ -56,7 +57,7 @@ class Manifest(Content):
                 or path.is_absolute()
                 or ".." in path.parts
                 or str(path) != name
-                or name == MANIFEST
+                or name in (MANIFEST, SIGNATURE)
                 or "\0" in name
             ):
                 raise ValueError(f"{name!r} is no path within the bundle")
@@ -72,11 +73,11 @@ class Manifest(Content):
 
 
 def files_of(folder: Path) -> list[str]:
-    """Every file of a bundle but its manifest, relative, sorted. Links are not followed.
+    """Every file of a bundle but its manifest and the signature, relative, sorted. Links are not followed.
 
     Raises UserError for anything else than files and folders, and for what cannot be read.
     """
-    return sorted(name for name in _walk(folder) if name != MANIFEST)
+    return sorted(name for name in _walk(folder) if name not in (MANIFEST, SIGNATURE))
 
 
 def entries_of(folder: Path) -> dict[str, dict[str, str | int]]:
@@ -96,12 +97,20 @@ def is_bundle(folder: Path) -> bool:
         return False
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest, after checking that the bundle has the files that it lists, and no others. Raises UserError."""
+def read_manifest(folder: Path, trusted_key: Path | None = None) -> Manifest:
+    """The manifest, after checking that the bundle has the files that it lists, and no others; and with a public key
+    that it was signed with the private half of that, before anything in it is believed. Raises UserError.
+    """
     file = folder / MANIFEST
     if not _is_file(file):
         raise UserError(f"{folder} is not a bundle: it has no {MANIFEST}")
-    manifest = parse_json(Manifest, read_whole(file), file, schema=SCHEMA_VERSION)
+    content = read_whole(file)
+    if trusted_key is not None:
+        try:
+            check_signature(content, folder, trusted_key)
+        except ArtefactError as error:
+            raise UserError(str(error)) from None
+    manifest = parse_json(Manifest, content, file, schema=SCHEMA_VERSION)
     present = set(files_of(folder))
     if missing := sorted(set(manifest.files) - present):
         raise UserError(f"{folder}: {shown_name(missing[0])} is missing; export the bundle again")

@@ -38,24 +38,30 @@ class Bundle:
     """Of the exported trial, by name."""
 
     @property
+    def announced_captures(self) -> int | None:
+        """How many CUDA graphs a process captures until it has served every request; None where nobody counted."""
+        return None if self.evidence.artefacts is None else self.evidence.artefacts.captures
+
+    @property
     def floor(self) -> NoiseFloor | None:
         """The noise floor of the study; None where it was not measured."""
         stored = self.evidence.noise_floor
         return None if stored is None else NoiseFloor.from_dict(stored.model_dump())
 
 
-def open_bundle(folder: Path, copy: Path) -> Bundle:
+def open_bundle(folder: Path, copy: Path, trusted_key: Path | None = None) -> Bundle:
     """Check a bundle and copy what its manifest lists into the new folder `copy`.
 
     Nothing in it is followed or run: links, pipes and devices are refused, and so is every file that is not listed or
-    larger than listed, before it is read. Raises UserError.
+    larger than listed, before it is read. With `trusted_key`, a public key, the manifest has to be signed with it.
+    Raises UserError.
     """
     try:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a bundle: it has no manifest.json")
     except OSError as error:
         raise UserError(f"{folder} is not a bundle: {error.strerror}") from None
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, trusted_key)
     for name, entry in manifest.files.items():
         _copy(folder, name, entry, copy / name)
 

@@ -17,6 +17,7 @@ from ...studies import UserError, content_digest, remember_place
 from ..trial import COMPILED, run_script
 from .contents import Evidence, Figures
 from .reading import Bundle, open_bundle
+from .trust import SIGNATURE
 
 OTHER_DAY = 0.05
 """Relative: beyond the noise floor, which was measured within one study, machines differ so much from day to day."""
@@ -59,11 +60,13 @@ def verify(
     *,
     compiled: Path | None = None,
     models: Mapping[str, Path] | None = None,
+    trusted_key: Path | None = None,
     on_step: Callable[[str], None] = lambda text: None,
 ) -> Verification:
     """Check every file, run the bundle in a fresh process, and compare with the evidence.
 
-    This runs the bundle's code as the user who asks for it. The manifest finds damage, not forgery.
+    This runs the bundle's code as the user who asks for it. The manifest finds damage, not forgery; with `trusted_key`,
+    a public key, it has to be signed with that, or nothing of the bundle is run.
 
     compiled: the folder where compiled kernels lie; without it the process compiles as a new worker does.
     models: {pipeline: folder of its model}, for those that this machine is not known to have.
@@ -73,15 +76,16 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="paretune-verify-") as scratch:
         # Only a copy of the listed files is used: nothing can be added or changed after it was checked, and a bundle
         # stays as it was exported.
-        bundle = open_bundle(folder, Path(scratch) / "bundle")
-        _find_models(bundle, folder, models or {})
-        return _run_and_compare(bundle, folder, Path(scratch), compiled, on_step)
+        bundle = open_bundle(folder, Path(scratch) / "bundle", trusted_key)
+        find_models(bundle, folder, models or {})
+        on_step("running the bundle in a fresh process")
+        found = _run_and_compare(bundle, folder, Path(scratch), compiled, on_step)
+        return Verification((files_check(bundle, folder, trusted_key), *found))
 
 
 def _run_and_compare(
     bundle: Bundle, folder: Path, scratch: Path, compiled: Path | None, on_step: Callable[[str], None]
-) -> Verification:
-    on_step("running the bundle in a fresh process")
+) -> tuple[Check, ...]:
     expected, floor = bundle.evidence.trial.figures, bundle.floor
     device = bundle.manifest.fingerprint.device_kind
     arguments = ["--device", device, *_options(bundle.evidence, floor)]
@@ -111,18 +115,24 @@ def _run_and_compare(
             break
         on_step("slower than in the evidence: measuring again in another process")
     on_step("comparing with the evidence")
-    files = f"{len(bundle.manifest.files)} files are as they were exported"
-    checks = [
-        Check("files", True, f"{files} (this finds damage, not forgery)"),
-        _compare_machine(bundle.manifest.machine()),
+    return (
+        compare_machine(bundle.manifest.machine()),
         latency,
         _compare_memory(expected, measured, floor),
-        _compare_pictures(bundle, scratch / "out-0" / "pictures.npz", folder),
-    ]
-    return Verification(tuple(checks))
+        compare_pictures(bundle, scratch / "out-0" / "pictures.npz", folder, bundle.pictures),
+    )
 
 
-def _find_models(bundle: Bundle, folder: Path, models: Mapping[str, Path]) -> None:
+def files_check(bundle: Bundle, folder: Path, trusted_key: Path | None) -> Check:
+    """That the files are the exported ones, and what is known of who exported them."""
+    files = f"{len(bundle.manifest.files)} files are as they were exported"
+    if trusted_key is not None:
+        return Check("files", True, f"{files}, and their list is signed with the key of {trusted_key}")
+    signed = "; there is a signature, which --trusted-key would check" if (folder / SIGNATURE).exists() else ""
+    return Check("files", True, f"{files} (this finds damage, not forgery{signed})")
+
+
+def find_models(bundle: Bundle, folder: Path, models: Mapping[str, Path]) -> None:
     """See that every model is here that the bundle only names. Raises UserError."""
     specs = bundle.workload.pipelines or {}
     for name, place in models.items():
@@ -155,7 +165,8 @@ def _options(evidence: Evidence, floor: NoiseFloor | None) -> list[str]:
     return [*options, "--pictures"]
 
 
-def _compare_machine(expected: Fingerprint) -> Check:
+def compare_machine(expected: Fingerprint) -> Check:
+    """This machine against the one of the evidence."""
     try:
         here = Fingerprint.current(expected.device_kind)
     except RuntimeError as error:
@@ -197,10 +208,10 @@ def _compare_memory(expected: Figures, measured: Figures, floor: NoiseFloor | No
     return Check("peak_vram_gib", change <= tolerance, text)
 
 
-def _compare_pictures(bundle: Bundle, made: Path, folder: Path) -> Check:
-    """Every picture of the evidence against the one that was made now; `made` is the process's pictures.npz."""
+def compare_pictures(bundle: Bundle, made: Path, folder: Path, shown: Sequence[Path]) -> Check:
+    """Pictures of the evidence against what was made now; `made` is the process's pictures.npz. Raises UserError."""
     try:
-        return _judge(bundle.pictures, made, bundle.evidence.trial.measurements.quality.verdict)
+        return _judge(shown, made, bundle.evidence.trial.measurements.quality.verdict)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} could not be run: its pictures cannot be compared ({reason})") from None
