@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,9 @@ import httpx
 import psutil
 import pytest
 import yaml
-from paretune.agent.bundle import export, files_of
+from paretune.agent.bundle import MANIFEST, entries_of, export, files_of
+from paretune.agent.bundle.signing import make_keys, read_private_key, signature_of
+from paretune.agent.bundle.trust import SIGNATURE
 from paretune.objectives import versions
 from paretune.studies import sha256
 from PIL import Image
@@ -32,14 +35,29 @@ from support.replayed import replay
 WORKER = Path(__file__).parents[2] / "examples" / "worker"
 SIDE_PX = 32
 CLIENTS, REQUESTS = 8, 200
+COMPILED = """
+apply_to = apply
+
+def apply(pipelines, artefacts=None, **how):
+    print("told", artefacts, *sorted(how.items()), flush=True)
+    apply_to(pipelines)
+
+def counters(pipelines):
+    return {"calls": 9, "missed": 2, "graphs": 1}
+"""
+"""Stands for compiled code, which takes long to make."""
 
 
 @dataclass(frozen=True)
 class Bundles:
-    """Two bundles of the same pipeline, and one of which a file was changed after the export."""
+    """Bundles of the same pipeline: "old" and "new"; "compiled", which is signed and says what its apply() was told;
+    "changed", which is that one with a file that was changed after the export.
+    """
 
     folder: Path
     model: Path
+    key: Path
+    """That "compiled" is signed with, its public half."""
 
     def link(self, name: str, place: Path) -> Path:
         """Make `place` a link to the bundle of that name, in one step, as a deployment does."""
@@ -118,10 +136,22 @@ def bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     results = replay(tmp_path_factory.mktemp("replayed"), model=tiny_model)
     export(results, results.trial(2), folder / "new")
     export(results, results.trial(4), folder / "old")
-    shutil.copytree(folder / "new", folder / "changed")
+    key = tmp_path_factory.mktemp("keys") / "signing.pem"
+    public = make_keys(key)
+    shutil.copytree(folder / "new", folder / "compiled")
+    (folder / "compiled" / "artefacts").mkdir()
+    (folder / "compiled" / "artefacts" / "index.json").write_text("{}")
+    with (folder / "compiled" / "apply.py").open("a") as file:
+        file.write(COMPILED)
+    manifest = json.loads((folder / "compiled" / MANIFEST).read_text())
+    manifest["files"] = entries_of(folder / "compiled")
+    (folder / "compiled" / MANIFEST).write_text(json.dumps(manifest))
+    signature = signature_of((folder / "compiled" / MANIFEST).read_bytes(), read_private_key(key))
+    (folder / "compiled" / SIGNATURE).write_bytes(signature)
+    shutil.copytree(folder / "compiled", folder / "changed")
     with (folder / "changed" / "apply.py").open("a") as file:
         file.write("\n")
-    return Bundles(folder, tiny_model)
+    return Bundles(folder, tiny_model, public)
 
 
 @pytest.fixture
@@ -165,19 +195,22 @@ def test_a_worker_from_its_start_to_its_end(bundles: Bundles, start: Start, tmp_
     """Alive while it loads, ready when every announced request was served; a bundle that cannot be served changes
     nothing; nonsense is refused; and of 200 requests of 8 clients, with a SIGTERM among them, none is lost.
     """
-    link = bundles.link("new", tmp_path / "current")
-    before = bundles.state("new")
-    worker = start(link, "--queue", "4", "--body-s", "1")
+    link = bundles.link("compiled", tmp_path / "current")
+    before = bundles.state("compiled")
+    told = ("--trusted-key", str(bundles.key), "--on-miss", "eager", "--strict")
+    worker = start(link, "--queue", "4", "--body-s", "1", *told)
     assert worker.get("healthz").status_code == 200
     loading = worker.get("readyz")
     assert (loading.status_code, loading.json()["ready"]) == (503, False)
     assert worker.ask().status_code == 503
     known = worker.wait_until_ready()
-    assert known["bundle"] == str(bundles.folder / "new")
+    assert known["bundle"] == str(bundles.folder / "compiled")
+    how = f"('on_miss', 'eager') ('strict', True) ('trusted_key', '{bundles.key}')"
+    assert f"told {bundles.folder / 'compiled' / 'artefacts'} {how}" in worker.log()
     assert {one["name"] for one in known["variants"]} == {"cat", "dog"}
     assert all(f"serving {name} for the first time" in worker.log() for name in ("cat", "dog"))
 
-    a_bundle_that_was_changed_does_not_take_over(worker, bundles, link)
+    a_bundle_that_cannot_be_served_does_not_take_over(worker, bundles, link)
     requests_are_checked(worker)
     made = [picture_of(worker.ask(like="dog", seed=seed)) for seed in (3, 3, 4)]
     assert made[0].size == (SIDE_PX, SIDE_PX)
@@ -189,25 +222,26 @@ def test_a_worker_from_its_start_to_its_end(bundles: Bundles, start: Start, tmp_
         'worker_gpu_seconds_count{variant="dog"} 3.0',
         "worker_latency_seconds_count 3.0",
         "worker_queue_length 0.0",
-        "worker_misses 0.0",
-        "worker_compilations 0.0",
+        "worker_misses 2.0",
+        "worker_compilations 1.0",
         "worker_ready 1.0",
     ):
         assert line in metrics
 
     no_picture_is_made_for_a_client_that_has_left(worker)
     every_accepted_request_is_answered(worker)
-    assert bundles.state("new") == before
+    assert bundles.state("compiled") == before
 
 
-def a_bundle_that_was_changed_does_not_take_over(worker: Worker, bundles: Bundles, link: Path) -> None:
-    bundles.link("changed", link)
-    worker.signal(signal.SIGHUP)
-    worker.wait_for("goes on")
-    known = worker.get("readyz")
-    assert (known.status_code, known.json()["bundle"]) == (200, str(bundles.folder / "new"))
-    assert known.json()["last_change"].endswith("apply.py was changed after the export")
-    bundles.link("new", link)
+def a_bundle_that_cannot_be_served_does_not_take_over(worker: Worker, bundles: Bundles, link: Path) -> None:
+    for name, why in (("changed", "apply.py was changed after the export"), ("new", "(the signature is missing)")):
+        bundles.link(name, link)
+        worker.signal(signal.SIGHUP)
+        worker.wait_for(f"{why}; {bundles.folder / 'compiled'} goes on")
+        known = worker.get("readyz")
+        assert (known.status_code, known.json()["bundle"]) == (200, str(bundles.folder / "compiled"))
+        assert known.json()["last_change"].endswith(why)
+    bundles.link("compiled", link)
     worker.signal(signal.SIGHUP)
     worker.wait_for("is served already")
 
