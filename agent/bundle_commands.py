@@ -27,6 +27,10 @@ def verify(
     trusted_key: Annotated[
         Path | None, typer.Option(help="Run nothing unless the bundle is signed with this public key's other half.")
     ] = None,
+    cold: Annotated[
+        bool,
+        typer.Option("--cold", help="Prove that nothing is compiled: empty caches, every request twice, no timing."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs.
@@ -35,7 +39,10 @@ def verify(
     forgery: whoever changes a file can write a new manifest. With --trusted-key nothing of it is run unless whoever has
     the private key exported it.
     """
-    from .bundle import verify as run
+    from .bundle import prove
+    from .bundle import verify as repeat
+
+    run = prove if cold else repeat
 
     if not as_json and trusted_key is None:
         say(RUNS_CODE)

@@ -2,8 +2,9 @@
 
 from .export import bundle_readme, export
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, files_of, read_manifest
+from .proof import prove
 from .reading import Bundle, open_bundle
-from .signing import make_keys
+from .signing import make_keys, trust_file
 from .verify import verify
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "files_of",
     "make_keys",
     "open_bundle",
+    "prove",
     "read_manifest",
+    "trust_file",
     "verify",
 ]

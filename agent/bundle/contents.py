@@ -98,6 +98,13 @@ class TrialEvidence(Content):
     measurements: Measurements
 
 
+class ArtefactEvidence(Content):
+    """What was found of the artefacts when they were built."""
+
+    captures: Annotated[int, Field(ge=0)] | None = None
+    """CUDA graphs that loading and one round of all requests capture."""
+
+
 class Evidence(Content):
     """The content of evidence/measurements.json, as far as it is compared."""
 
@@ -105,6 +112,7 @@ class Evidence(Content):
     measurement: Called
     noise_floor: Floor | None
     trial: TrialEvidence
+    artefacts: ArtefactEvidence | None = None
 
 
 class ConfigurationText(Content):

@@ -14,7 +14,7 @@ from ...studies import UserError, fault_sentence, pack_workload, same_workload, 
 from ..results import Results, Trial, ablation_of, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
-from .signing import read_private_key, signature_of
+from .signing import read_private_key, signature_of, trust_file
 from .trust import ARTEFACTS, SIGNATURE
 
 PYTORCH_BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
@@ -73,7 +73,7 @@ def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any) -> Pat
             shutil.copyfile(source, draft / "check" / name)
         _write_evidence(draft / "evidence", results, trial)
         if (draft / ARTEFACTS).is_dir():
-            shutil.copyfile(Path(__file__).with_name("trust.py"), draft / "trust.py")
+            shutil.copyfile(trust_file(), draft / "trust.py")
         write_text(draft / "README.md", bundle_readme(trial, signed=key is not None))
         manifest = {
             "schema": SCHEMA_VERSION,

@@ -38,6 +38,11 @@ class Bundle:
     """Of the exported trial, by name."""
 
     @property
+    def announced_captures(self) -> int | None:
+        """How many CUDA graphs a process captures until it has served every request; None where nobody counted."""
+        return None if self.evidence.artefacts is None else self.evidence.artefacts.captures
+
+    @property
     def floor(self) -> NoiseFloor | None:
         """The noise floor of the study; None where it was not measured."""
         stored = self.evidence.noise_floor

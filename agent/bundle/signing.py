@@ -16,6 +16,11 @@ MOST_KEY_BYTES = 16 << 10
 NOT_INSTALLED = "signing needs the package cryptography: pip install 'paretune[signing]'"
 
 
+def trust_file() -> Path:
+    """The source of trust.py, for beside an apply.py that loads artefacts."""
+    return Path(__file__).with_name("trust.py")
+
+
 def make_keys(private: Path) -> Path:
     """Write a new private key to `private`, readable for its owner alone, and its public half beside it, with ".pub"
     in place of the ending. Returns the latter. Raises UserError, and never overwrites anything.

@@ -116,10 +116,10 @@ def _run_and_compare(
         on_step("slower than in the evidence: measuring again in another process")
     on_step("comparing with the evidence")
     return (
-        _compare_machine(bundle.manifest.machine()),
+        compare_machine(bundle.manifest.machine()),
         latency,
         _compare_memory(expected, measured, floor),
-        _compare_pictures(bundle, scratch / "out-0" / "pictures.npz", folder),
+        compare_pictures(bundle, scratch / "out-0" / "pictures.npz", folder, bundle.pictures),
     )
 
 
@@ -165,7 +165,8 @@ def _options(evidence: Evidence, floor: NoiseFloor | None) -> list[str]:
     return [*options, "--pictures"]
 
 
-def _compare_machine(expected: Fingerprint) -> Check:
+def compare_machine(expected: Fingerprint) -> Check:
+    """This machine against the one of the evidence."""
     try:
         here = Fingerprint.current(expected.device_kind)
     except RuntimeError as error:
@@ -207,10 +208,10 @@ def _compare_memory(expected: Figures, measured: Figures, floor: NoiseFloor | No
     return Check("peak_vram_gib", change <= tolerance, text)
 
 
-def _compare_pictures(bundle: Bundle, made: Path, folder: Path) -> Check:
-    """Every picture of the evidence against the one that was made now; `made` is the process's pictures.npz."""
+def compare_pictures(bundle: Bundle, made: Path, folder: Path, shown: Sequence[Path]) -> Check:
+    """Pictures of the evidence against what was made now; `made` is the process's pictures.npz. Raises UserError."""
     try:
-        return _judge(bundle.pictures, made, bundle.evidence.trial.measurements.quality.verdict)
+        return _judge(shown, made, bundle.evidence.trial.measurements.quality.verdict)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} could not be run: its pictures cannot be compared ({reason})") from None

@@ -1,6 +1,6 @@
 """One configuration in a process of its own: started, watched, measured, judged; always giving back a value."""
 
-from .cold_start import COLD_PHASES, COLD_START_FIGURES, measure_cold_start
+from .cold_start import COLD_PHASES, COLD_START_FIGURES, empty_caches, measure_cold_start
 from .device import detect_device, installed, target_of
 from .executor import Executor, cold_import_s
 from .files import whole_folder, write_json, write_text
@@ -37,6 +37,7 @@ __all__ = [
     "TrialResult",
     "cold_import_s",
     "detect_device",
+    "empty_caches",
     "finished_trial",
     "forget_all_compiled",
     "forget_compiled",

@@ -1,6 +1,8 @@
 """Cold start: a fresh process with empty compiler caches, from its start to its first finished picture."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...studies import Outcome
@@ -13,14 +15,20 @@ COLD_START_FIGURES = (*(f"{phase}_s" for phase in COLD_PHASES), "cold_start_s")
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH")
 
 
+@contextmanager
+def empty_caches() -> Iterator[dict[str, str]]:
+    """Environment variables that make a process begin with nothing compiled; what it compiles is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="paretune-empty-") as scratch:
+        yield {variable: str(Path(scratch) / variable.lower()) for variable in CACHES}
+
+
 def measure_cold_start(folder: Path, device: str, timeout_s: float) -> TrialResult:
     """Start the run.py of a trial's folder once, cold: it measures COLD_START_FIGURES.
 
     `cold_start_s` is the process's life until its first picture, less loading weights. The page cache is warm, as on a
     worker that restarts.
     """
-    with tempfile.TemporaryDirectory(prefix="paretune-cold-") as scratch:
-        nothing_compiled = {variable: str(Path(scratch) / variable.lower()) for variable in CACHES}
+    with tempfile.TemporaryDirectory(prefix="paretune-cold-") as scratch, empty_caches() as nothing_compiled:
         arguments, out = ["--device", device, "--cold"], Path(scratch) / "out"
         try:
             measured = run_script(

@@ -11,7 +11,6 @@ leaves all of its memory.
 import base64
 import dataclasses
 import hashlib
-import inspect
 import json
 import os
 import queue
@@ -106,7 +105,7 @@ class Served:
     def __init__(
         self, bundle: str, device: str, models: dict[str, str], on_miss: str, strict: bool, trusted_key: str | None
     ) -> None:
-        check, artefacts = Path(bundle) / "check", Path(bundle) / "artefacts"
+        check = Path(bundle) / "check"
         loading = ModuleType("loading")
         exec(compile((check / "measuring" / "loading.py").read_bytes(), "loading.py", "exec"), vars(loading))
         loading.load_file(check / "measuring" / "__init__.py", "measuring")
@@ -122,11 +121,8 @@ class Served:
         self.device = device
         self.pipelines = self.workload.load(device)
         self.requests = {request.name: request for request in self.workload.requests}
-        self.apply = loading.load_file(Path(bundle) / "apply.py", "apply")
-        asked = {"on_miss": on_miss, "strict": strict, "trusted_key": trusted_key}
-        asked |= {"artefacts": artefacts if artefacts.is_dir() else None}
-        known = inspect.signature(self.apply.apply).parameters
-        self.apply.apply(self.pipelines, **{name: value for name, value in asked.items() if name in known})
+        how = {"on_miss": on_miss, "strict": strict, "trusted_key": trusted_key}
+        self.applied = loading.apply_beside(check, self.pipelines, **how)
 
     def pictures(self, request: Any) -> Any:
         """The pictures of a request: a numpy array (B, H, W, 3) of uint8. Raises whatever the pipeline raises."""
@@ -149,7 +145,8 @@ class Served:
             import psutil
 
             memory = peak = psutil.Process().memory_info().rss
-        counted = self.apply.counters(self.pipelines) if hasattr(self.apply, "counters") else {}
+        # Only an apply.py that compiles something has these.
+        counted = self.applied.counters(self.pipelines) if hasattr(self.applied, "counters") else {}
         return {
             "memory_bytes": memory,
             "peak_bytes": peak,
@@ -188,11 +185,14 @@ def check_signature(manifest: bytes, bundle: Path, trusted_key: Path) -> None:
     try:
         key = load_pem_public_key(trusted_key.read_bytes())
         if not isinstance(key, Ed25519PublicKey):
-            raise UnusableError(f"{trusted_key} is no public Ed25519 key")
+            raise ValueError
+    except (OSError, ValueError):
+        raise UnusableError(f"{trusted_key} is no public Ed25519 key in PEM") from None
+    try:
         key.verify(base64.b64decode((bundle / "manifest.json.sig").read_bytes()), manifest)
     except (OSError, ValueError, InvalidSignature) as error:
-        reason = getattr(error, "strerror", None) or "the signature does not fit"
-        raise UnusableError(f"{bundle} is not signed with {trusted_key} ({reason})") from None
+        reason = "is missing" if isinstance(error, OSError) else "does not fit"
+        raise UnusableError(f"{bundle} is not signed with {trusted_key} (the signature {reason})") from None
 
 
 def described(request: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .contract import InvalidOutputError
 from .measure import measure_configuration
 from .phases import Phases
 from .plan import Plan
+from .twice import serve_twice
 
 
 def main(folder: Path) -> None:
@@ -35,6 +36,9 @@ def main(folder: Path) -> None:
         pictures=tuple(pictures),
     )
     phases = Phases(lambda name: print(f"{name} ...", file=sys.stderr, flush=True))
+    if options.twice:
+        _count(folder, device, phases, options.out)
+        return
     try:
         measurements, made = measure_configuration(folder, device, plan=plan, phases=phases)
     except InvalidOutputError as error:
@@ -54,6 +58,20 @@ def main(folder: Path) -> None:
         print(f"latency {measurements['latency_ms']:.1f} ms, peak memory {measurements['peak_vram_gib']:.2f} GiB")
 
 
+def _count(folder: Path, device: str, phases: Phases, out: Path | None) -> None:
+    import numpy as np
+
+    try:
+        counted, pictures = serve_twice(folder, device, phases)
+    except InvalidOutputError as error:
+        sys.exit(str(error))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        np.savez(out / "pictures.npz", **{name: images.numpy() for name, images in pictures.items()})
+        (out / "result.json").write_text(json.dumps(counted, indent=1))
+    print(json.dumps(counted, indent=1))
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--device", default=None, help="cuda or cpu; by default cuda when there is one")
@@ -70,5 +88,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--pictures", nargs="*", help="requests, NAME~1 with other seeds; by default all as written")
     parser.add_argument("--cold", action="store_true", help="only the first call: a cold start")
+    parser.add_argument(
+        "--twice", action="store_true", help="serve every request twice and count what is compiled, instead of timing"
+    )
     parser.add_argument("--out", type=Path, default=None, help="folder for result.json and pictures.npz")
     return parser.parse_args()

@@ -9,6 +9,7 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 _folders: set[Path] = set()
 
@@ -56,6 +57,21 @@ def find_apply(folder: Path) -> Path:
     """apply.py in a trial's folder, or in the folder above a bundle's `check/`."""
     beside = folder / "apply.py"
     return beside if beside.is_file() else folder.parent / "apply.py"
+
+
+def apply_beside(folder: Path, pipelines: dict[str, Any], **how: Any) -> ModuleType:
+    """Call the apply() that belongs to a folder, with the artefacts that lie beside it where there are some.
+
+    how: what it is told about them, such as strict=True. Returns the module apply.py.
+    """
+    file = find_apply(folder)
+    applied = load_file(file, "apply")
+    artefacts = file.with_name("artefacts")
+    if artefacts.is_dir():
+        applied.apply(pipelines, artefacts=artefacts, **how)
+    else:
+        applied.apply(pipelines)
+    return applied
 
 
 def _finder(path: str) -> FileFinder:

@@ -9,7 +9,7 @@ from .contract import InvalidOutputError, checked_pictures, difference
 from .gpu_busy import gpu_busy
 from .latency import synchronize, time_call_ms
 from .latent_tap import LatentTap
-from .loading import find_apply, load_file, only_sources
+from .loading import apply_beside, load_file, only_sources
 from .memory import PeakMemory, device_used_gib, release_unused
 from .phases import Phases
 from .plan import Plan
@@ -67,7 +67,7 @@ def measure_configuration(
     # Sampled rarely: the first call is a part of the cold start, and compiling takes long enough to be seen.
     with PeakMemory(device, interval_ms=50.0, used_before_gib=used_before_gib) as setup:
         with phases("apply"):
-            load_file(find_apply(folder), "apply").apply(pipelines)
+            apply_beside(folder, pipelines)
             synchronize(device)
         serving = _Serving(workload, pipelines, device)
         with phases("first_call"):

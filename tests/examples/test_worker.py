@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -22,8 +23,10 @@ import httpx
 import psutil
 import pytest
 import yaml
-from paretune.agent.bundle import export, files_of
-from paretune.objectives.versions import tested_versions
+from paretune.agent.bundle import MANIFEST, entries_of, export, files_of
+from paretune.agent.bundle.signing import make_keys, read_private_key, signature_of
+from paretune.agent.bundle.trust import SIGNATURE
+from paretune.objectives import versions
 from paretune.studies import sha256
 from PIL import Image
 from support.launching import wait_until
@@ -32,14 +35,29 @@ from support.replayed import replay
 WORKER = Path(__file__).parents[2] / "examples" / "worker"
 SIDE_PX = 32
 CLIENTS, REQUESTS = 8, 200
+COMPILED = """
+apply_to = apply
+
+def apply(pipelines, artefacts=None, **how):
+    print("told", artefacts, *sorted(how.items()), flush=True)
+    apply_to(pipelines)
+
+def counters(pipelines):
+    return {"calls": 9, "missed": 2, "graphs": 1}
+"""
+"""Stands for compiled code, which takes long to make."""
 
 
 @dataclass(frozen=True)
 class Bundles:
-    """Two bundles of the same pipeline, and one of which a file was changed after the export."""
+    """Bundles of the same pipeline: "old" and "new"; "compiled", which is signed and says what its apply() was told;
+    "changed", which is that one with a file that was changed after the export.
+    """
 
     folder: Path
     model: Path
+    key: Path
+    """That "compiled" is signed with, its public half."""
 
     def link(self, name: str, place: Path) -> Path:
         """Make `place` a link to the bundle of that name, in one step, as a deployment does."""
@@ -118,10 +136,22 @@ def bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     results = replay(tmp_path_factory.mktemp("replayed"), model=tiny_model)
     export(results, results.trial(2), folder / "new")
     export(results, results.trial(4), folder / "old")
-    shutil.copytree(folder / "new", folder / "changed")
+    key = tmp_path_factory.mktemp("keys") / "signing.pem"
+    public = make_keys(key)
+    shutil.copytree(folder / "new", folder / "compiled")
+    (folder / "compiled" / "artefacts").mkdir()
+    (folder / "compiled" / "artefacts" / "index.json").write_text("{}")
+    with (folder / "compiled" / "apply.py").open("a") as file:
+        file.write(COMPILED)
+    manifest = json.loads((folder / "compiled" / MANIFEST).read_text())
+    manifest["files"] = entries_of(folder / "compiled")
+    (folder / "compiled" / MANIFEST).write_text(json.dumps(manifest))
+    signature = signature_of((folder / "compiled" / MANIFEST).read_bytes(), read_private_key(key))
+    (folder / "compiled" / SIGNATURE).write_bytes(signature)
+    shutil.copytree(folder / "compiled", folder / "changed")
     with (folder / "changed" / "apply.py").open("a") as file:
         file.write("\n")
-    return Bundles(folder, tiny_model)
+    return Bundles(folder, tiny_model, public)
 
 
 @pytest.fixture
@@ -165,19 +195,22 @@ def test_a_worker_from_its_start_to_its_end(bundles: Bundles, start: Start, tmp_
     """Alive while it loads, ready when every announced request was served; a bundle that cannot be served changes
     nothing; nonsense is refused; and of 200 requests of 8 clients, with a SIGTERM among them, none is lost.
     """
-    link = bundles.link("new", tmp_path / "current")
-    before = bundles.state("new")
-    worker = start(link, "--queue", "4", "--body-s", "1")
+    link = bundles.link("compiled", tmp_path / "current")
+    before = bundles.state("compiled")
+    told = ("--trusted-key", str(bundles.key), "--on-miss", "eager", "--strict")
+    worker = start(link, "--queue", "4", "--body-s", "1", *told)
     assert worker.get("healthz").status_code == 200
     loading = worker.get("readyz")
     assert (loading.status_code, loading.json()["ready"]) == (503, False)
     assert worker.ask().status_code == 503
     known = worker.wait_until_ready()
-    assert known["bundle"] == str(bundles.folder / "new")
+    assert known["bundle"] == str(bundles.folder / "compiled")
+    how = f"('on_miss', 'eager') ('strict', True) ('trusted_key', '{bundles.key}')"
+    assert f"told {bundles.folder / 'compiled' / 'artefacts'} {how}" in worker.log()
     assert {one["name"] for one in known["variants"]} == {"cat", "dog"}
     assert all(f"serving {name} for the first time" in worker.log() for name in ("cat", "dog"))
 
-    a_bundle_that_was_changed_does_not_take_over(worker, bundles, link)
+    a_bundle_that_cannot_be_served_does_not_take_over(worker, bundles, link)
     requests_are_checked(worker)
     made = [picture_of(worker.ask(like="dog", seed=seed)) for seed in (3, 3, 4)]
     assert made[0].size == (SIDE_PX, SIDE_PX)
@@ -189,24 +222,26 @@ def test_a_worker_from_its_start_to_its_end(bundles: Bundles, start: Start, tmp_
         'worker_gpu_seconds_count{variant="dog"} 3.0',
         "worker_latency_seconds_count 3.0",
         "worker_queue_length 0.0",
-        "worker_misses 0.0",
-        "worker_compilations 0.0",
+        "worker_misses 2.0",
+        "worker_compilations 1.0",
         "worker_ready 1.0",
     ):
         assert line in metrics
 
+    no_picture_is_made_for_a_client_that_has_left(worker)
     every_accepted_request_is_answered(worker)
-    assert bundles.state("new") == before
+    assert bundles.state("compiled") == before
 
 
-def a_bundle_that_was_changed_does_not_take_over(worker: Worker, bundles: Bundles, link: Path) -> None:
-    bundles.link("changed", link)
-    worker.signal(signal.SIGHUP)
-    worker.wait_for("goes on")
-    known = worker.get("readyz")
-    assert (known.status_code, known.json()["bundle"]) == (200, str(bundles.folder / "new"))
-    assert known.json()["last_change"].endswith("apply.py was changed after the export")
-    bundles.link("new", link)
+def a_bundle_that_cannot_be_served_does_not_take_over(worker: Worker, bundles: Bundles, link: Path) -> None:
+    for name, why in (("changed", "apply.py was changed after the export"), ("new", "(the signature is missing)")):
+        bundles.link(name, link)
+        worker.signal(signal.SIGHUP)
+        worker.wait_for(f"{why}; {bundles.folder / 'compiled'} goes on")
+        known = worker.get("readyz")
+        assert (known.status_code, known.json()["bundle"]) == (200, str(bundles.folder / "compiled"))
+        assert known.json()["last_change"].endswith(why)
+    bundles.link("compiled", link)
     worker.signal(signal.SIGHUP)
     worker.wait_for("is served already")
 
@@ -231,12 +266,24 @@ def requests_are_checked(worker: Worker) -> None:
         headers={"Content-Type": "application/json"},
     )
     assert broken.status_code == 422
-    address = httpx.URL(worker.url)
-    with socket.create_connection((address.host, address.port), timeout=30) as slow:
-        slow.sendall(
-            b"POST /pictures HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-        )
+    with by_hand(worker, "{", 9) as slow:
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def by_hand(worker: Worker, body: str, length: int) -> socket.socket:
+    """Send a request that says it has a body of that length, and do not wait for the answer."""
+    head = ("POST /pictures HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}")
+    address = httpx.URL(worker.url)
+    connection = socket.create_connection((address.host, address.port), timeout=30)
+    connection.sendall("\r\n".join([*head, "", body]).encode())
+    return connection
+
+
+def no_picture_is_made_for_a_client_that_has_left(worker: Worker) -> None:
+    body = '{"prompt": "a cat"}'
+    for _ in range(3):
+        by_hand(worker, body, len(body)).close()
+    wait_until(lambda: 'code="499"' in worker.get("metrics").text, 30, "it made pictures for nobody")
 
 
 def every_accepted_request_is_answered(worker: Worker) -> None:
@@ -292,13 +339,14 @@ def test_a_bundle_takes_over_between_two_requests_and_the_one_before_can_be_take
         bundles.link(name, link)
         worker.signal(signal.SIGHUP)
         made = []
-        while f"{bundles.folder / name} is served" not in worker.log():
+        while worker.get("readyz").json()["bundle"] != str(bundles.folder / name):
+            assert "goes on" not in worker.log()
             made.append(picture_of(worker.ask()).tobytes())  # all the while
+            time.sleep(0.2)
         former.wait(30)
+        worker.wait_until_ready()
+        assert picture_of(worker.ask()).tobytes() == by_bundle.setdefault(name, picture_of(worker.ask()).tobytes())
         assert set(made) <= set(by_bundle.values())
-        assert worker.wait_until_ready()["bundle"] == str(bundles.folder / name)
-        by_bundle.setdefault(name, picture_of(worker.ask()).tobytes())
-        assert picture_of(worker.ask()).tobytes() == by_bundle[name]
         (bundles.folder / name).rename(bundles.folder / f"{name}-moved")  # nothing of it is needed any more
         (bundles.folder / f"{name}-moved").rename(bundles.folder / name)
     assert 'worker_bundle_changes_total{result="done"} 3.0' in worker.get("metrics").text
@@ -341,10 +389,19 @@ def test_a_worker_that_has_no_bundle_to_serve_says_so_and_ends(bundles: Bundles,
         assert [line for line in worker.log().splitlines() if line.startswith("ERROR") and line.endswith(words)]
 
 
+def test_a_worker_that_is_stopped_while_it_loads_leaves_nothing_behind(bundles: Bundles, start: Start) -> None:
+    worker = start(bundles.folder / "new")
+    worker.wait_for("loading the pipelines")
+    worker.gpu_processes = psutil.Process(worker.process.pid).children()
+    worker.signal(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert list(worker.tmp.iterdir()) == []
+
+
 def test_its_image_is_built_of_its_files_and_of_tested_versions() -> None:
     pins = dict(line.split("==") for line in (WORKER / "requirements.txt").read_text().splitlines() if "==" in line)
     assert set(pins) >= {"fastapi", "uvicorn", "prometheus-client"}
-    assert pins == {name: str(tested_versions()[name]) for name in pins}
+    assert pins == {name: str(versions.tested_versions()[name]) for name in pins}
     dockerfile = (WORKER / "Dockerfile").read_text()
     copied = {name for line in re.findall("^COPY (.*) ", dockerfile, re.MULTILINE) for name in line.split()}
     assert copied == {"environment.txt", "requirements.txt", *(file.name for file in WORKER.glob("*.py"))}
@@ -352,3 +409,8 @@ def test_its_image_is_built_of_its_files_and_of_tested_versions() -> None:
     options = {word for word in service["command"] if word.startswith("--")}
     assert options
     assert all(f'"{option}"' in (WORKER / "app.py").read_text() for option in options)
+
+
+def test_it_can_be_copied_because_it_imports_nothing_of_paretune() -> None:
+    for file in WORKER.glob("*.py"):
+        assert not re.search(r"^\s*(import|from) paretune", file.read_text(), re.MULTILINE)

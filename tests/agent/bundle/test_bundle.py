@@ -124,6 +124,16 @@ def test_a_bundle_can_be_compared_with_its_own_study(bundle: Path, tiny_model: P
     assert shipped.workload["pipelines"]["main"]["model"] == str(tiny_model), "found where it was"
 
 
+def test_what_compiles_nothing_is_proven_to_start_ready(bundle: Path, cli: Cli) -> None:
+    said = cli("verify", str(bundle), "--cold", "--json")
+    found = json.loads(said.out)
+    checks = {check["name"]: check["text"] for check in found["checks"]}
+    assert (said.code, found["passed"]) == (0, True), checks
+    assert checks["compiled"] == "nothing while loading, and nothing at 2 requests, each served twice"
+    assert checks["artefacts"] == "it has none, and needs none"
+    assert checks["pictures"].startswith("3 of 3 pictures")
+
+
 def test_readme_says_what_was_done_and_that_it_approximates(bundle: Path) -> None:
     text = (bundle / "README.md").read_text()
     assert "`deepcache`, interval = 2, branch = 1" in text

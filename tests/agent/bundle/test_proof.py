@@ -1,0 +1,47 @@
+"""verify --cold: what a process may compile when a bundle is loaded (nothing), and who is named when it does."""
+
+from typing import Any
+
+import pytest
+from paretune.agent.bundle.proof import Counted, judge_counts
+from paretune.objectives.measuring.compilations import CAPTURED, CPP, GRAPHS
+
+
+def counted(loading: Any = None, first: Any = None, second: Any = None, missed: Any = None) -> Counted:
+    rounds = [{"cat": {}, "dog": {}, **(first or {})}, {"cat": {}, "dog": {}, **(second or {})}]
+    return Counted(loading=loading or {}, rounds=rounds, missed=missed or {})
+
+
+CASES: dict[str, tuple[Counted, int | None, str | None]] = {
+    "nothing at all": (counted(), None, None),
+    "the announced captures": (counted(loading={CAPTURED: 1}, first={"cat": {CAPTURED: 2}}), 3, None),
+    "compiled while loading": (counted(loading={CPP: 2}), None, "while loading: 2 C++ files compiled"),
+    "a request that compiles": (
+        counted(first={"dog": {GRAPHS: 1, CPP: 4}}),
+        None,
+        "request dog: 1 graphs traced, 4 C++ files compiled",
+    ),
+    "one that compiles the second time": (
+        counted(second={"cat": {GRAPHS: 1}}),
+        None,
+        "request cat in the second round: 1 graphs traced",
+    ),
+    "captured again": (counted(second={"cat": {CAPTURED: 3}}), None, "again in the second round: request cat: 3"),
+    "more captures than announced": (counted(first={"cat": {CAPTURED: 4}}), 3, "4, 3 announced"),
+    "fewer captures than announced": (counted(first={"cat": {CAPTURED: 2}}), 3, "2, 3 announced"),
+    "a call that fits no artefact": (counted(missed={"dog": 20}), None, "request dog: 20"),
+}
+
+
+@pytest.mark.parametrize(("found", "announced", "words"), CASES.values(), ids=CASES)
+def test_whoever_compiles_captures_or_misses_is_named(found: Counted, announced: int | None, words: str | None) -> None:
+    checks = judge_counts(found, announced, with_artefacts=True)
+    failed = [check.text for check in checks if not check.passed]
+    assert len(failed) == (words is not None)
+    assert words is None or words in failed[0]
+
+
+def test_a_bundle_without_compiled_code_that_compiles_is_told_how_to_have_some() -> None:
+    compiled, *_ = judge_counts(counted(first={"cat": {GRAPHS: 1}}), None, with_artefacts=False)
+    assert compiled.text.endswith("it holds no compiled code: export it with artefacts on a machine like this one")
+    assert all(check.passed for check in judge_counts(counted(), None, with_artefacts=False)), "it needs none"
