@@ -202,6 +202,11 @@ CONTENTS: dict[str, tuple[str, str | bytes | Callable[[Path], Any], str]] = {
             "a picture": b"\x89PNG\r\n\x1a\n",
         }.items()
     },
+    "a key twice": (
+        MANIFEST,
+        lambda p: p.write_text(p.read_text().replace('"study"', '"study": "another", "study"', 1)),
+        "is damaged: export the bundle again (it has a key twice)",
+    ),
     "the manifest of an older version": (MANIFEST, '{"schema": 3, "sha256": {}}', "has schema 3; this version reads 4"),
     "the manifest of a newer version": (MANIFEST, '{"schema": 5}', "has schema 5; this version reads 4"),
     "a manifest of 65 MiB": (MANIFEST, b" " * (65 << 20), "is larger than 65536 KiB"),
