@@ -11,13 +11,22 @@ from rich.markup import escape
 
 from ..studies import plain_without_secrets, without_secrets
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
 
 class MaskedConsole(Console):
-    """A console that shows no passwords, tokens or keys, also above a progress bar."""
+    """A console that shows no passwords, tokens or keys, also above a progress bar, and obeys no text: what bundles,
+    databases and other programs have written cannot move the cursor or clear the screen.
+    """
 
     def print(self, *objects: Any, **options: Any) -> None:
         """As `Console.print`; texts are masked before they are marked up and wrapped."""
-        super().print(*(without_secrets(one) if isinstance(one, str) else one for one in objects), **options)
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may show it."""
+    return without_secrets(text).translate(_CONTROLS)
 
 
 def say(text: str) -> None:
@@ -34,7 +43,7 @@ def print_error(kind: str, text: str) -> None:
 
 def print_mistake() -> None:
     """The traceback of the exception that is being handled, on stderr."""
-    sys.stderr.write(without_secrets(traceback.format_exc()))
+    sys.stderr.write(printable(traceback.format_exc()))
 
 
 def print_json(data: Any) -> None:

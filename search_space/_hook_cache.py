@@ -1,11 +1,12 @@
 """diffusers' cache hooks, made safe: begun anew with every picture, and counted.
 
-Exported with the techniques that use it, as the functions of `_steps` are, which it calls.
+Exported with the techniques that use it, as the functions of `_steps` and `_one_thread` are, which it calls.
 """
 
 from typing import Any
 
-from ._steps import wrap_steps
+from ._one_thread import one_thread_at_a_time
+from ._steps import STEP_HELPERS, wrap_steps
 
 
 def hook_cache(denoiser: Any, name: str, install: Any, by_context: bool) -> None:
@@ -19,13 +20,18 @@ def hook_cache(denoiser: Any, name: str, install: Any, by_context: bool) -> None
     diffusers forgets at the end of a pipeline's call, for some denoisers: not after a picture that was cancelled, not
     when batch, size or prompt change in the middle, not between pipelines that take turns.
     denoiser.hook_cache_counts: {"steps", "hooked", "ran"}: steps, layers with a hook, and how often one of these ran.
-    Raises ValueError where no layer got a hook.
+    Raises ValueError where no layer got a hook, and for a denoiser that is compiled already, whose graph would take the
+    hooks in or go past them. Calls from two threads at once raise RuntimeError: the hooks have one memory.
     """
+    import contextlib
     import functools
 
     from diffusers.hooks import HookRegistry
     from diffusers.models.cache_utils import CacheMixin
 
+    if hasattr(denoiser, "_orig_mod"):
+        raise ValueError(f"{name}: the denoiser is compiled already, and this puts hooks inside: compile it afterwards")
+    alone = one_thread_at_a_time(denoiser, name)
     place_now: dict[str, Any] = {"position": 0, "count": 1, "guided": False, "fresh": True}
     counts = {"steps": 0, "hooked": 0, "ran": 0}
     kept_by: dict[int, Any] = {}
@@ -56,6 +62,10 @@ def hook_cache(denoiser: Any, name: str, install: Any, by_context: bool) -> None
     registry.invalidate_child_registries_cache()
 
     def hook_step(inner: Any, named: Any, place: Any) -> Any:
+        with alone():
+            return hook_step_alone(inner, named, place)
+
+    def hook_step_alone(inner: Any, named: Any, place: Any) -> Any:
         kept, ordinal = place["kept"], place["ordinal"] if by_context else 0
         known = kept_by.get(ordinal)
         place_now.update(place, fresh=known is not kept)
@@ -72,7 +82,14 @@ def hook_cache(denoiser: Any, name: str, install: Any, by_context: bool) -> None
             return inner(**named)
 
     wrap_steps(denoiser, name, hook_step)
+    if hasattr(denoiser, "cache_context"):
+        # Pipelines set a context of their own around the call, which another thread would get in the middle of its own.
+        denoiser.cache_context = lambda name: contextlib.nullcontext()
     denoiser.hook_cache_counts = counts
+
+
+HOOK_CACHE_HELPERS = (*STEP_HELPERS, one_thread_at_a_time, hook_cache)
+"""What a technique that calls hook_cache names among its helpers."""
 
 
 def hook_cache_effect(denoisers: Any) -> str | None:

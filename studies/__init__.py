@@ -9,6 +9,7 @@ from ._optuna import optuna_storage, refuse_foreign_study
 from ._packing import PackedWorkload, PackedWorkloadSpec, pack_workload, remember_place
 from ._picture_names import picture_names
 from ._places import there
+from ._reading import UnreadableError, read_json
 from ._records import DEFAULT_STORAGE, EndedTrial, LinkedRun, Records
 from ._secrets import plain_without_secrets, without_secrets
 from ._sections import Quality
@@ -47,6 +48,7 @@ __all__ = [
     "RunRecord",
     "Study",
     "StudyRecord",
+    "UnreadableError",
     "UserError",
     "Workload",
     "built_in_studies",
@@ -61,6 +63,7 @@ __all__ = [
     "picture_names",
     "pipeline_interface",
     "plain_without_secrets",
+    "read_json",
     "read_study",
     "refuse_foreign_study",
     "remember_place",

@@ -20,7 +20,10 @@ _URL = re.compile(r"(//[^\s/:@]*:)(\S*)@")
 _PATTERNS = (
     (_URL, rf"\1{STARS}@"),
     (re.compile(r"(?i)(https?://)[^\s/:@]+@"), rf"\1{STARS}@"),
-    (re.compile(r"(?i)([?&](?:pass|pwd|token|key|sig|signature|auth)=)[^&\s#\"']+"), rf"\1{STARS}"),
+    (re.compile(r"(?i)([?&;](?:[\w-]*[_-])?(?:pass|pwd|token|key|sig|signature|auth)=)[^&;\s#\"']+"), rf"\1{STARS}"),
+    (re.compile(r"(?i)(\B--(?:[a-z]+-)*(?:password|passphrase|token|secret|api-key)\s+)[^\s-]\S*"), rf"\1{STARS}"),
+    (re.compile(r"(?i)(\b(?:set-)?cookie[\"']?\s*:\s*)[^\n\"']+"), rf"\1{STARS}"),
+    (re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END|\Z)", re.DOTALL), rf"\1{STARS}\2"),
     (re.compile(r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?)[^\s\"',]+"), rf"\1{STARS}"),
     (re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{8,}"), rf"\1{STARS}"),
     (

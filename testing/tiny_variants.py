@@ -77,8 +77,8 @@ class LoraLayer(torch.nn.Module):
         super().__init__()
         self.base_layer = base_layer
         rank, weight = 4, base_layer.weight
-        self.down = torch.randn(rank, base_layer.in_features, generator=generator).to(weight) * 0.2
-        self.up = torch.randn(base_layer.out_features, rank, generator=generator).to(weight) * 0.2
+        self.down = torch.randn(rank, base_layer.in_features, generator=generator).to(weight.device) * 0.2
+        self.up = torch.randn(base_layer.out_features, rank, generator=generator).to(weight.device) * 0.2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Both together."""

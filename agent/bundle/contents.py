@@ -1,6 +1,5 @@
 """The files of a bundle that are read, as they have to be: whatever came from outside is checked here, before use."""
 
-import json
 import os
 import stat
 from pathlib import Path
@@ -10,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...objectives.verdict import Verdict
-from ...studies import UserError
+from ...studies import UnreadableError, UserError, read_json
 
 MOST_BYTES = 1 << 30
 """Of any file in a bundle."""
@@ -144,9 +143,11 @@ def parse_json(model: type[C], content: bytes, file: Path, *, schema: int | None
     schema: of this version, where another one is to be said rather than what it lacks.
     """
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError):
+        data = read_json(content.decode())
+    except UnicodeDecodeError:
         raise UserError(f"{file} is damaged: export the bundle again (it is not JSON)") from None
+    except UnreadableError as error:
+        raise UserError(f"{file} is damaged: export the bundle again (it {error})") from None
     return parse_plain(model, data, file, schema=schema)
 
 

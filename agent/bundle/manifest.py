@@ -6,7 +6,8 @@ with a key that was trusted before, says who wrote it.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -22,6 +23,8 @@ SCHEMA_VERSION = 4
 the manifest has the size of every file, and a bundle has no paths of the machine that exported it."""
 MOST_FILES = 10_000
 MOST_BYTES_IN_ALL = 16 << 30
+IMPORTED = (".pyc", *EXTENSION_SUFFIXES)
+"""Files that Python imports and nobody can read."""
 NEEDED = ("apply.py", "configuration.yaml", "check/run.py", "check/workload.json", "evidence/measurements.json")
 """Without these, nothing can be verified."""
 
@@ -61,6 +64,8 @@ class Manifest(Content):
                 or "\0" in name
             ):
                 raise ValueError(f"{name!r} is no path within the bundle")
+            if (shadowed := _shadowed_by(path, files)) is not None:
+                raise ValueError(f"Python would run {name!r} instead of {shadowed}")
         if sum(entry.size_bytes for entry in files.values()) > MOST_BYTES_IN_ALL:
             raise ValueError(f"more than {MOST_BYTES_IN_ALL >> 30} GiB in all")
         if missing := [name for name in NEEDED if name not in files]:
@@ -137,6 +142,18 @@ def _extra_words(extra: list[str]) -> str:
 
 def _is_byte_code(path: PurePosixPath) -> bool:
     return path.parent.name == "__pycache__" and path.suffix == ".pyc"
+
+
+def _shadowed_by(path: PurePosixPath, files: Mapping[str, object]) -> str | None:
+    """The listed source in whose place Python would import what lies there: byte code, an extension, a package."""
+    if path.parent.name == "__pycache__":
+        return f"{path.parent.parent / path.name.partition('.')[0]}.py"
+    for place in (path, *path.parents):
+        if place.name and (place is not path or place.name.endswith(IMPORTED)):
+            source = f"{place.parent / place.name.partition('.')[0]}.py"
+            if source in files:
+                return source
+    return None
 
 
 def _is_file(file: Path) -> bool:

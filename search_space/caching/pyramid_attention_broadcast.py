@@ -7,9 +7,8 @@ changes least from step to step. The hooks are those of diffusers.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._hook_cache import hook_cache, hook_cache_effect
+from .._hook_cache import HOOK_CACHE_HELPERS, hook_cache, hook_cache_effect
 from .._modules import denoisers, torch_modules
-from .._steps import STEP_HELPERS
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
@@ -85,5 +84,5 @@ TECHNIQUE = Technique(
     stage=Stage.WRAPPERS,
     traits=frozenset({Trait.CACHES_STEPS, Trait.HOOKS_LAYERS}),
     roles=frozenset({Role.DENOISER}),
-    helpers=(torch_modules, denoisers, *STEP_HELPERS, hook_cache),
+    helpers=(torch_modules, denoisers, *HOOK_CACHE_HELPERS),
 )

@@ -7,9 +7,8 @@ are those of diffusers. forecast_cache extrapolates the output of the whole tran
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._hook_cache import hook_cache, hook_cache_effect, transformer_refusal
+from .._hook_cache import HOOK_CACHE_HELPERS, hook_cache, hook_cache_effect, transformer_refusal
 from .._modules import denoisers, torch_modules
-from .._steps import STEP_HELPERS
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
@@ -69,5 +68,5 @@ TECHNIQUE = Technique(
     stage=Stage.WRAPPERS,
     traits=frozenset({Trait.CACHES_STEPS, Trait.HOOKS_LAYERS}),
     roles=frozenset({Role.DENOISER}),
-    helpers=(torch_modules, denoisers, *STEP_HELPERS, hook_cache),
+    helpers=(torch_modules, denoisers, *HOOK_CACHE_HELPERS),
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
+from .._one_thread import one_thread_at_a_time
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
@@ -15,13 +16,36 @@ class LayerwiseCastingParameters(Parameters):
 
 
 def layerwise_casting(pipelines: dict[str, Any], *, storage: str) -> None:
-    """Half the weights' memory of 16 bits. Norms and embeddings, and what adapters add, stay as they are."""
+    """Half the weights' memory of 16 bits. Norms and embeddings, and what adapters add, stay as they are.
+
+    While one thread computes with a layer's converted weights, another would convert them back: calls from two at once
+    raise RuntimeError.
+    """
+    import threading
+
     import torch
+
+    def guard(denoiser: Any) -> None:
+        alone, here = one_thread_at_a_time(denoiser, "layerwise_casting"), threading.local()
+
+        def enter(module: Any, args: Any) -> None:
+            call = alone()
+            call.__enter__()
+            here.call = call
+
+        def leave(module: Any, args: Any, output: Any) -> None:
+            # Also after a call that failed, or was refused: then there is nothing to leave.
+            if (call := vars(here).pop("call", None)) is not None:
+                call.__exit__(None, None, None)
+
+        denoiser.register_forward_pre_hook(enter)
+        denoiser.register_forward_hook(leave, always_call=True)
 
     for denoiser in denoisers(pipelines):
         if any("IPAdapter" in type(processor).__name__ for processor in denoiser.attn_processors.values()):
             raise ValueError("layerwise_casting: unload the IP-Adapter first, and load it again after apply()")
         denoiser.enable_layerwise_casting(storage_dtype=getattr(torch, storage), compute_dtype=denoiser.dtype)
+        guard(denoiser)
 
 
 def took_effect(pipelines: dict[str, Any], *, storage: str) -> str | None:
@@ -63,5 +87,5 @@ TECHNIQUE = Technique(
     roles=frozenset({Role.DENOISER}),
     adapters_later="LoRAs and IP-Adapters may be loaded after it; a LoRA cannot be fused into weights in float8.",
     traits=frozenset({Trait.CASTS_WEIGHTS}),
-    helpers=(torch_modules, denoisers),
+    helpers=(torch_modules, denoisers, one_thread_at_a_time),
 )

@@ -4,7 +4,7 @@ import json
 import shlex
 
 import pytest
-from paretune.agent.output import MaskedConsole
+from paretune.agent.output import MaskedConsole, print_error, say
 from paretune.agent.progress import LaunchProgress
 from paretune.agent.search import Event
 from paretune.studies import UserError
@@ -55,6 +55,17 @@ def test_no_error_shows_a_password(error: type[Exception], launch: Cli, monkeypa
     assert said.code == (2 if error is UserError else 1)
     assert "s3cret" not in said.out + said.err
     assert "postgresql://ann:***@db/x" in said.err
+
+
+def test_no_text_from_elsewhere_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    """A device's name in a bundle, a failure's reason: terminals obey what is in them."""
+    hostile = "\x1b[2J\x1b]0;owned\x07GPU\rThe bundle passes.\x9b31m"
+    say(hostile)
+    print_error("warning", hostile)
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert not set(text) & {"\x1b", "\x07", "\r", "\x9b"}
+        assert "\\x1b[2J" in text
 
 
 def test_neither_progress_nor_json_shows_a_password(study: ReplayedCli, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,11 @@ CONTENTS: dict[str, tuple[str, str | bytes | Callable[[Path], Any], str]] = {
             "a picture": b"\x89PNG\r\n\x1a\n",
         }.items()
     },
+    "a key twice": (
+        MANIFEST,
+        lambda p: p.write_text(p.read_text().replace('"study"', '"study": "another", "study"', 1)),
+        "is damaged: export the bundle again (it has a key twice)",
+    ),
     "the manifest of an older version": (MANIFEST, '{"schema": 3, "sha256": {}}', "has schema 3; this version reads 4"),
     "the manifest of a newer version": (MANIFEST, '{"schema": 5}', "has schema 5; this version reads 4"),
     "a manifest of 65 MiB": (MANIFEST, b" " * (65 << 20), "is larger than 65536 KiB"),
@@ -349,6 +355,27 @@ def test_files_that_were_cut_short_anywhere(
         if file != MANIFEST:
             sign(bundle)
         assert f"{file} is damaged" in verified(bundle, capsys, monkeypatch)[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"__pycache__/apply.{sys.implementation.cache_tag}.pyc",
+        "apply.pyc",
+        "apply.so",
+        "apply/__init__.py",
+        f"check/measuring/latency{EXTENSION_SUFFIXES[0]}",
+        f"check/measuring/__pycache__/latency.{sys.implementation.cache_tag}.pyc",
+    ],
+)
+def test_a_manifest_may_list_nothing_that_python_runs_instead_of_what_people_read(
+    name: str, bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle / name).parent.mkdir(exist_ok=True)
+    (bundle / name).write_bytes(b"")
+    sign(bundle)
+    sentence = verified(bundle, capsys, monkeypatch)[0]
+    assert f"python would run '{name}' instead of" in sentence
 
 
 @pytest.mark.parametrize("file", ["apply.py", "check/run.py", WORKLOAD, EVIDENCE, "configuration.yaml"])
