@@ -84,7 +84,7 @@ class Measured:
             words.append(f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})")
         words += [f"{row['peak_gib']:.2f} GiB", f"first call {row['applied_s'] + row['first_call_s']:.1f} s"]
         if "verdict" in row:
-            words.append(f"{row['verdict']} ({row['drift']:.2f})")
+            words.append(row["verdict"] if row["drift"] is None else f"{row['verdict']} ({row['drift']:.2f})")
         return ", ".join(words)
 
     def about(self) -> str:
