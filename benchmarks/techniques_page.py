@@ -24,9 +24,9 @@ little use alone and strong with others: paretune's search and its recipes combi
 `benchmarks/techniques.py` made this page. Each variant ran in a process of its own. Several shared the machine, but
 pipelines were called in turns, except for the first call of what compiles. A ratio is the median of a variant's calls
 over the median of the unchanged pipeline's, just before and just after, in a process of its own; in brackets, of the
-fastest and the slowest call. The same request is made again and again, which flatters `prompt_embedding_cache`. First
-calls of what compiles are those of a busy machine with empty caches. Memory is what torch reserves on a GPU, and the
-resident set on a CPU.
+fastest and the slowest call; where a call takes longer than 4 s, of that call. The same request is made again and
+again. First calls of what compiles are those of a busy machine with empty caches. Memory is what torch reserves on a
+GPU, and the resident set on a CPU.
 """
 
 
@@ -84,7 +84,7 @@ class Measured:
             words.append(f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})")
         words += [f"{row['peak_gib']:.2f} GiB", f"first call {row['applied_s'] + row['first_call_s']:.1f} s"]
         if "verdict" in row:
-            words.append(f"{row['verdict']} ({row['drift']:.2f})")
+            words.append(row["verdict"] if row["drift"] is None else f"{row['verdict']} ({row['drift']:.2f})")
         return ", ".join(words)
 
     def about(self) -> str:

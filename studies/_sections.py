@@ -272,7 +272,8 @@ class Finalists(Section):
     count: int = Field(default=3, ge=0, le=MOST_PROCESSES)
     """How many of the front, the fastest first; 0 confirms nothing."""
     blocks: int = Field(default=8, ge=3, le=MOST_PROCESSES)
-    """Each block measures the reference, torch.compile and every finalist once, each in a fresh process."""
+    """Each block measures the reference, torch.compile as people write it and at its best, and every finalist once,
+    each in a fresh process."""
     minutes: float | None = Field(default=None, gt=0, le=MOST_MINUTES)
     """Start no block after so many minutes (three are made in any case). Fewer blocks show only larger differences."""
     calls: int = Field(default=3, ge=1, le=MOST_CALLS)

@@ -1,5 +1,6 @@
 """In how much of a call the GPU was busy: the rest is the host, launching kernels or waiting."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,6 +37,7 @@ def gpu_busy(call: Callable[[], Any]) -> dict[str, Any]:
     return {"busy_ms": covered_ns(spans) / 1e6, "kernels": len(spans), "by_kind_ms": by_kind_ms}
 
 
+@functools.cache
 def kernel_kind(name: str) -> str:
     """The class of a kernel."""
     low = name.lower()

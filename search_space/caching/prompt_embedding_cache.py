@@ -40,15 +40,19 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             named = bound.arguments
-            negatives = {name: value for name, value in named.items() if name.startswith("negative_prompt")}
-            texts = {name: value for name, value in negatives.items() if not name.endswith("embeds")}
+            # One text, or one for each picture of a batch.
+            texts = {
+                name: (value,) if isinstance(value, str) else tuple(value)
+                for name, value in named.items()
+                if name.startswith("negative_prompt") and not name.endswith("embeds") and value is not None
+            }
             prompt = named.get("prompt")
             if (
                 not named.get("do_classifier_free_guidance", False)
                 or any(named.get(name) is not None for name in negative_names)
                 # Without a text there is nothing to read, or it is read as an empty one: pipelines differ.
-                or not isinstance(named.get("negative_prompt"), str)
-                or not all(value is None or isinstance(value, str) for value in texts.values())
+                or not texts.get("negative_prompt")
+                or not all(isinstance(text, str) for each in texts.values() for text in each)
                 or not isinstance(prompt, (str, list))
             ):
                 return inner(*args, **kwargs)

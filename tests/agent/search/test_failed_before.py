@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from paretune.agent.doctor import availability, availability_text
 from paretune.agent.results import failed_before
 from paretune.agent.trial import Job, TrialResult
+from paretune.objectives.fingerprint import Fingerprint
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, Records
 from support.replaying import World, world_in
@@ -54,3 +56,16 @@ def test_asked_for_afresh_it_is_tried_and_forgotten_when_it_works(world: World) 
     results = world.launch(world.study("b", [], space=space(PAIR), budget={"trials": 2}), fresh=True)
     assert results.trial(1).complete
     assert failed_before(Records(world.storage), results.fingerprint, None).all == []
+
+
+def test_the_list_of_techniques_says_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fingerprint, "current", classmethod(lambda cls, device: world.fingerprint))
+    found = {one.words: one for one in availability(world.storage)}
+    said = found["fused_qkv"].to_dict()["failed_before"]
+    assert said == found["channels_last"].to_dict()["failed_before"]
+    assert said[0].startswith("fused_qkv + channels_last failed here before")
+    assert found["vae_slicing"].failed_before == ()
+    assert said[0] in availability_text(list(found.values()))
+    elsewhere = availability(f"sqlite:///{world.folder / 'no.db'}")
+    assert not any(one.failed_before for one in elsewhere)
+    assert not (world.folder / "no.db").exists()

@@ -6,6 +6,7 @@ import torch
 from paretune.search_space import Target, describe_pipelines, technique
 from paretune.search_space.caching.prompt_embedding_cache import prompt_embedding_cache, took_effect
 from paretune.testing import picture, tiny_flux, tiny_sd3, tiny_sdxl, transformer_picture
+from paretune.testing.tiny_sdxl import SIDE_PX
 
 
 def calls_of(encoder: Any) -> list[int]:
@@ -28,6 +29,33 @@ def test_a_negative_prompt_is_read_once_and_prompts_every_time() -> None:
         arguments = {"negative_prompt": "red", "steps": 2, **arguments}
         assert torch.equal(picture(pipeline, **arguments), picture(tiny_sdxl(), **arguments))
     assert took_effect({"main": pipeline}) is None
+
+
+def test_a_batch_with_a_negative_prompt_for_each_picture_is_served_as_well() -> None:
+    """As a study's requests are made."""
+
+    def pictures(pipeline: Any, *negative: str) -> Any:
+        generators = [torch.Generator().manual_seed(seed) for seed in range(len(negative))]
+        prompts, size = ["a dog"] * len(negative), {"height": SIDE_PX, "width": SIDE_PX}
+        called = pipeline(
+            prompts,
+            negative_prompt=list(negative),
+            generator=generators,
+            num_inference_steps=2,
+            output_type="pt",
+            **size,
+        )
+        return called.images
+
+    pipeline = tiny_sdxl()
+    prompt_embedding_cache({"main": pipeline})
+    for _ in range(2):
+        again = pictures(pipeline, "red", "the sea")
+    assert pipeline.prompt_embedding_counts == {"computed": 1, "reused": 1}
+    assert torch.equal(again, pictures(tiny_sdxl(), "red", "the sea"))
+    other = pictures(pipeline, "red", "red")
+    assert pipeline.prompt_embedding_counts["computed"] == 2
+    assert torch.equal(other, pictures(tiny_sdxl(), "red", "red"))
 
 
 def test_other_text_encoders_are_asked_again() -> None:
