@@ -60,6 +60,8 @@ SHARED = ("first_call", "warm_up", "memory", "pictures")
 """Phases in which a process calls its pipelines."""
 COMPILING_SHARE = 0.4
 """Of the workers, as long as there is something else to do for the others."""
+ALONE_IN = 8
+"""A single worker takes one that compiles after so many."""
 LEAST_LEFT_S = 8.0
 """With less time left, nothing is started."""
 PICTURES_EACH = 6
@@ -310,10 +312,8 @@ def measure_all(
     while time.monotonic() < until:
         while len(running) < workers and time.monotonic() < until - LEAST_LEFT_S:
             compiling = sum(compiles(one) for one, _ in running.values())
-            turn = compiling < max(1, round(COMPILING_SHARE * workers))
+            turn = compiling < round(COMPILING_SHARE * workers) if workers > 1 else made % ALONE_IN == ALONE_IN - 1
             queue = queues[turn] or queues[not turn]
-            if workers == 1:  # cheap ones first
-                queue = queues[False] or queues[True]
             if not queue:
                 break
             configuration = queue.pop(0)

@@ -1,87 +1,156 @@
 """Searches tried on recorded tables: how soon does each find what the table has?
 
-    python benchmarks/search.py benchmarks/tables/*.json
+    python benchmarks/search.py benchmarks/tables/*.jsonl.gz --out docs/results/search.md
     python benchmarks/search.py --seeds 5 --policy ours --policy tpe TABLE
 
-A table holds every configuration's recorded outcome (benchmarks/record_table.py). What is not in the table counts as
-refused and costs nothing, as impossible combinations do in a launch. Per table and policy, over the seeds, Markdown:
-in how many seeds the best acceptable latency is within 5 % of the table's after 20, 40 and 60 trials; the median number
-of trials and of minutes until then; the share of the table's hypervolume (latency, memory and drift against the
-reference's) after 20, 40 and 60 trials.
+A table holds what was measured of many configurations (benchmarks/record_table.py). A search may propose any
+configuration of the table's techniques and values. What was measured is answered as it was measured. Combinations that
+are known to be impossible, and those that do the same as one that was tried, cost nothing, as in a launch. Anything
+else is answered by a model of the table, the same for every search (see `Model`): its error at the table's own rows,
+each left out, stands above the results, and so does the share of answers that came from it.
+
+A trial costs the seconds that its row took; where a compiler's cache was warm, its first call counts as long as the
+longest of the same kind. Each try is kept in a file (--kept), so that what was interrupted goes on. GPSampler needs
+scipy.
 """
 
 import argparse
+import gzip
+import hashlib
 import itertools
 import json
+import math
+import multiprocessing
+import os
 import statistics
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process per try: threads would only wait for each other
+
+import numpy as np
 import optuna
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
+from paretune.agent.results import TORCH_COMPILE
 from paretune.agent.search.surrogate import Known, Surrogate
-from paretune.search_space import Configuration, PipelineFacts, SearchSpace, Target, fitting_recipes
+from paretune.search_space import (
+    Configuration,
+    PipelineFacts,
+    SameEffect,
+    SearchSpace,
+    Target,
+    Trait,
+    fitting_recipes,
+    impossible,
+    technique,
+)
 
 TRIALS = 60
 MARKS = (20, 40, 60)
 NEAR = 1.05
 DRIFT_LIMIT = 2.0
 """Near-lossless."""
-FRUITLESS = 2000
+FRUITLESS = 3000
+SHORT_S = 0.1
+Array = np.ndarray
+
+
+# Tables
 
 
 @dataclass(frozen=True)
-class Table:
-    """Recorded rows by configuration, and the space that they lie in."""
+class Answer:
+    """What measuring a configuration would have found."""
 
-    name: str
-    rows: dict[Configuration, dict[str, Any]]
-    space: SearchSpace
-    target: Target
-    pipelines: dict[str, PipelineFacts]
-
-    @classmethod
-    def read(cls, file: Path) -> "Table":
-        """Raises KeyError for a file that is no table."""
-        data = json.loads(file.read_text())
-        rows = {}
-        choices: dict[str, dict[str, dict[Any, None]]] = {}
-        for row in data["rows"]:
-            pairs = [next(iter(step.items())) for step in row["configuration"]]
-            configuration = Configuration.of(pairs)
-            rows[configuration] = row
-            for step in configuration.steps:
-                for parameter, value in step.values().items():
-                    choices.setdefault(step.technique, {}).setdefault(parameter, {})[value] = None
-                choices.setdefault(step.technique, {})
-        space = SearchSpace.from_dict({t: {p: list(v) for p, v in ps.items()} for t, ps in choices.items()})
-        pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in data["pipelines"].items()}
-        return cls(file.stem, rows, space, Target(**_target(data["target"])), pipelines)
-
-    def known(self, configuration: Configuration) -> Known:
-        """A row as the surrogate sees it."""
-        row = self.rows[configuration]
-        works = row["outcome"] == "complete"
-        return Known(
-            configuration=configuration,
-            works=works,
-            objectives=(row["latency_ms"], row["peak_vram_gib"], row["drift"]) if works else (),
-            violation=row["drift"] - DRIFT_LIMIT if works else 0.0,
-            seconds=row["seconds"],
-        )
-
-    def acceptable(self, configuration: Configuration) -> bool:
-        """Whether its pictures are near-lossless."""
-        row = self.rows[configuration]
-        return row["outcome"] == "complete" and row["drift"] <= DRIFT_LIMIT
+    works: bool
+    latency_ms: float = math.inf
+    memory_gib: float = math.inf
+    drift: float | None = None
+    """None where pictures were not judged."""
+    seconds: float = 0.0
+    measured: bool = True
+    """Whether it is a row of the table."""
 
     @property
+    def acceptable(self) -> bool:
+        """Whether its pictures are near-lossless, as far as they were judged."""
+        return self.works and (self.drift is None or self.drift <= DRIFT_LIMIT)
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """What is minimised."""
+        drift = () if self.drift is None else (self.drift,)
+        return (self.latency_ms, self.memory_gib, *drift)
+
+
+class Table:
+    """Recorded rows by configuration, the space that they lie in, and a model of what lies between them."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises KeyError for a file that is no table."""
+        text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text()
+        self.head, *lines = (json.loads(line) for line in text.splitlines())
+        self.name = file.name.partition(".")[0]
+        self.key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        self.target = Target(**_target(self.head["target"]))
+        self.pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in self.head["pipelines"].items()}
+        self._same = SameEffect(self.pipelines)
+        rows = [(_configuration(line), line) for line in lines if "configuration" in line]
+        first_call_s: dict[str, float] = {}
+        for configuration, row in rows:
+            kind = _compiled_kind(configuration)
+            first_call_s[kind] = max(first_call_s.get(kind, 0.0), _first_call_s(row))
+        self.rows: dict[Configuration, Answer] = {}
+        for configuration, row in rows:
+            kind = _compiled_kind(configuration)
+            seconds = row["seconds"] + (first_call_s[kind] - _first_call_s(row) if kind else 0.0)
+            self.rows[configuration] = _answer(row, seconds)
+        self.space = _space(list(self.rows))
+        self.by_effect = {self._same.of(one): answer for one, answer in self.rows.items()}
+        self._answers: dict[Configuration, Answer] = {}
+
+    @cached_property
+    def model(self) -> "Model":
+        """Of what is not in the table."""
+        return Model(self)
+
+    def answer(self, configuration: Configuration) -> Answer:
+        """What measuring it would have found."""
+        if configuration not in self._answers:
+            measured = self.rows.get(configuration) or self.by_effect.get(self.effect(configuration))
+            self._answers[configuration] = measured or self.model.answer(configuration)
+        return self._answers[configuration]
+
+    def impossible(self, configuration: Configuration) -> bool:
+        """Whether a launch would refuse it."""
+        return impossible(configuration, self.target, self.pipelines) is not None
+
+    def effect(self, configuration: Configuration) -> Any:
+        """Equal for configurations that do the same."""
+        return self._same.of(configuration)
+
+    def known(self, configuration: Configuration) -> Known:
+        """As the surrogate sees it."""
+        found = self.answer(configuration)
+        return Known(
+            configuration=configuration,
+            works=found.works,
+            objectives=found.objectives if found.works else (),
+            violation=found.drift - DRIFT_LIMIT if found.works and found.drift is not None else 0.0,
+            seconds=found.seconds,
+        )
+
+    @cached_property
     def best_ms(self) -> float:
-        """The least acceptable latency in the table."""
-        return min(row["latency_ms"] for configuration, row in self.rows.items() if self.acceptable(configuration))
+        """The least acceptable latency that was measured."""
+        return min(row.latency_ms for row in self.rows.values() if row.acceptable)
 
 
 def _target(data: dict[str, Any]) -> dict[str, Any]:
@@ -93,56 +162,208 @@ def _target(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _configuration(row: dict[str, Any]) -> Configuration:
+    return Configuration.of([next(iter(step.items())) for step in row["configuration"]])
+
+
+def _first_call_s(row: dict[str, Any]) -> float:
+    return float(row.get("phases_s", {}).get("first_call", 0.0))
+
+
+def _compiled_kind(configuration: Configuration) -> str:
+    """What a compiler makes of it, roughly: the compiling techniques, and which step cache parts the denoiser. Empty
+    where nothing is compiled.
+    """
+    steps = [(step, technique(step.technique).traits_with(step.parameters)) for step in configuration.steps]
+    compiled = [f"{step.technique}{step.values()}" for step, traits in steps if Trait.COMPILES in traits]
+    cached = [step.technique for step, traits in steps if Trait.CACHES_STEPS in traits]
+    return " ".join(compiled + cached) if compiled else ""
+
+
+def _answer(row: dict[str, Any], seconds: float) -> Answer:
+    if row["outcome"] != "complete":
+        return Answer(works=False, seconds=seconds)
+    return Answer(
+        works=True,
+        latency_ms=row["latency_ms"],
+        memory_gib=row["peak_vram_gib"],
+        drift=row["drift"],
+        seconds=seconds,
+    )
+
+
+def _space(configurations: Sequence[Configuration]) -> SearchSpace:
+    """Every technique with every value that was measured."""
+    choices: dict[str, dict[str, dict[Any, None]]] = {}
+    for step in itertools.chain.from_iterable(one.steps for one in configurations):
+        values = choices.setdefault(step.technique, {})
+        for parameter, value in step.values().items():
+            values.setdefault(parameter, {})[value] = None
+    wanted = {t: {p: list(v) for p, v in parameters.items()} for t, parameters in choices.items()}
+    return SearchSpace.of(wanted)
+
+
+class Model:
+    """Works out what was not measured, from what was.
+
+    Latency, memory and seconds as logarithms, drift as the logarithm of 0.1 more: a ridge regression on techniques,
+    values and pairs of techniques, plus what the nearest rows are off it, weighted by how little they differ. Nothing
+    is better than the best that was measured. What has in it a technique, or two together, that never worked, fails.
+    """
+
+    PENALTY, PAIRS_PENALTY, NEIGHBOURS = 0.3, 1.0, 6
+
+    def __init__(self, table: Table) -> None:
+        working = {one: row for one, row in table.rows.items() if row.works}
+        self._judged = all(row.drift is not None for row in working.values())
+        self._columns: dict[Any, int] = {}
+        for one in working:
+            for feature in _features(one):
+                self._columns.setdefault(feature, len(self._columns))
+        self._rows = self._encode(list(working))
+        pairs = np.array([isinstance(feature, frozenset) for feature in self._columns])
+        penalty = np.diag(np.where(pairs, self.PAIRS_PENALTY, self.PENALTY))
+        columns = [
+            [
+                math.log(row.latency_ms),
+                math.log(row.memory_gib),
+                math.log(row.seconds),
+                math.log(0.1 + (row.drift or 0)),
+            ]
+            for row in working.values()
+        ]
+        values = np.array(columns)
+        self._least = values.min(axis=0)
+        self._middle = values.mean(axis=0)
+        inverse = np.linalg.inv(self._rows.T @ self._rows + penalty) @ self._rows.T
+        self._weights = inverse @ (values - self._middle)
+        self._off = values - self._middle - self._rows @ self._weights
+        # Of each row as it would be predicted without it.
+        leverage = np.clip((self._rows * inverse.T).sum(axis=1), 0, 0.95)
+        self._off_without = self._off / (1 - leverage)[:, None]
+        near = self._nearness(self._rows)
+        np.fill_diagonal(near, 0)
+        errors = self._off_without - self._shares(near) @ self._off_without
+        self.error = float(np.median(np.abs(np.expm1(errors[:, 0]))))
+        """Of latency, relative: the median over the rows, each worked out from the others."""
+        self._failing = _failing(table)
+
+    def answer(self, configuration: Configuration) -> Answer:
+        """Works it out."""
+        names = [step.technique for step in configuration.steps]
+        row = self._encode([configuration])
+        predicted = self._middle + row @ self._weights + self._shares(self._nearness(row)) @ self._off
+        predicted = np.maximum(predicted, self._least)[0]
+        latency, memory, seconds, drift = (float(value) for value in np.exp(predicted))
+        if any(set(failing) <= set(names) for failing in self._failing):
+            return Answer(works=False, seconds=seconds, measured=False)
+        drifted = drift - 0.1 if self._judged else None
+        return Answer(True, latency, memory, drifted, seconds, measured=False)
+
+    def _encode(self, configurations: Sequence[Configuration]) -> Array:
+        rows = np.zeros((len(configurations), len(self._columns)))
+        for row, configuration in zip(rows, configurations, strict=True):
+            for feature in _features(configuration):
+                if feature in self._columns:
+                    row[self._columns[feature]] = 1.0
+        return rows
+
+    def _nearness(self, rows: Array) -> Array:
+        """(wanted, known)."""
+        differences = rows.sum(axis=1)[:, None] + self._rows.sum(axis=1)[None, :] - 2 * rows @ self._rows.T
+        return np.asarray(np.exp(-differences / 3.0))
+
+    def _shares(self, near: Array) -> Array:
+        kept = np.sort(near, axis=1)[:, -self.NEIGHBOURS][:, None]
+        near = np.where(near >= kept, near, 0.0)
+        return np.asarray(near / (near.sum(axis=1) + 0.05)[:, None])
+
+
+def _features(configuration: Configuration) -> Iterator[Any]:
+    names = [step.technique for step in configuration.steps]
+    yield from names
+    for step in configuration.steps:
+        yield from ((step.technique, name, value) for name, value in step.values().items())
+    yield from map(frozenset, itertools.combinations(names, 2))
+
+
+def _failing(table: Table) -> list[frozenset[str]]:
+    """Techniques, and pairs of them, of which two rows or more failed and none worked."""
+    failed: dict[frozenset[str], int] = {}
+    worked: set[frozenset[str]] = set()
+    for configuration, row in table.rows.items():
+        names = [step.technique for step in configuration.steps]
+        groups = [frozenset(group) for size in (1, 2) for group in itertools.combinations(names, size)]
+        if row.works:
+            worked.update(groups)
+        else:
+            for group in groups:
+                failed[group] = failed.get(group, 0) + 1
+    return [group for group, count in failed.items() if count > 1 and group not in worked]
+
+
+# Searches
+
+
 Policy = Callable[[Table, int], Iterator[Configuration]]
-"""Yields configurations of the table, each once, until it is told to stop."""
+"""Yields configurations that may be measured, the reference not among them, until it is told to stop."""
 
 
 def ours(table: Table, seed: int) -> Iterator[Configuration]:
-    """Recipes, then the surrogate, then whatever TPE proposes."""
-    known = [Configuration()]
-    for _, configuration in fitting_recipes(table.space, table.target, table.pipelines):
-        if configuration in table.rows and configuration not in known:
-            known.append(configuration)
-            yield configuration
-    yield from _guided(table, seed, known)
+    """As a launch: torch.compile, which reports compare with, recipes, the surrogate, and TPE where that is silent."""
+    first = [TORCH_COMPILE] if TORCH_COMPILE in table.space and not table.impossible(TORCH_COMPILE) else []
+    recipes = [one for _, one in fitting_recipes(table.space, table.target, table.pipelines)]
+    yield from _guided(table, seed, [*first, *recipes])
 
 
 def without_recipes(table: Table, seed: int) -> Iterator[Configuration]:
     """The surrogate from the reference on."""
-    yield from _guided(table, seed, [Configuration()])
+    yield from _guided(table, seed, [])
 
 
-def _guided(table: Table, seed: int, known: list[Configuration]) -> Iterator[Configuration]:
-    surrogate = Surrogate(table.space, lambda one: one in table.rows and one not in known, seed)
-    fallback = random(table, seed)
+def _guided(table: Table, seed: int, first: list[Configuration]) -> Iterator[Configuration]:
+    known = [Configuration()]
+    effects = {table.effect(Configuration())}
+
+    def new(configuration: Configuration) -> bool:
+        return not table.impossible(configuration) and table.effect(configuration) not in effects
+
+    surrogate = Surrogate(table.space, new, seed)
+    fallback = POLICIES["tpe"](table, seed)
+    queue = list(first)
     while True:
-        proposed = surrogate.propose([table.known(one) for one in known])
-        if proposed is None:
-            proposed = next(one for one in fallback if one not in known)
+        guessed = None if queue else surrogate.propose([table.known(one) for one in known])
+        proposed = queue.pop(0) if queue else guessed or next(fallback)
+        if not new(proposed):
+            continue
         known.append(proposed)
+        effects.add(table.effect(proposed))
         yield proposed
 
 
-def _optuna(make: Callable[[int], optuna.samplers.BaseSampler]) -> Policy:
+def _optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, constrained: bool = True) -> Policy:
+    """constrained: the sampler takes constraints of complete trials; what fails is told as pruned with one."""
+
     def policy(table: Table, seed: int) -> Iterator[Configuration]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.create_study(directions=["minimize"] * 3, sampler=make(seed))
+        width = len(table.answer(Configuration()).objectives)
+        study = optuna.create_study(directions=["minimize"] * width, sampler=make(seed))
         study.enqueue_trial(table.space.optuna_parameters(Configuration()))
-        seen: set[Configuration] = set()
+        seen: set[Any] = set()
         fruitless = 0
         while fruitless < FRUITLESS:
             trial = study.ask()
             configuration = table.space.suggest(trial)
             fruitless += 1
-            if configuration not in table.rows:
+            if table.impossible(configuration):
                 trial.set_constraint("runs", 1.0)
                 study.tell(trial, state=TrialState.PRUNED)
                 continue
-            if configuration in seen:
+            if (effect := table.effect(configuration)) in seen:
                 study.tell(trial, state=TrialState.PRUNED)
                 continue
             fruitless = 0
-            seen.add(configuration)
+            seen.add(effect)
             if configuration.steps:
                 yield configuration
             known = table.known(configuration)
@@ -157,24 +378,33 @@ def _optuna(make: Callable[[int], optuna.samplers.BaseSampler]) -> Policy:
     return policy
 
 
-random = _optuna(lambda seed: RandomSampler(seed=seed))
 POLICIES: dict[str, Policy] = {
     "ours": ours,
     "ours without recipes": without_recipes,
     "tpe": _optuna(lambda seed: TPESampler(multivariate=True, group=True, n_startup_trials=8, seed=seed)),
     "gp": _optuna(lambda seed: GPSampler(n_startup_trials=8, seed=seed)),
-    "random": random,
+    "random": _optuna(lambda seed: RandomSampler(seed=seed)),
+}
+MEANING = {
+    "ours": "what a launch does: torch.compile, recipes, then the surrogate",
+    "ours without recipes": "the surrogate from the reference on",
+    "tpe": "Optuna's TPESampler, multivariate, constrained, several objectives",
+    "gp": "Optuna's GPSampler, constrained, several objectives",
+    "random": "Optuna's RandomSampler",
 }
 
 
-def hypervolume(table: Table, configurations: list[Configuration]) -> float:
+# Judging
+
+
+def volume(table: Table, answers: Sequence[Answer]) -> float:
     """What the acceptable ones dominate, of the box between nothing and the reference."""
-    reference = table.known(Configuration()).objectives
+    reference = table.answer(Configuration()).objectives
     corner = (reference[0], reference[1] * 1.5, DRIFT_LIMIT)
-    points = [table.known(one).objectives for one in configurations if table.acceptable(one)]
-    scaled = [tuple(v / c for v, c in zip(point, corner, strict=True)) for point in points]
-    inside = [point for point in scaled if all(value < 1 for value in point)]
-    return _volume(sorted(inside), 3)
+    points = [one.objectives for one in answers if one.acceptable]
+    scaled = [tuple(v / c for v, c in zip(point, corner, strict=False)) for point in points]
+    inside = sorted(point for point in scaled if all(value < 1 for value in point))
+    return _volume(inside, len(reference))
 
 
 def _volume(points: list[tuple[float, ...]], dimensions: int) -> float:
@@ -190,22 +420,118 @@ def _volume(points: list[tuple[float, ...]], dimensions: int) -> float:
     )
 
 
-def try_policy(table: Table, policy: Policy, seed: int) -> dict[str, Any]:
-    """One search of TRIALS trials."""
-    measured = [Configuration()]
-    minutes = table.rows[Configuration()]["seconds"] / 60
+def try_policy(table: Table, name: str, seed: int, trials: int = TRIALS) -> dict[str, Any]:
+    """One search."""
+    answers = [table.answer(Configuration())]
+    minutes = answers[0].seconds / 60
     reached: tuple[int, float] | None = None
-    volumes: dict[int, float] = {}
+    volumes: dict[str, float] = {}
     limit_ms = NEAR * table.best_ms
-    for number, configuration in enumerate(itertools.islice(policy(table, seed), TRIALS), start=1):
-        measured.append(configuration)
-        row = table.rows[configuration]
-        minutes += row["seconds"] / 60
-        if reached is None and table.acceptable(configuration) and row["latency_ms"] <= limit_ms:
+    began = time.perf_counter()
+    for number, configuration in enumerate(itertools.islice(POLICIES[name](table, seed), trials), start=1):
+        found = table.answer(configuration)
+        answers.append(found)
+        minutes += found.seconds / 60
+        if reached is None and found.acceptable and found.latency_ms <= limit_ms:
             reached = number, minutes
         if number in MARKS:
-            volumes[number] = hypervolume(table, measured)
-    return {"reached": reached, "volumes": volumes, "last": hypervolume(table, measured)}
+            volumes[str(number)] = volume(table, answers)
+    return {
+        "reached": reached,
+        "volumes": volumes,
+        "last": volume(table, answers),
+        "minutes": minutes,
+        "modelled": sum(not one.measured for one in answers[1:]),
+        "failed": sum(not one.works for one in answers[1:]),
+        "trials": len(answers) - 1,
+        "best_ms": min(one.latency_ms for one in answers if one.acceptable),
+        "took_s": round(time.perf_counter() - began, 1),
+    }
+
+
+_tables: dict[str, Table] = {}
+
+
+def _task(task: tuple[str, str, int]) -> tuple[tuple[str, str, int], dict[str, Any]]:
+    file, name, seed = task
+    if file not in _tables:
+        _tables[file] = Table(Path(file))
+    return task, try_policy(_tables[file], name, seed)
+
+
+class Kept:
+    """Tries that are done, a line each."""
+
+    def __init__(self, file: Path) -> None:
+        """Reads what is there."""
+        self._file = file
+        lines = file.read_text().splitlines() if file.is_file() else []
+        self.done = {tuple(line["of"]): line["try"] for line in map(json.loads, lines)}
+
+    def add(self, key: tuple[str, str, int], found: dict[str, Any]) -> None:
+        """At once."""
+        self.done[key] = found
+        with self._file.open("a") as file:
+            file.write(json.dumps({"of": key, "try": found}) + "\n")
+
+
+def report(table: Table, tries: dict[str, list[dict[str, Any]]]) -> str:
+    """A table's results, as Markdown."""
+    machine = table.head["fingerprint"]["device_name"]
+    judged = sum(row.acceptable for row in table.rows.values())
+    failed = sum(not row.works for row in table.rows.values())
+    whole = volume(table, list(table.rows.values())) or 1.0
+    lines = [
+        f"## {table.name}",
+        "",
+        f"{table.head['study']} on {machine}: {len(table.rows)} configurations measured, {judged} of them acceptable, "
+        f"{failed} failed; a space of {table.space.size():.1e}. The reference takes "
+        f"{table.answer(Configuration()).latency_ms:.0f} ms, the best acceptable {table.best_ms:.0f} ms. The model is "
+        f"{table.model.error:.1%} off the latency of a row that it has not seen (median). {table.head.get('note', '')}",
+        "",
+        "| search | n | within 5 % at 20 | at 40 | at 60 | trials until then | minutes until then | minutes, 60 trials "
+        "| volume at 20 | at 40 | at 60 | failed | modelled |",
+        "| --- " * 13 + "|",
+    ]
+    for name, found in tries.items():
+        if not found:
+            continue
+        n = len(found)
+        within = [f"{sum(1 for t in found if t['reached'] and t['reached'][0] <= mark)}/{n}" for mark in MARKS]
+        trials, minutes = (_spread([t["reached"][i] if t["reached"] else math.inf for t in found], i) for i in (0, 1))
+        volumes = [statistics.mean(t["volumes"].get(str(mark), t["last"]) for t in found) / whole for mark in MARKS]
+        spent = sum(t["trials"] for t in found)
+        cells = [name, str(n), *within, trials, minutes, _spread([t["minutes"] for t in found], 1)]
+        cells += [f"{v:.0%}" for v in volumes]
+        cells += [f"{sum(t[key] for t in found) / spent:.0%}" for key in ("failed", "modelled")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], digits: int) -> str:
+    """Median, and the middle half."""
+    low, middle, high = (sorted(values)[round(q * (len(values) - 1))] for q in (0.25, 0.5, 0.75))
+    words = [f"{value:.{digits}f}" if math.isfinite(value) else "never" for value in (middle, low, high)]
+    return f"{words[0]} ({words[1]} to {words[2]})"
+
+
+HEAD = """# How soon a search finds what there is
+
+```
+{command}
+```
+
+Each search is replayed on each table of measured configurations with {seeds} seeds (n where fewer are done), {trials}
+trials each. "Within 5 %": in how many of them the fastest acceptable (near-lossless) configuration so far is within
+5 % of the fastest acceptable one that was ever measured there. "Until then": median over the seeds, and the middle
+half of them; a seed that never gets there counts as infinite. Minutes are what the trials would have taken one after
+the other, compiling included. Volume: what the acceptable trials dominate (latency, memory, drift), over what all
+measured rows dominate. What was not measured is answered by a model of the table, the same for every search;
+"modelled" is the share of such answers. Known impossible combinations, and repetitions of the same effect, cost
+nothing.
+
+{policies}
+"""
 
 
 def main() -> None:
@@ -213,23 +539,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--policy", action="append", choices=POLICIES)
+    parser.add_argument("--policy", action="append", choices=POLICIES, help="by default all")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--kept", type=Path, default=Path("search-tries.jsonl"), help="tries that are done already")
+    parser.add_argument("--again", action="append", default=[], choices=POLICIES, help="forget what is kept of these")
+    parser.add_argument("--out", type=Path, help="Markdown; by default it is printed")
     options = parser.parse_args()
-    head = [f"within 5 % at {mark}" for mark in MARKS] + ["trials", "minutes"] + [f"volume at {m}" for m in MARKS]
-    for file in options.tables:
-        table = Table.read(file)
-        print(f"\n{table.name}: {len(table.rows)} configurations, the best acceptable takes {table.best_ms:.0f} ms\n")
-        print(f"| policy | {' | '.join(head)} |\n{'| --- ' * (len(head) + 1)}|")
-        whole = hypervolume(table, list(table.rows)) or 1.0
-        for name in options.policy or POLICIES:
-            tries = [try_policy(table, POLICIES[name], seed) for seed in range(options.seeds)]
-            within = [sum(1 for t in tries if t["reached"] and t["reached"][0] <= mark) for mark in MARKS]
-            never = (float("inf"), float("inf"))
-            trials = statistics.median((t["reached"] or never)[0] for t in tries)
-            minutes = statistics.median((t["reached"] or never)[1] for t in tries)
-            volumes = [statistics.mean(t["volumes"].get(mark, t["last"]) for t in tries) / whole for mark in MARKS]
-            cells = [f"{n}/{options.seeds}" for n in within] + [f"{trials:.0f}", f"{minutes:.1f}"]
-            print(f"| {name} | {' | '.join(cells + [f'{v:.0%}' for v in volumes])} |", flush=True)
+    names = options.policy or list(POLICIES)
+    if "gp" in names and find_spec("scipy") is None:
+        print("GPSampler needs scipy, which is not installed: what is kept of it is shown", file=sys.stderr)
+    tables = {str(file): Table(file) for file in options.tables}
+    kept = Kept(options.kept)
+    tasks = [
+        (file, name, seed)
+        for name in names
+        for seed in range(options.seeds)
+        for file, table in tables.items()
+        if (name in options.again or (table.key, name, seed) not in kept.done) and (name != "gp" or find_spec("scipy"))
+    ]
+    with multiprocessing.Pool(options.processes) as pool:
+        for (file, name, seed), found in pool.imap_unordered(_task, tasks):
+            kept.add((tables[file].key, name, seed), found)
+            print(f"{tables[file].name} {name} {seed}: {found['reached']}", file=sys.stderr, flush=True)
+    parts = [
+        HEAD.format(
+            command=f"python benchmarks/search.py {' '.join(map(str, options.tables))} --out {options.out}",
+            seeds=options.seeds,
+            trials=TRIALS,
+            policies="\n".join(f"- *{name}*: {MEANING[name]}." for name in names),
+        )
+    ]
+    for table in tables.values():
+        tries = {
+            name: [kept.done[key] for seed in range(options.seeds) if (key := (table.key, name, seed)) in kept.done]
+            for name in names
+        }
+        parts.append(report(table, tries))
+    text = "\n".join(parts) + "\n"
+    if options.out is None:
+        print(text)
+    else:
+        options.out.write_text(text)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -117,7 +118,7 @@ class Parameters(BaseModel):
     @classmethod
     def choices(cls) -> dict[str, tuple[Value, ...]]:
         """Every parameter's allowed values, in the order they are declared."""
-        return {name: _values(name, field.annotation) for name, field in cls.model_fields.items()}
+        return dict(_choices(cls))
 
     @classmethod
     def combinations(cls, choices: Mapping[str, tuple[Value, ...]] | None = None) -> Iterator["Parameters"]:
@@ -125,6 +126,11 @@ class Parameters(BaseModel):
         choices = cls.choices() if choices is None else choices
         for values in itertools.product(*choices.values()):
             yield cls(**dict(zip(choices, values, strict=True)))
+
+
+@cache
+def _choices(parameters: type[Parameters]) -> dict[str, tuple[Value, ...]]:
+    return {name: _values(name, field.annotation) for name, field in parameters.model_fields.items()}
 
 
 def _values(name: str, annotation: Any) -> tuple[Value, ...]:

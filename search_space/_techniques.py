@@ -6,6 +6,7 @@ import inspect
 import sys
 import types
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ._artefacts import counters, open_artefacts
@@ -108,7 +109,13 @@ def known_techniques() -> tuple[Technique, ...]:
 
     By stage; within a stage, those that come with paretune before a user's own.
     """
-    return tuple(sorted((*TECHNIQUES, *_own.values()), key=lambda known: known.stage))
+    return tuple(_by_name(tuple(_own.values())).values())
+
+
+@lru_cache(maxsize=4)
+def _by_name(own: tuple[Technique, ...]) -> dict[str, Technique]:
+    """In the order of application. Kept, as a search asks thousands of times."""
+    return {known.name: known for known in sorted((*TECHNIQUES, *own), key=lambda known: known.stage)}
 
 
 def load_techniques(file: Path) -> tuple[Technique, ...]:
@@ -179,7 +186,7 @@ def _refuse_equal_names(techniques: list[Technique], file: Path) -> None:
 
 def technique(name: str) -> Technique:
     """The technique of that name. Raises ValueError, in one sentence, when there is none."""
-    known = {candidate.name: candidate for candidate in known_techniques()}
+    known = _by_name(tuple(_own.values()))
     if name not in known:
         close = difflib.get_close_matches(name, known)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"

@@ -3,8 +3,8 @@
 Techniques act nearly independently on the logarithm of a latency (one halves it, another takes off a tenth), with
 exceptions where one leaves another nothing to gain. So each quantity is a Gaussian process over configurations whose
 kernel has a linear part, one weight per technique and per value, and a part that falls with the number of differences.
-What is proposed is a change of one or two techniques of the best so far: the one with the greatest expected improvement
-that keeps the limits and works, for what measuring it costs in seconds.
+What is proposed is reached by a few changes of single techniques from the best so far: the one with the greatest
+expected improvement that keeps the limits and works, for what measuring it costs in seconds.
 
 Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, chapter 2; constrained expected improvement:
 Gardner et al., ICML 2014; random weights for several objectives: Knowles, "ParEGO", 2006.
@@ -24,8 +24,12 @@ Chosen = dict[str, dict[str, Value]]
 """{technique: {parameter: value}}."""
 STARTS = 6
 """Changes are tried of so many of the best."""
-RANDOM_CANDIDATES = 60
-MOST_CANDIDATES = 500
+CLIMBS = 4
+"""So many changes lead from what is known to what is proposed, at most."""
+RANDOM_CANDIDATES = 100
+MOST_ASKED = 60
+COST_EXPONENT = 0.5
+"""Of the seconds by which an expected improvement is divided."""
 LEAST_KNOWN = 4
 """Complete trials below which nothing is predicted."""
 
@@ -58,6 +62,7 @@ class Surrogate:
             for parameter, values in choices.items():
                 for value in values if len(values) > 1 else ():
                     self._columns[name, parameter, str(value)] = len(self._columns)
+        self._exact: dict[tuple[str, tuple[Value, ...]], bool] = {}
         self._asked = 0
 
     def propose(self, known: Sequence[Known]) -> Configuration | None:
@@ -66,47 +71,82 @@ class Surrogate:
         if len(working) < LEAST_KNOWN:
             return None
         self._asked += 1
-        # In turns: the least latency, the same without loss, and a compromise between the objectives.
-        turn = self._asked % 3
-        lossless = turn == 1
-        values = _scalarised(working, self._random) if turn == 2 else _logarithms(working)[:, 0]
-        candidates = self._candidates(working, values, lossless)
-        if not candidates and lossless:
-            candidates, lossless = self._candidates(working, values, False), False
-        if not candidates:
-            return None
-        inside, rows = self._encode([one.configuration for one in working]), self._encode(candidates)
-        mean, sd = _predict(inside, values, rows)
-        kept = [v for one, v in zip(working, values, strict=True) if one.violation <= 0 and _may(one, lossless)]
-        improvement = _expected_improvement(mean, sd, min(kept, default=float(np.max(values))))
-        broken = np.arcsinh(np.array([one.violation for one in working]) / 0.2)
-        if np.ptp(broken) > 0:
-            mean, sd = _predict(inside, broken, rows)
-            improvement = improvement * _normal_cdf(-mean / sd)
-        works = np.array([1.0 if one.works else 0.0 for one in known])
-        if np.ptp(works) > 0:
-            mean, _ = _predict(self._encode([one.configuration for one in known]), works, rows)
-            improvement = improvement * np.clip(mean, 0.02, 1.0)
-        seconds = np.log([max(one.seconds, 0.1) for one in known])
-        cost, _ = _predict(self._encode([one.configuration for one in known]), seconds, rows)
-        return candidates[int(np.argmax(np.log(improvement + 1e-12) - 0.5 * cost))]
+        # In turns: the least latency, the same without loss, the least latency, a compromise between the objectives.
+        turn = self._asked % 4
+        values = _scalarised(working, self._random) if turn == 3 else _logarithms(working)[:, 0]
+        proposed = self._best_of(known, values, lossless=turn == 1)
+        if proposed is None and turn == 1:
+            proposed = self._best_of(known, values, lossless=False)
+        return proposed
 
-    def _candidates(self, working: Sequence[Known], values: Array, lossless: bool) -> list[Configuration]:
-        """Changes of one technique of the best, of two at random, and anything at random; each once."""
+    def _best_of(self, known: Sequence[Known], values: Array, *, lossless: bool) -> Configuration | None:
+        """The allowed one that promises most, climbed to from the best that are known; None when nothing is left.
+
+        values: of the known ones that work, what is to be small.
+        """
+        promise = self._promise(known, values, lossless)
+        working = [one for one in known if one.works]
         order = [working[i] for i in np.argsort(values)]
         good = [one for one in order if one.violation <= 0 and _may(one, lossless)] or order
-        starts = [{step.technique: step.values() for step in one.configuration.steps} for one in good[:STARTS]]
-        found = [changed for start in starts for changed in self._changes(start)]
-        for start in starts:
-            changes = self._changes(start)
-            for index in self._random.integers(len(changes), size=RANDOM_CANDIDATES // 2):
-                again = self._changes(changes[index])
-                found.append(again[int(self._random.integers(len(again)))])
-        found += [self._anything() for _ in range(RANDOM_CANDIDATES)]
-        if len(found) > MOST_CANDIDATES:
-            found = [found[i] for i in self._random.choice(len(found), MOST_CANDIDATES, replace=False)]
-        made = dict.fromkeys(Configuration.of(one) for one in found)
-        return [one for one in made if (not lossless or _exact(one)) and self._allowed(one)]
+        starts = [_chosen(one.configuration) for one in good[:STARTS]]
+        promises: dict[Configuration, float] = {}
+        seen: set[frozenset[tuple[str, tuple[Value, ...]]]] = set()
+        for climbed in range(CLIMBS):
+            changed = [one for start in starts for one in self._changes(start)]
+            if climbed == 0:
+                changed += [self._anything() for _ in range(RANDOM_CANDIDATES)]
+            new = []
+            for one in changed:
+                key = frozenset((name, tuple(chosen.values())) for name, chosen in one.items())
+                if key not in seen and (not lossless or self._is_exact(one)):
+                    seen.add(key)
+                    new.append(one)
+            if not new:
+                break
+            found = promise(self._encode(new))
+            starts = []
+            # Whether one is allowed takes longer than to say what it promises: only the first ones are asked about.
+            for index in np.argsort(-found)[:MOST_ASKED]:
+                configuration = Configuration.of(new[index])
+                if self._allowed(configuration):
+                    promises[configuration] = float(found[index])
+                    starts.append(new[index])
+                if len(starts) == STARTS:
+                    break
+        return max(promises, key=lambda one: promises[one], default=None)
+
+    def _promise(self, known: Sequence[Known], values: Array, lossless: bool) -> Callable[[Array], Array]:
+        """How much the encoded ones promise for what they cost, as a logarithm."""
+        everything = self._encode([_chosen(one.configuration) for one in known])
+        working = [one for one in known if one.works]
+        inside = everything[[one.works for one in known]]
+        kept = [v for one, v in zip(working, values, strict=True) if one.violation <= 0 and _may(one, lossless)]
+        best = min(kept, default=float(np.max(values)))
+        value = _Process(inside, values)
+        broken = np.arcsinh(np.array([one.violation for one in working]) / 0.2)
+        breaks = _Process(inside, broken) if np.ptp(broken) > 0 else None
+        works = np.array([1.0 if one.works else 0.0 for one in known])
+        succeeds = _Process(everything, works) if np.ptp(works) > 0 else None
+        cost = _Process(everything, np.log([max(one.seconds, 0.1) for one in known]))
+
+        def promise(rows: Array) -> Array:
+            improvement = _expected_improvement(*value(rows), best)
+            if breaks is not None:
+                mean, sd = breaks(rows)
+                improvement = improvement * _normal_cdf(-mean / sd)
+            if succeeds is not None:
+                improvement = improvement * np.clip(succeeds(rows)[0], 0.02, 1.0)
+            return np.asarray(np.log(improvement + 1e-12) - COST_EXPONENT * cost(rows)[0])
+
+        return promise
+
+    def _is_exact(self, chosen: Chosen) -> bool:
+        """Whether it loses nothing but rounding."""
+        for name, values in chosen.items():
+            step = name, tuple(values.values())
+            if step not in self._exact:
+                self._exact[step] = _exact(Configuration.of({name: values}))
+        return all(self._exact[name, tuple(values.values())] for name, values in chosen.items())
 
     def _changes(self, chosen: Chosen) -> list[Chosen]:
         """What differs from it in one technique of the space, or in one parameter of one."""
@@ -131,15 +171,19 @@ class Surrogate:
             chosen[str(name)] = {p: values[int(self._random.integers(len(values)))] for p, values in choices.items()}
         return chosen
 
-    def _encode(self, configurations: Sequence[Configuration]) -> Array:
-        rows = np.zeros((len(configurations), len(self._columns)))
-        for row, configuration in zip(rows, configurations, strict=True):
-            for step in configuration.steps:
+    def _encode(self, candidates: Sequence[Chosen]) -> Array:
+        rows = np.zeros((len(candidates), len(self._columns)))
+        for row, chosen in zip(rows, candidates, strict=True):
+            for name, values in chosen.items():
                 # What lies outside the space teaches what its techniques in the space have in common with it.
-                for column in [(step.technique,), *((step.technique, p, str(v)) for p, v in step.values().items())]:
+                for column in [(name,), *((name, parameter, str(value)) for parameter, value in values.items())]:
                     if column in self._columns:
                         row[self._columns[column]] = 1.0
         return rows
+
+
+def _chosen(configuration: Configuration) -> Chosen:
+    return {step.technique: step.values() for step in configuration.steps}
 
 
 def _exact(configuration: Configuration) -> bool:
@@ -173,26 +217,31 @@ def _kernel(left: Array, right: Array, linear: float, local: float) -> Array:
     return np.asarray(linear * (left @ right.T) + local * np.exp(-differences / 3.0))
 
 
-def _predict(rows: Array, values: Array, wanted: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation at `wanted`; the kernel's weights are those under which the values are likeliest."""
-    middle, scale = float(np.mean(values)), float(np.std(values)) or 1.0
-    targets = (np.asarray(values) - middle) / scale
-    best: tuple[float, float, float, Array, Array] | None = None
-    for linear, local, noise in itertools.product((0.05, 0.2, 0.8), (0.05, 0.3, 1.0), (0.003, 0.03)):
-        covariance = _kernel(rows, rows, linear, local) + noise * np.eye(len(rows))
-        factor = np.linalg.cholesky(covariance)
-        weights = np.linalg.solve(factor.T, np.linalg.solve(factor, targets))
-        likelihood = -0.5 * float(targets @ weights) - float(np.log(np.diag(factor)).sum())
-        if best is None or likelihood > best[0]:
-            best = likelihood, linear, local, factor, weights
-    assert best is not None
-    _, linear, local, factor, weights = best
-    across = _kernel(wanted, rows, linear, local)
-    mean = across @ weights
-    explained = np.linalg.solve(factor, across.T)
-    alone = linear * wanted.sum(axis=1) + local
-    sd = np.sqrt(np.maximum(alone - (explained**2).sum(axis=0), 1e-6))
-    return mean * scale + middle, sd * scale
+class _Process:
+    """A Gaussian process; the kernel's weights are those under which the values are likeliest."""
+
+    def __init__(self, rows: Array, values: Array) -> None:
+        """rows: (n, columns), values: (n)."""
+        self._rows = rows
+        self._middle, self._scale = float(np.mean(values)), float(np.std(values)) or 1.0
+        targets = (np.asarray(values) - self._middle) / self._scale
+        likeliest = -math.inf
+        for linear, local, noise in itertools.product((0.05, 0.2, 0.8), (0.05, 0.3, 1.0), (0.003, 0.03)):
+            covariance = _kernel(rows, rows, linear, local) + noise * np.eye(len(rows))
+            factor = np.linalg.cholesky(covariance)
+            weights = np.linalg.solve(factor.T, np.linalg.solve(factor, targets))
+            likelihood = -0.5 * float(targets @ weights) - float(np.log(np.diag(factor)).sum())
+            if likelihood > likeliest:
+                likeliest = likelihood
+                self._linear, self._local, self._factor, self._weights = linear, local, factor, weights
+
+    def __call__(self, wanted: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of so many rows."""
+        across = _kernel(wanted, self._rows, self._linear, self._local)
+        explained = np.linalg.solve(self._factor, across.T)
+        alone = self._linear * wanted.sum(axis=1) + self._local
+        sd = np.sqrt(np.maximum(alone - (explained**2).sum(axis=0), 1e-6))
+        return across @ self._weights * self._scale + self._middle, sd * self._scale
 
 
 def _normal_cdf(z: Array) -> Array:

@@ -1,0 +1,42 @@
+"""Searches replayed on tables of measured configurations."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from search import NEAR, POLICIES, Model, Table, report, try_policy
+
+TABLES = Path(__file__).parents[2] / "benchmarks" / "tables"
+SDXL = TABLES / "sdxl-h200.jsonl.gz"
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return Table(SDXL)
+
+
+def test_what_was_measured_is_answered_as_it_was_measured(table: Table) -> None:
+    for configuration, row in table.rows.items():
+        assert configuration in table.space
+        assert table.answer(configuration) == row
+
+
+def test_what_was_not_measured_is_worked_out_for_every_search_alike(table: Table) -> None:
+    best = min(row.latency_ms for row in table.rows.values())
+    unknown = [one for one in itertools.islice(POLICIES["random"](table, 0), 30) if one not in table.rows]
+    for configuration in unknown:
+        found = table.answer(configuration)
+        assert not found.measured
+        assert found.latency_ms >= 0.999 * best, "nothing is made up that beats what was measured"
+        assert found == Model(table).answer(configuration)
+    assert table.model.error < 0.3
+
+
+def test_sdxl_is_solved_by_what_a_launch_does(table: Table) -> None:
+    """Within 5 % of the best that was ever measured, within 20 trials and 20 minutes, compiling included."""
+    found = try_policy(table, "ours", 0, trials=20)
+    assert found["best_ms"] <= NEAR * table.best_ms
+    assert found["reached"][0] <= 20
+    assert found["reached"][1] <= 20
+    said = report(table, {"ours": [found]})
+    assert "| ours | 1 | 1/1 |" in said
