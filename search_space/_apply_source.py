@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._configuration import Configuration, Step
-from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._modules import denoisers, other_modules, text_encoders, torch_modules, user_modules, vaes
 from ._technique import Technique
 from ._techniques import technique
 from ._watch import applied_once, watch
@@ -35,6 +35,7 @@ APPLY = '''
 
 FINDERS: tuple[Callable[..., Any], ...] = (denoisers, vaes, text_encoders, other_modules)
 """A technique changes the modules that those among its helpers find; all of them where it names none."""
+ALL_FINDERS = (*FINDERS, user_modules)
 
 
 def apply_source(configuration: Configuration, versions: Mapping[str, str] | None = None) -> str:
@@ -43,9 +44,9 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     versions: packages it was measured with, for the file's head.
     """
     used = [technique(step.technique) for step in configuration.steps]
-    changing = {finder for known in used for finder in set(FINDERS) & set(known.helpers) or FINDERS}
-    finders = [finder for finder in FINDERS if finder in changing]
-    around = [torch_modules, *(FINDERS if other_modules in finders else finders), watch, applied_once]
+    changing = {finder for known in used for finder in set(ALL_FINDERS) & set(known.helpers) or FINDERS}
+    finders = [finder for finder in ALL_FINDERS if finder in changing]
+    around = [torch_modules, *(FINDERS if other_modules in finders else ()), *finders, watch, applied_once]
     helpers = [function for known in used for function in known.helpers] + (around if used else [])
     functions = _unique(helpers + [known.apply for known in used])
     needed = [p for step in configuration.steps for p in technique(step.technique).packages_with(step.parameters)]
