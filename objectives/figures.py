@@ -32,6 +32,11 @@ def drift_text(value: float) -> str:
     return "< 0.01" if 0 < value < 0.005 else f"{value:.2f}"
 
 
+def count(value: float) -> str:
+    """ "3"."""
+    return f"{value:.0f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """One measured quantity of a configuration; less is better for all of them."""
@@ -53,6 +58,8 @@ class Figure:
     """Relative: smaller differences are ties however exactly they repeat, because nobody would act on them."""
     can_be_limited: bool = False
     """Whether `limits:` of a study file may bound it."""
+    may_be_zero: bool = False
+    """Whether its limit may be 0."""
     can_be_optimised: bool = False
     """Whether `objectives:` of a study file may name it."""
 
@@ -101,6 +108,37 @@ FIGURES: tuple[Figure, ...] = (
         least_difference=0.05,
         can_be_limited=True,
         can_be_optimised=True,
+    ),
+    Figure(
+        name="swap_stall_ms",
+        label="stall after an adapter change",
+        unit="ms",
+        meaning="what a request waits extra when adapters were loaded or unloaded before it, within a trace",
+        text=milliseconds,
+        measured_in="the timed calls",
+        has_floor=False,
+        least_difference=0.05,
+        can_be_limited=True,
+    ),
+    Figure(
+        name="recompiles",
+        label="recompilations",
+        unit="1",
+        meaning="graphs that torch.compile made in the timed calls, which come after the warm-up",
+        text=count,
+        measured_in="the timed calls",
+        can_be_limited=True,
+        may_be_zero=True,
+    ),
+    Figure(
+        name="recaptures",
+        label="recorded CUDA graphs",
+        unit="1",
+        meaning="CUDA graphs that were recorded in the timed calls, which come after the warm-up",
+        text=count,
+        measured_in="the timed calls",
+        can_be_limited=True,
+        may_be_zero=True,
     ),
     Figure(
         name="energy_j",

@@ -3,7 +3,7 @@
 from ._apply_source import apply_source
 from ._by_device import Offer, default_space, offered
 from ._configuration import Configuration, Step
-from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._modules import denoisers, other_modules, text_encoders, torch_modules, user_modules, vaes
 from ._packages import how_to_install, is_installed
 from ._recipes import RECIPES, Goal, Recipe, fitting_recipes
 from ._reorderings import reordering_sources
@@ -13,6 +13,7 @@ from ._space import OFF, ON, SearchSpace
 from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines, known_steps
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
+from ._visits import with_visits
 from ._watch import watch
 from ._why_never import variants, why_never, why_not_on
 
@@ -62,9 +63,11 @@ __all__ = [
     "technique",
     "text_encoders",
     "torch_modules",
+    "user_modules",
     "vaes",
     "variants",
     "watch",
     "why_never",
     "why_not_on",
+    "with_visits",
 ]

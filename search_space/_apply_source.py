@@ -6,7 +6,7 @@ from typing import Any
 
 from ._artefacts import counters, open_artefacts
 from ._configuration import Configuration, Step
-from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._modules import denoisers, other_modules, text_encoders, torch_modules, user_modules, vaes
 from ._standalone import load_portable_cache
 from ._technique import Technique
 from ._techniques import technique
@@ -46,6 +46,7 @@ WITHOUT_ARTEFACTS = "    Nothing of it is compiled, so artefacts and on_miss mea
 
 FINDERS: tuple[Callable[..., Any], ...] = (denoisers, vaes, text_encoders, other_modules)
 """A technique changes the modules that those among its helpers find; all of them where it names none."""
+ALL_FINDERS = (*FINDERS, user_modules)
 
 
 def apply_source(configuration: Configuration, versions: Mapping[str, str] | None = None) -> str:
@@ -55,9 +56,9 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     """
     used = [technique(step.technique) for step in configuration.steps]
     loading = any(known.artefacts for known in used)
-    changing = {finder for known in used for finder in set(FINDERS) & set(known.helpers) or FINDERS}
-    finders = [finder for finder in FINDERS if finder in changing]
-    around = [torch_modules, *(FINDERS if other_modules in finders else finders), watch, applied_once]
+    changing = {finder for known in used for finder in set(ALL_FINDERS) & set(known.helpers) or FINDERS}
+    finders = [finder for finder in ALL_FINDERS if finder in changing]
+    around = [torch_modules, *(FINDERS if other_modules in finders else ()), *finders, watch, applied_once]
     helpers = [function for known in used for function in known.helpers] + (around if used else [])
     helpers += [load_portable_cache, open_artefacts, counters] if loading else []
     functions = _unique(helpers + [known.apply for known in used])

@@ -49,6 +49,7 @@ SPEED: tuple[Offer, ...] = (
     # Those of torch itself are what sdpa_kernel chooses, and fused_qkv goes with that one.
     Offer("attention_backend", {"backend": ("flash", "_flash_3", "sage", "xformers")}),
     Offer("dtype"),
+    Offer("module_dtype"),
     Offer("tf32"),
     Offer(
         "fp16_accumulation",
@@ -79,6 +80,7 @@ SPEED: tuple[Offer, ...] = (
     ),
     Offer("torch_compile_vae"),
     Offer("torch_compile_text_encoders"),
+    Offer("torch_compile_modules"),
     Offer("stable_fast"),
     Offer("torch_tensorrt"),
     Offer("torchao_quantization"),

@@ -54,3 +54,21 @@ def other_modules(pipelines: dict[str, Any]) -> list[Any]:
     modules = [module for pipeline in pipelines.values() for module in torch_modules(pipeline).values()]
     found = {id(module): module for module in modules if id(module) not in with_role}
     return list(found.values())
+
+
+def user_modules(pipelines: dict[str, Any]) -> list[Any]:
+    """The modules that stand beside the pipelines: entries themselves, or attributes of objects that are no pipelines.
+
+    Modules that belong to a pipeline too are not among them.
+    """
+    import re
+
+    beside: list[Any] = []
+    inside: list[Any] = []
+    for entry in pipelines.values():
+        found = torch_modules(entry)
+        denoising = any(re.fullmatch(r"(unet|transformer)(_\d+)?", name) for name in found)
+        is_pipeline = isinstance(getattr(entry, "components", None), dict) or denoising
+        (inside if is_pipeline else beside).extend(found.values())
+    known = {id(module) for module in inside}
+    return list({id(module): module for module in beside if id(module) not in known}.values())

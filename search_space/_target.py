@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ._modules import denoisers, text_encoders, torch_modules, vaes
+from ._modules import denoisers, text_encoders, torch_modules, user_modules, vaes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,12 @@ class PipelineFacts:
     """How many denoising steps its requests take, as counted in the reference's calls; empty where that is unknown."""
     adapters: bool = False
     """Whether adapters are loaded and unloaded between requests."""
+    adapter_kinds: tuple[str, ...] = ()
+    """Of the adapters that were seen in its calls: "ip-adapter", "lora"."""
+    beside: bool = False
+    """Whether it has modules that are no part of any pipeline."""
+    visited: bool | None = None
+    """Whether any request calls it, as recorded while the reference served them; None where that is unknown."""
     scheduler: str = ""
     """The class of its scheduler; empty where it has none."""
 
@@ -122,12 +128,14 @@ class PipelineFacts:
         modules = {
             name: ModuleFacts(**{**facts, "role": Role(facts["role"])}) for name, facts in data["modules"].items()
         }
-        return cls(**{**data, "modules": modules, "steps": tuple(data.get("steps", ()))})
+        listed = {name: tuple(data.get(name, ())) for name in ("steps", "adapter_kinds")}
+        return cls(**{**data, "modules": modules, **listed})
 
 
 def known_steps(pipelines: Mapping[str, PipelineFacts]) -> list[int] | None:
     """How many steps requests take with the denoisers; None where that is not known of one of the pipelines."""
-    counts = [pipeline.steps for pipeline in pipelines.values() if pipeline.denoisers]
+    serving = [pipeline for pipeline in pipelines.values() if pipeline.denoisers and pipeline.visited is not False]
+    counts = [pipeline.steps for pipeline in serving]
     return sorted({count for found in counts for count in found}) if all(counts) else None
 
 
@@ -140,13 +148,14 @@ def describe_pipelines(pipelines: Mapping[str, Any], requests: Iterable[Any]) ->
     roles: dict[int, Role] = {}
     for role, find in ((Role.DENOISER, denoisers), (Role.VAE, vaes), (Role.TEXT_ENCODER, text_encoders)):
         roles |= {id(module): role for module in find(dict(pipelines))}
+    beside = {id(module) for module in user_modules(dict(pipelines))}
     return {
-        name: _describe(pipeline, roles, [r for r in requests if r.pipeline == name])
+        name: _describe(pipeline, roles, beside, [r for r in requests if r.pipeline == name])
         for name, pipeline in pipelines.items()
     }
 
 
-def _describe(pipeline: Any, roles: Mapping[int, Role], requests: list[Any]) -> PipelineFacts:
+def _describe(pipeline: Any, roles: Mapping[int, Role], beside: set[int], requests: list[Any]) -> PipelineFacts:
     modules = torch_modules(pipeline).items()
     return PipelineFacts(
         class_name=type(pipeline).__name__,
@@ -155,6 +164,7 @@ def _describe(pipeline: Any, roles: Mapping[int, Role], requests: list[Any]) -> 
         largest_side_px=max((max(r.width_px, r.height_px) for r in requests), default=0),
         guided=any(r.guidance > 1 for r in requests),
         adapters=any(r.adapters for r in requests),
+        beside=any(id(module) in beside for _, module in modules),
         scheduler=type(scheduler).__name__ if (scheduler := getattr(pipeline, "scheduler", None)) is not None else "",
     )
 

@@ -31,6 +31,7 @@ from .compiler.cuda_graphs import TECHNIQUE as CUDA_GRAPHS
 from .compiler.cudnn_benchmark import TECHNIQUE as CUDNN_BENCHMARK
 from .compiler.stable_fast import TECHNIQUE as STABLE_FAST
 from .compiler.torch_compile import TECHNIQUE as TORCH_COMPILE
+from .compiler.torch_compile_modules import TECHNIQUE as TORCH_COMPILE_MODULES
 from .compiler.torch_compile_text_encoders import TECHNIQUE as TORCH_COMPILE_TEXT_ENCODERS
 from .compiler.torch_compile_vae import TECHNIQUE as TORCH_COMPILE_VAE
 from .compiler.torch_tensorrt import TECHNIQUE as TORCH_TENSORRT
@@ -44,6 +45,7 @@ from .memory.vae_tiling import TECHNIQUE as VAE_TILING
 from .precision.dtype import TECHNIQUE as DTYPE
 from .precision.fp16_accumulation import TECHNIQUE as FP16_ACCUMULATION
 from .precision.layerwise_casting import TECHNIQUE as LAYERWISE_CASTING
+from .precision.module_dtype import TECHNIQUE as MODULE_DTYPE
 from .precision.tf32 import TECHNIQUE as TF32
 from .precision.torchao_quantization import TECHNIQUE as TORCHAO_QUANTIZATION
 from .precision.vae_dtype import TECHNIQUE as VAE_DTYPE
@@ -53,6 +55,7 @@ from .sampling.scheduler import TECHNIQUE as SCHEDULER
 TECHNIQUES: tuple[Technique, ...] = (
     DTYPE,  # first: what follows copies, rearranges or quantizes weights of this dtype
     VAE_DTYPE,  # after it: this one is the VAE's own
+    MODULE_DTYPE,
     CUDNN_BENCHMARK,
     TF32,
     FP16_ACCUMULATION,
@@ -70,6 +73,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     TORCH_COMPILE,
     TORCH_COMPILE_VAE,
     TORCH_COMPILE_TEXT_ENCODERS,
+    TORCH_COMPILE_MODULES,
     STABLE_FAST,
     TORCH_TENSORRT,
     CUDA_GRAPHS,  # of compiled code, where there is some

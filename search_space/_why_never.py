@@ -26,16 +26,24 @@ _WITH_UNET = {
         modules={"unet": _UNET, "vae": _VAE, "text_encoder": _TEXT_ENCODER},
         largest_batch=4,
         largest_side_px=2048,
-    )
+        adapters=True,
+        adapter_kinds=("ip-adapter", "lora"),
+    ),
+    "upscaler": PipelineFacts(
+        class_name="Upscaler",
+        modules={"": ModuleFacts(class_name="Upscaler", role=Role.OTHER, dtype="float32", parameters_m=16.0)},
+        beside=True,
+    ),
 }
 """In which every technique that U-Nets can have finds something to change."""
 _TRANSFORMER = replace(_UNET, class_name="FluxTransformer2DModel", dispatches_attention=True)
 _WITH_TRANSFORMER = {
+    **_WITH_UNET,
     "main": replace(
         _WITH_UNET["main"],
         class_name="FluxPipeline",
         modules={**_WITH_UNET["main"].modules, "unet": _TRANSFORMER},
-    )
+    ),
 }
 
 

@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from ._errors import UserError
 from ._identity import content_digest, sha256
-from ._sections import Name, PipelineSpec, WorkloadSpec
+from ._sections import Name, PipelineSpec
 from ._study import Study
+from ._workload_spec import WorkloadSpec
 from .workload import digest_of, place_of
 
 OWN, CONFIGS = "own", "configs"

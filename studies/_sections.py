@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, field_validator
 
 from ..objectives.figures import FIGURES
 
@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 else:  # what can be optimised is said by the table of figures
     Objective = Literal[tuple(figure.name for figure in FIGURES if figure.can_be_optimised)]
 LearnedName = Literal["lpips", "dreamsim", "clip_i", "clip_score", "pick_score", "hpsv2", "image_reward"]
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The same. Raises ValueError for what JSON cannot hold."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("numbers (finite ones), texts, lists and mappings only") from None
+    return values
 
 
 class Section(BaseModel):
@@ -78,8 +87,8 @@ class RequestSpec(Section):
     name: Name | None = None
     """What its pictures are called. Requests without a name are `request-1`, `request-2` and so on, by their place."""
     pipeline: str = "main"
-    """The pipeline that serves it. With a workload in Python, a key of what `load()` returns: techniques learn the
-    largest size and batch of a pipeline, its guidance and its adapters from the requests that name it."""
+    """The pipeline that serves it. With a workload in Python, which pipelines serve a request is recorded while it is
+    served (docs/workload.md), and this matters only for one that needs no denoiser."""
     prompt: str
     """What the picture is to show."""
     negative_prompt: str | None = None
@@ -99,7 +108,7 @@ class RequestSpec(Section):
     weight: float = Field(default=1.0, gt=0, le=1e9)
     """How often production sends this request, relative to the others: latency is the mean weighted by it."""
     adapters: OnceEach[Word] = []
-    """Names of the adapters that it uses. Needs a workload in Python, whose `run()` loads them (see Adapters)."""
+    """Names of the adapters that it uses. Needs a workload in Python, whose `run()` loads them (docs/workload.md)."""
     image: FilePath | None = None
     """A picture's file (relative to the study file), for pipelines that begin with one: image to image, inpainting,
     ControlNet. It is scaled to the request's size. A workload in Python finds a copy's path in `request.image`."""
@@ -112,11 +121,7 @@ class RequestSpec(Section):
     @field_validator("arguments")
     @classmethod
     def _plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(arguments, allow_nan=False)
-        except (TypeError, ValueError):
-            raise ValueError("numbers (finite ones), texts, lists and mappings only") from None
-        return arguments
+        return plain(arguments)
 
 
 SET_BY_PARETUNE = {
@@ -135,54 +140,6 @@ SET_BY_PARETUNE = {
     "return_dict": "because it takes the pictures from what the pipeline returns",
 }
 """Arguments of a pipeline's call that are keys of a request, or nobody else's to set, and why."""
-
-
-class WorkloadSpec(Section):
-    """What is optimised: diffusers pipelines described here, or a Python file that makes them, and the requests."""
-
-    pipelines: dict[Name, PipelineSpec] | None = None
-    """Diffusers pipelines by name, loaded in this order. Give either these or `python`."""
-    python: FilePath | None = None
-    """A Python file (relative to the study file) with `load(device)` and `run(pipelines, request)`."""
-    requests: list[RequestSpec] = Field(min_length=1, max_length=10_000)
-    """What production sends."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "WorkloadSpec":
-        if (self.pipelines is None) == (self.python is None):
-            raise ValueError("give either pipelines or python, one of the two")
-        names = [request.name or f"request-{index + 1}" for index, request in enumerate(self.requests)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two requests are called {twice!r}, and their pictures are kept by that name")
-        if self.pipelines is not None:
-            if any(request.adapters for request in self.requests):
-                raise ValueError("requests with adapters need a workload in Python, which says how they are loaded")
-            for request in self.requests:
-                if request.pipeline not in self.pipelines:
-                    raise ValueError(f"a request names the pipeline {request.pipeline!r}, which is not described")
-                for argument in request.arguments:
-                    if argument in SET_BY_PARETUNE:
-                        raise ValueError(f"arguments: paretune sets {argument} itself, {SET_BY_PARETUNE[argument]}")
-            seen: set[str] = set()
-            for name, spec in self.pipelines.items():
-                if both := set(spec.share) & set(spec.without):
-                    raise ValueError(f"pipeline {name} shares the component {sorted(both)[0]!r} and leaves it out")
-                missing = set(spec.share.values()) - seen
-                if missing:
-                    raise ValueError(
-                        f"pipeline {name} shares with {sorted(missing)[0]!r}, which is not written above it"
-                    )
-                if spec.weights == "random" and spec.config is None:
-                    raise ValueError(
-                        f"pipeline {name} has random weights, so it needs config: the configuration's folder"
-                    )
-                seen.add(name)
-        return self
-
-    @property
-    def quality_assessed(self) -> bool:
-        """Whether pictures mean anything: not with random weights."""
-        return self.pipelines is None or all(spec.weights == "pretrained" for spec in self.pipelines.values())
 
 
 class Space(Section):
@@ -225,7 +182,7 @@ else:  # what can be limited is said by the table of figures
                 float | None,
                 Field(
                     default=None,
-                    gt=0,
+                    **({"ge": 0} if figure.may_be_zero else {"gt": 0}),
                     description=f"The highest acceptable {figure.label}, in {figure.unit}: {figure.meaning}.",
                 ),
             )

@@ -126,6 +126,35 @@ class _Stage(_Stored):
     gpu_ms: float | None = None
     steps: int = 0
     median_step_ms: float = 0.0
+    peak_gib: NotNegative | None = None
+
+
+class _Visit(_Stored):
+    """One call of an entry of load()."""
+
+    entry: str
+    kind: str
+    calls: Annotated[int, Field(ge=1)]
+    batch: int | None
+    width_px: int | None
+    height_px: int | None
+    steps: Count
+    guided: bool | None
+    adapters: list[str]
+
+
+class _SwapsOfShape(_Stored):
+    requests: list[str]
+    stall_ms: NotNegative
+
+
+class _Swaps(_Stored):
+    """What changes of adapters cost, within a trace."""
+
+    n: Count
+    recompiles: Count
+    recaptures: Count
+    by_shape: list[_SwapsOfShape]
 
 
 class _Stages(_Stored):
@@ -211,6 +240,11 @@ class _Trial(_Floor):
     quality: _Quality
     drift: NotNegative | None
     energy_j: NotNegative | None = None
+    visits: dict[str, list[_Visit]] = {}
+    recompiles: Count = 0
+    recaptures: Count = 0
+    swap_stall_ms: NotNegative | None = None
+    swaps: _Swaps | None = None
     dominated_by: int | None = None
 
 

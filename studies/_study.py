@@ -25,11 +25,12 @@ from ._sections import (
     Sampler,
     Section,
     Space,
-    WorkloadSpec,
 )
+from ._workload_spec import WorkloadSpec, with_size
 from .workload import Request, request_of
 
 SCHEMA_VERSION = 1
+STEADY_STATE = ("recompiles", "recaptures")
 BUILT_IN = Path(__file__).parent
 """Where the study files that come with paretune lie."""
 
@@ -91,6 +92,13 @@ class Study(Section):
         """The objectives that can be measured: drift needs pictures that mean something."""
         return [name for name in self.objectives if name != "drift" or self.workload.quality_assessed]
 
+    def bound(self, figure: str) -> float | None:
+        """The most of a figure that is acceptable: its limit, and 0 for what is compiled or recorded anew in the steady
+        state of a trace that changes adapters; None when it is not limited.
+        """
+        limit = self.limits.of(figure)
+        return 0.0 if limit is None and figure in STEADY_STATE and self.workload.swaps else limit
+
     def load_techniques(self) -> None:
         """Make the study's own techniques known to this process. Raises UserError."""
         for file in self.space.files:
@@ -145,8 +153,14 @@ class Study(Section):
             plain = _as_described(request, "image", "mask_image")
             requests.append({**plain, "name": request.name or f"request-{index + 1}"})
         description: dict[str, Any] = {"schema": 1, "requests": requests}
+        if names := self.workload.trace_names:
+            description["trace"] = names
         if self.workload.python is not None:
             description["python"] = self.workload.python
+            if self.workload.options:
+                description["options"] = dict(self.workload.options)
+            if self.workload.weights != "pretrained":
+                description["weights"] = self.workload.weights
         else:
             pipelines = self.workload.pipelines or {}
             description["pipelines"] = {name: _as_described(spec, "without") for name, spec in pipelines.items()}
@@ -194,7 +208,11 @@ def parse_study(data: Mapping[str, Any], where: str, folder: Path) -> Study:
     Raises UserError, naming the key and what was expected.
     """
     try:
-        study = Study.model_validate(data)
+        sized = {**data, "workload": with_size(data["workload"])} if "workload" in data else data
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    try:
+        study = Study.model_validate(sized)
     except ValidationError as error:
         raise UserError(f"{where}: {sentence_of(error)}") from None
     study = resolve_paths(study, folder)

@@ -65,6 +65,8 @@ class Workload:
         """The user's own Python file, where there is one."""
         self._module: ModuleType | None = None
         self._pictures: dict[tuple[str, int, int], Any] = {}
+        self.trace: list[str] = list(description.get("trace", ()))
+        """Names of requests in the order in which production sends them; empty where they take turns."""
         self.requests = [request_of(request, folder or Path()) for request in description["requests"]]
 
     @classmethod
@@ -72,11 +74,14 @@ class Workload:
         """From the workload.json in a folder. Raises FileNotFoundError for a bundle whose model is not here."""
         return cls(unpacked(json.loads((folder / "workload.json").read_text()), folder), folder)
 
-    def load(self, device: str) -> dict[str, Any]:
-        """Load every pipeline onto the device: {name: pipeline}; shared modules are the same object in several."""
+    def load(self, device: str) -> Any:
+        """Load every pipeline onto the device: {name: pipeline}; shared modules are the same object in several.
+
+        Of a user's own file whatever its load() returns, which measuring/contract.py looks at.
+        """
         if self.python is not None:
             self._module = _user_module(self.python)
-            return dict(self._module.load(device))
+            return self._module.load(device, **self._description.get("options", {}))
         pipelines: dict[str, Any] = {}
         for name, spec in self._description["pipelines"].items():
             pipelines[name] = _load_pipeline(spec, pipelines, device)

@@ -52,7 +52,7 @@ def limit_words(study: Study) -> list[str]:
     if verdict is not None and not study.workload.quality_assessed:
         words = [f"pictures {verdict} or better, not assessed (random weights)"]
     for figure in FIGURES:
-        limit = study.limits.of(figure.name)
+        limit = study.bound(figure.name)
         if limit is not None:
             words.append(f"{figure.label} up to {figure.text(limit)}")
     return words

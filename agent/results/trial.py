@@ -282,8 +282,10 @@ class Trial:
         if limits.verdict is not None and self.results.quality_assessed:
             values["verdict"] = float(self.measurements["drift"]) - Verdict(limits.verdict).drift_limit
         for figure in FIGURES:
-            if (limit := limits.of(figure.name)) is not None:
-                values[figure.name] = self.figure(figure.name) / limit - 1
+            if (limit := self.results.study.bound(figure.name)) is not None:
+                # What was not measured (a stall where adapters never change, an older run) breaks no limit.
+                value = self.known_figure(figure.name) or 0.0
+                values[figure.name] = value / limit - 1 if limit else value
         return values
 
     @cached_property
@@ -297,7 +299,7 @@ class Trial:
         return [
             f"pictures are {self.verdict}, the limit is {limits.verdict}"
             if name == "verdict"
-            else f"{FIGURE[name].label} is over {FIGURE[name].text(limits.of(name) or 0)}"
+            else f"{FIGURE[name].label} is over {FIGURE[name].text(self.results.study.bound(name) or 0)}"
             for name, value in self.constraint_values.items()
             if value > 0
         ]

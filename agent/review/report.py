@@ -17,7 +17,7 @@ from .ablation import ablation_plot
 from .picture_cards import LEARNED_WORDS, not_assessed, request_cards, shown_files
 from .pictures import inline_pictures
 from .plots import plots
-from .sections import COLD_WORDS, STAGES
+from .sections import COLD_WORDS, stage_names, stage_words
 from .view import study_view
 
 REPORT = "index.html"
@@ -81,7 +81,8 @@ def report_html(results: Results) -> str:
         plots=plots(view),
         ablation_plots=[ablation_plot(found) for found in view.ablations],
         cold_words=COLD_WORDS,
-        stage_words=STAGES,
+        stage_words=stage_words,
+        stage_names=stage_names,
         requests=list(request_cards(results, pictured, inlined)),
         not_assessed=not_assessed(results),
         downscaled_px=inlined.longest_side_px,

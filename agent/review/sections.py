@@ -6,16 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...objectives.figures import milliseconds
+from ...objectives.figures import gibibytes, milliseconds
 from ...objectives.measuring.machine_state import notes
-from ...objectives.measuring.stages import DENOISING, POST_PROCESSING, TEXT_ENCODING, VAE_DECODE
+from ...objectives.measuring.stages import (
+    ADAPTERS,
+    DENOISING,
+    IMAGE_ENCODING,
+    POST_PROCESSING,
+    SEPARATOR,
+    TEXT_ENCODING,
+    VAE_DECODE,
+    VAE_ENCODE,
+)
 from ...studies import LinkedRun, RunKind
 from ..results import Results, Trial, trials_before
 from ..trial import COLD_PHASES
 from .rows import Shown, named_trials
 
 STAGES = {
+    ADAPTERS: "adapter changes",
     TEXT_ENCODING: "text encoding",
+    IMAGE_ENCODING: "image encoding",
+    VAE_ENCODE: "VAE encoding",
     DENOISING: "denoising",
     VAE_DECODE: "VAE decoding",
     POST_PROCESSING: "post-processing",
@@ -40,9 +52,12 @@ class StageBar:
     trial: int
     total: Shown
     stages: dict[str, Shown]
-    """In ms, by the names of STAGES."""
-    denoising: str
-    """ "30 steps, median 33.1 ms"; empty where the pipeline has no steps."""
+    """In ms, in the order in which they end first: by the names of STAGES; in a workload with several entries with
+    "refiner/" before such a name, and an entry that is no pipeline is a stage of its own name. See `stage_words`."""
+    denoising: dict[str, str]
+    """{stage: "30 steps, median 33.1 ms"}, for those that have steps."""
+    memory: dict[str, Shown]
+    """The peak within each stage, in GiB; empty where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,19 @@ class FailedProcesses:
     failed: int
     tried: int
     """Of the same kind and trial, those that went well included."""
+
+
+def stage_words(name: str) -> str:
+    """A stage of a StageBar for people: "denoising", "refiner: denoising", "upscaler"."""
+    entry, _, stage = name.rpartition(SEPARATOR)
+    words = STAGES.get(stage, stage)
+    return f"{entry}: {words}" if entry else words
+
+
+def stage_names(bars: Sequence[StageBar]) -> list[str]:
+    """All stages of some bars, in their order; the rest comes last."""
+    found = dict.fromkeys(name for bar in bars for name in bar.stages)
+    return [*(name for name in found if name != "other"), "other"]
 
 
 def stages(results: Results) -> dict[str, list[StageBar]]:
@@ -81,11 +109,21 @@ def _stage_bar(trial: Trial, measured: Mapping[str, Any]) -> StageBar:
     total_ms = _shape_latency_ms(trial, measured["requests"])
     scale = total_ms / measured["total_ms"]
     shown = {name: _ms(ms * scale) for name, ms in {**spent_ms, "other": measured["other_ms"]}.items()}
-    words = ""
-    if denoising := found.get(DENOISING):
-        step_ms = denoising["median_step_ms"] * scale
-        words = f"{denoising['steps']} steps, median {f'{step_ms:.1f} ms' if step_ms < 100 else milliseconds(step_ms)}"
-    return StageBar(trial.number, _ms(total_ms), shown, words)
+    denoising = {
+        name: _steps_words(one["steps"], one["median_step_ms"] * scale)
+        for name, one in found.items()
+        if name.rpartition(SEPARATOR)[2] == DENOISING
+    }
+    memory = {
+        name: Shown(one["peak_gib"], gibibytes(one["peak_gib"]))
+        for name, one in found.items()
+        if one.get("peak_gib") is not None
+    }
+    return StageBar(trial.number, _ms(total_ms), shown, denoising, memory)
+
+
+def _steps_words(steps: int, step_ms: float) -> str:
+    return f"{steps} steps, median {f'{step_ms:.1f} ms' if step_ms < 100 else milliseconds(step_ms)}"
 
 
 def _shape_latency_ms(trial: Trial, requests: Sequence[str]) -> float:

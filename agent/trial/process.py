@@ -16,7 +16,14 @@ from ...objectives.judging import Judge
 from ...objectives.measuring import Made, Phases, variant
 from ...objectives.measuring.memory import release_unused
 from ...objectives.measuring.stopping import dominated_by
-from ...search_space import Configuration, describe_pipelines, load_techniques, technique
+from ...search_space import (
+    Configuration,
+    PipelineFacts,
+    describe_pipelines,
+    load_techniques,
+    technique,
+    with_visits,
+)
 from ...studies import Outcome
 from .failures import classify, sentence, tail
 from .files import write_json
@@ -124,9 +131,10 @@ def _measure(job: Job, folder: Path, phases: Phases) -> dict[str, Any]:
         )
     except copied.InvalidOutputError as error:
         raise FailedError(Outcome.INVALID_OUTPUT, f"{phases.current}: {error}") from None
-    for name, counts in _steps_taken(measurements, requests, one_call="python" not in job.workload).items():
-        if name in described:
-            described[name]["steps"] = counts
+    seen = with_visits(
+        {name: PipelineFacts.from_dict(facts) for name, facts in described.items()}, measurements["visits"], requests
+    )
+    described = {name: facts.to_dict() for name, facts in seen.items()}
     measurements["cold_start_s"] = _cold_start_s(job, phases, measurements)
     outcome: dict[str, Any] = {"measurements": measurements, "pipelines": described}
     if not job.judge:
@@ -149,25 +157,6 @@ def _measure(job: Job, folder: Path, phases: Phases) -> dict[str, Any]:
     if quality["first_broken"]:
         outcome |= {"outcome": Outcome.INVALID_OUTPUT, "reason": quality["first_broken"]}
     return outcome
-
-
-def _steps_taken(measurements: Mapping[str, Any], requests: list[Any], *, one_call: bool) -> dict[str, list[int]]:
-    """{pipeline: how many denoising steps its requests took}, for pipelines of which that is certain.
-
-    one_call: whether a request is one call of its pipeline. Where it may be anything (a workload in Python), only the
-    number of steps that it asks for is believed.
-    """
-    wanted = {request.name: request for request in requests}
-    taken: dict[str, set[int]] = {}
-    uncertain = set()
-    for shape in measurements.get("stages", ()):
-        request = wanted[shape["requests"][0]]
-        counted = shape["stages"].get("denoising", {}).get("steps")
-        if counted is None or not (one_call or counted == request.steps):
-            uncertain.add(request.pipeline)
-        else:
-            taken.setdefault(request.pipeline, set()).add(counted)
-    return {name: sorted(counts) for name, counts in taken.items() if name not in uncertain}
 
 
 def _cold_start_s(job: Job, phases: Phases, measurements: Mapping[str, Any]) -> float:

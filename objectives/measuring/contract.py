@@ -18,6 +18,25 @@ class InvalidOutputError(Exception):
     """A call gave no pictures that could be measured or compared; its text is one sentence."""
 
 
+def checked_entries(returned: Any) -> dict[str, Any]:
+    """What load() returned: {name: pipeline, torch module or any other object}.
+
+    Raises InvalidOutputError, which says what is wrong with it and what it has to be.
+    """
+    must = "it has to return {name: pipeline, torch.nn.Module or any other object}"
+    if not isinstance(returned, dict):
+        what = "nothing (None)" if returned is None else _words(returned)
+        raise InvalidOutputError(f"load() returned {what}: {must}")
+    if not returned:
+        raise InvalidOutputError(f"load() returned an empty dict: {must}")
+    for name, entry in returned.items():
+        if not isinstance(name, str) or not name:
+            raise InvalidOutputError(f"load() returned a dict with the key {name!r}: {must}, with a text as every name")
+        if entry is None:
+            raise InvalidOutputError(f"load() returned None as {name!r}: leave it out, or return what it stands for")
+    return dict(returned)
+
+
 def checked_pictures(returned: Any, request: Any) -> Any:
     """What serving a request returned, as a floating-point tensor (B, 3, H, W) on the device that it came on.
 

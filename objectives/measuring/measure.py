@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contract import InvalidOutputError, checked_pictures, difference
+from .contract import InvalidOutputError, checked_entries, checked_pictures, difference
 from .gpu_busy import gpu_busy
+from .graphs_made import Compilations
 from .latency import synchronize, time_call_ms
 from .latent_tap import LatentTap
 from .loading import apply_beside, load_file, only_sources
@@ -14,10 +15,11 @@ from .memory import PeakMemory, device_used_gib, release_unused
 from .phases import Phases
 from .plan import Plan
 from .stages import StageTimer
-from .steps import StepCounter, denoisers_of
 from .stopping import StopRule
 from .timing import time_shapes
-from .variants import variant
+from .trace import Trace
+from .variants import VARIANT, variant
+from .visits import Visits, denoisers_of
 
 SCHEMA_VERSION = 2
 
@@ -58,7 +60,7 @@ def measure_configuration(
         workload = load_file(folder / "workload.py", "workload").Workload.read(folder)
         if workload.python is not None:
             only_sources(workload.python.parent)
-        pipelines = workload.load(device)
+        pipelines = checked_entries(workload.load(device))
         synchronize(device)
         after_load(pipelines, workload.requests)
     shapes = _by_shape(workload.requests)
@@ -77,6 +79,10 @@ def measure_configuration(
                 for index, requests in enumerate(shapes):
                     for _ in range(plan.warm_up_calls - (1 if index == 0 else 0)):
                         serving.compare(requests[0], serving.call(requests[0])[1])
+                trace = Trace.of(workload, shapes, serving.adapters)
+                for request in trace.order if plan.measure else ():
+                    # Every change of adapters that the timed calls will see, once.
+                    serving.keep(request, serving.call(request)[1])
                 after_warm_up(pipelines, serving.made)
     measurements["setup_peak_vram_gib"] = setup.summary.peak_vram_gib
     if plan.only_cold:
@@ -86,10 +92,12 @@ def measure_configuration(
             measurements["memory"] = _peak_memory(serving, shapes, used_before_gib)
         measurements["peak_vram_gib"] = measurements["memory"]["peak_vram_gib"]
     if plan.measure:
-        with phases("measure"):
+        with phases("measure"), Compilations() as compilations:
             timed = time_shapes(
                 [_timed_requests(requests, plan.pictures) for requests in shapes],
                 device,
+                trace=trace,
+                compiled=compilations.made,
                 call=serving.call,
                 keep=serving.keep,
                 rule=StopRule(plan.calls, plan.most_calls, plan.most_seconds, plan.target),
@@ -111,6 +119,7 @@ def measure_configuration(
                 busy = [_gpu_busy(serving, requests) for requests in shapes]
                 if all(found["kernels"] for found in busy):  # else the driver does not let this process see them
                     measurements["gpu_busy"] = busy
+    measurements["visits"] = serving.visits
     measurements["repeat_max_difference"] = serving.largest_difference
     return measurements, serving.made
 
@@ -125,18 +134,27 @@ class _Serving:
         self.made = Made()
         self.largest_difference = 0.0
         """Of any value of a picture from what the same request gave first."""
+        self.visits: dict[str, list[dict[str, Any]]] = {}
+        """What each request visits, as recorded when it was served first."""
         self._tap = LatentTap(pipelines)
         self._denoised: set[str] = set()
 
-    def call(self, request: Any) -> tuple[float, Any]:
+    def call(self, request: Any, **around: Any) -> tuple[float, Any]:
         """Serve a request: its time in ms, and the pictures on their device, looked at after the time has been taken.
 
-        Raises InvalidOutputError when it gave no pictures or took no denoising step.
+        around: see Visits. Raises InvalidOutputError when it gave no pictures or took no denoising step.
         """
-        with StepCounter(self.pipelines) as steps:
+        name = request.name.partition(VARIANT)[0]
+        with Visits(self.pipelines, detailed=name not in self.visits, **around) as visits:
             milliseconds, returned = time_call_ms(lambda: self.workload.run(self.pipelines, request), self.device)
-        self._check_steps(request, steps.taken)
+        self._check_steps(request, visits.taken)
+        self.visits.setdefault(name, [visit.to_dict() for visit in visits.made])
         return milliseconds, checked_pictures(returned, request)
+
+    def adapters(self, request: Any) -> Any:
+        """What a request needs loaded: the adapters that it declares, and those that were seen in its visits."""
+        seen = {name for visit in self.visits.get(request.name, ()) for name in visit["adapters"]}
+        return (tuple(sorted(request.adapters)), tuple(sorted(seen)))
 
     def call_and_keep(self, request: Any) -> float:
         """Both; returns the time in ms, and leaves nothing on the device."""
@@ -211,8 +229,8 @@ def _peak_memory(serving: _Serving, shapes: Sequence[Sequence[Any]], used_before
 
 def _stages(serving: _Serving, requests: Sequence[Any]) -> dict[str, Any]:
     """Where the time of one call of a shape goes."""
-    with StageTimer(serving.pipelines, serving.device) as timer:
-        _, pictures = serving.call(requests[0])
+    with StageTimer(serving.pipelines, serving.device, memory=True) as timer:
+        _, pictures = serving.call(requests[0], around=timer.entry)
     serving.compare(requests[0], pictures)
     return {"requests": [request.name for request in requests], **timer.summary()}
 

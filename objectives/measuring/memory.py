@@ -179,6 +179,26 @@ def resident_set_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def resident_gib() -> float:
+    """The same in GiB."""
+    return resident_set_bytes() / BYTES_PER_GIB
+
+
+def allocated_peak_gib(device: str) -> float:
+    """The most that torch's allocator had in use on a CUDA device since `forget_allocated_peak`, in GiB."""
+    import torch
+
+    return float(torch.cuda.max_memory_allocated(device) / BYTES_PER_GIB)
+
+
+def forget_allocated_peak(device: str) -> None:
+    """Begin a new peak; nothing is to be done on the CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def device_used_gib(device: str) -> float | None:
     """GiB in use on a CUDA device by all processes, read without creating a CUDA context; None without NVML."""
     try:

@@ -1,13 +1,23 @@
-"""Where the time of one call of a pipeline goes: text encoding, denoising steps, VAE decoding, post-processing."""
+"""Where the time and the memory of one request go: its pipelines' stages, its other modules, changes of adapters."""
 
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from .memory import allocated_peak_gib, forget_allocated_peak, resident_gib
+
 TEXT_ENCODING, DENOISING, VAE_DECODE, POST_PROCESSING = "text_encoding", "denoising", "vae_decode", "post_processing"
+VAE_ENCODE, IMAGE_ENCODING, ADAPTERS = "vae_encode", "image_encoding", "adapters"
+SEPARATOR = "/"
+"""Of a workload with several entries, a stage is named "refiner/denoising", and a module's own time "upscaler"."""
+_ADAPTER_CHANGES = (
+    "load_ip_adapter", "unload_ip_adapter", "set_ip_adapter_scale", "load_lora_weights", "unload_lora_weights",
+    "fuse_lora", "unfuse_lora", "set_adapters", "enable_lora", "disable_lora", "delete_adapters",
+)  # fmt: skip
 
 
 class _Mark(NamedTuple):
@@ -19,10 +29,16 @@ class _Mark(NamedTuple):
 class StageTimer:
     """Context manager around one call; read `summary()` after it.
 
-    It wraps methods on the instances that pipelines call (encode_prompt, scheduler.scale_model_input, scheduler.step,
-    vae.decode, image_processor.postprocess), each shared one once, and puts back what was there on exit. It touches no
-    module's forward or hooks: compiled modules would ignore that or be compiled again. A pipeline without one of these
-    methods lacks that stage.
+    It wraps methods on the instances that pipelines call (encode_prompt, encode_image, scheduler.scale_model_input,
+    scheduler.step, vae.encode, vae.decode, image_processor.postprocess, what loads and unloads adapters), each shared
+    one once, and puts back what was there on exit. It touches no module's forward or hooks: compiled modules would
+    ignore that or be compiled again. A pipeline without one of these methods lacks that stage.
+
+    `entry` is to be entered around each visit of an entry of load() (see Visits): with several entries, a stage is
+    named after the one that was visited, and entries that are no pipelines are stages of their own.
+
+    memory: whether the peak of each stage is taken too, in GiB: of torch's allocator on CUDA, of main memory at the
+    end of the stage elsewhere.
 
     A step lasts from the end of the one before to the return of scheduler.step: callbacks between steps belong to it.
     The first one begins with scheduler.scale_model_input; where a pipeline does not call that, it begins with the end
@@ -35,29 +51,38 @@ class StageTimer:
     Raises ValueError for a device that is neither "cpu" nor "cuda[:index]".
     """
 
-    def __init__(self, pipelines: Mapping[str, Any], device: str) -> None:
+    def __init__(self, pipelines: Mapping[str, Any], device: str, *, memory: bool = False) -> None:
         kind = device.partition(":")[0]
         if kind not in ("cpu", "cuda"):
             raise ValueError(f"device {device!r} is not supported: use 'cpu' or 'cuda[:index]'")
         self._pipelines = pipelines
         self._device = device
         self._is_cuda = kind == "cuda"
+        self._memory = memory
         self._total_ms: float | None = None
 
     def __enter__(self) -> "StageTimer":
         self._total_ms = None
         self._intervals: dict[str, list[tuple[_Mark, _Mark]]] = {}
+        self._peaks_gib: dict[str, float] = {}
+        self._entry = ""
         self._in_stage = self._in_steps = False
         self._replaced: dict[tuple[int, str], tuple[Any, Any, bool]] = {}
         self._synchronize()  # work queued earlier must not be charged to this call
         for pipeline in self._pipelines.values():
             scheduler = getattr(pipeline, "scheduler", None)
             self._replace(pipeline, "encode_prompt", functools.partial(self._stage, TEXT_ENCODING))
+            self._replace(pipeline, "encode_image", functools.partial(self._stage, IMAGE_ENCODING))
+            for name in _ADAPTER_CHANGES:
+                self._replace(pipeline, name, functools.partial(self._stage, ADAPTERS))
             self._replace(scheduler, "scale_model_input", self._begin_step)
             self._replace(scheduler, "step", self._end_step)
+            self._replace(getattr(pipeline, "vae", None), "encode", functools.partial(self._stage, VAE_ENCODE))
             self._replace(getattr(pipeline, "vae", None), "decode", functools.partial(self._stage, VAE_DECODE))
             processor = getattr(pipeline, "image_processor", None)
             self._replace(processor, "postprocess", functools.partial(self._stage, POST_PROCESSING))
+        if self._memory:
+            forget_allocated_peak(self._device)
         self._started = self._latest = self._mark()
         return self
 
@@ -73,19 +98,35 @@ class StageTimer:
             self._synchronize()
             self._total_ms = (time.perf_counter() - self._started.wall_s) * 1e3
 
-    def summary(self) -> dict[str, Any]:
-        """JSON-able: {"total_ms", "stages": {name: {"wall_ms", "gpu_ms"}}, "other_ms"}; only stages that ran are in it.
+    @contextmanager
+    def entry(self, name: str, kind: str) -> Iterator[None]:
+        """Around one visit of an entry of load(); kind: see Visit."""
+        before, self._entry = self._entry, name
+        try:
+            if kind == "pipeline" or self._in_stage:
+                yield
+                return
+            start, self._in_stage, self._in_steps = self._mark(), True, False
+            try:
+                yield
+            finally:
+                self._in_stage = False
+            self._end("", start)
+        finally:
+            self._entry = before
 
-        `denoising` also has "steps", "step_ms" and "median_step_ms": GPU times on CUDA, wall-clock on the CPU.
+    def summary(self) -> dict[str, Any]:
+        """JSON-able: {"total_ms", "stages": {name: {"wall_ms", "gpu_ms"}}, "other_ms"}; only stages that ran are in it,
+        in the order in which they ended first. Each has "peak_gib" too where memory was asked for.
+
+        Denoising also has "steps", "step_ms" and "median_step_ms": GPU times on CUDA, wall-clock on the CPU.
         `other_ms` is the total less the stages. Raises RuntimeError before the call has ended, and when it failed.
         """
         if self._total_ms is None:
             raise RuntimeError("the measured call has not ended")
         stages: dict[str, dict[str, Any]] = {}
         accounted_ms = 0.0
-        for name in (TEXT_ENCODING, DENOISING, VAE_DECODE, POST_PROCESSING):
-            if not (intervals := self._intervals.get(name)):
-                continue
+        for name, intervals in self._intervals.items():
             wall_ms = [(end.wall_s - start.wall_s) * 1e3 for start, end in intervals]
             gpu_ms = [float(start.event.elapsed_time(end.event)) for start, end in intervals if start.event is not None]
             trusted_ms = gpu_ms if self._is_cuda else wall_ms
@@ -94,7 +135,9 @@ class StageTimer:
                 "wall_ms": round(sum(wall_ms), 4),
                 "gpu_ms": round(sum(gpu_ms), 4) if self._is_cuda else None,
             }
-            if name == DENOISING:
+            if name in self._peaks_gib:
+                stages[name]["peak_gib"] = round(self._peaks_gib[name], 4)
+            if name.rpartition(SEPARATOR)[2] == DENOISING:
                 stages[name] |= {
                     "steps": len(trusted_ms),
                     "step_ms": [round(step_ms, 4) for step_ms in trusted_ms],
@@ -127,11 +170,22 @@ class StageTimer:
                 result = method(*arguments, **options)
             finally:
                 self._in_stage = False
-            self._latest = self._mark()
-            self._intervals.setdefault(stage, []).append((start, self._latest))
+            self._end(stage, start)
             return result
 
         return timed
+
+    def _end(self, stage: str, start: _Mark) -> None:
+        """Note an interval of a stage that ends now; "" is all that the entry does, which is no pipeline."""
+        self._latest = self._mark()
+        name = stage
+        if stage != ADAPTERS and self._entry and (len(self._pipelines) > 1 or not stage):
+            name = SEPARATOR.join(part for part in (self._entry, stage) if part)
+        self._intervals.setdefault(name, []).append((start, self._latest))
+        if self._memory:
+            peak_gib = allocated_peak_gib(self._device) if self._is_cuda else resident_gib()
+            self._peaks_gib[name] = max(self._peaks_gib.get(name, 0.0), peak_gib)
+            forget_allocated_peak(self._device)
 
     def _begin_step(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def begun(*arguments: Any, **options: Any) -> Any:
@@ -144,8 +198,8 @@ class StageTimer:
     def _end_step(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def ended(*arguments: Any, **options: Any) -> Any:
             result = method(*arguments, **options)
-            start, self._latest, self._in_steps = self._latest, self._mark(), True
-            self._intervals.setdefault(DENOISING, []).append((start, self._latest))
+            start, self._in_steps = self._latest, True
+            self._end(DENOISING, start)
             return result
 
         return ended

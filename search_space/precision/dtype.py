@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from .._modules import denoisers, other_modules, text_encoders, torch_modules, user_modules, vaes
 from .._target import PipelineFacts, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 from .._watch import watch
 
 
 class DtypeParameters(Parameters):
-    """dtype: of every module, because neighbouring modules have to agree."""
+    """dtype: of every module of the pipelines, because neighbouring modules have to agree."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
 
 
 def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
-    """Convert all modules. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call.
+    """Convert all modules of the pipelines; those beside them are called with what their own code makes. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call.
 
     A denoiser that is converted again later is noticed at the next call. Adapters come in the denoiser's dtype, or
     convert what goes through them.
@@ -25,7 +25,8 @@ def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
 
     wanted = getattr(torch, dtype)
     with_role = denoisers(pipelines) + vaes(pipelines) + text_encoders(pipelines)
-    for module in with_role + other_modules(pipelines):
+    beside = list(map(id, user_modules(pipelines)))
+    for module in [each for each in with_role + other_modules(pipelines) if id(each) not in beside]:
         # Called on the class: the `to` of diffusers' models warns of modules to keep in float32, also where there are
         # none.
         torch.nn.Module.to(module, dtype=wanted)
@@ -48,7 +49,8 @@ def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
     import torch
 
     with_role = denoisers(pipelines) + vaes(pipelines) + text_encoders(pipelines)
-    for module in with_role + other_modules(pipelines):
+    beside = list(map(id, user_modules(pipelines)))
+    for module in [each for each in with_role + other_modules(pipelines) if id(each) not in beside]:
         for parameter in module.parameters():
             if parameter.is_floating_point() and parameter.dtype != getattr(torch, dtype):
                 return f"{type(module).__name__} has weights in {str(parameter.dtype).removeprefix('torch.')}"
@@ -81,5 +83,5 @@ TECHNIQUE = Technique(
     adapters_later=(
         "LoRAs and IP-Adapters may be loaded after it; converting the denoiser again raises an error at the next call."
     ),
-    helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules, watch),
+    helpers=(torch_modules, denoisers, vaes, text_encoders, other_modules, user_modules, watch),
 )

@@ -51,6 +51,8 @@ torch_compile.recipe=combo_kernels           -    -     -    -     -     -
 torch_compile.fullgraph=True                 -    -     -    -     -     -
 torch_compile_vae                            x    x     x    x     x     x
 torch_compile_text_encoders                  x    x     x    x     x     x
+torch_compile_modules.mode=default           x    x     x    x     x     x
+module_dtype.dtype=bfloat16                  x    x     x    x     x     x
 stable_fast                                  x    x     x    x     x     x
 torch_tensorrt                               -    x     x    x     x     x
 cuda_graphs                                  -    x     x    x     x     x

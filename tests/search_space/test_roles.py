@@ -82,16 +82,19 @@ def test_anything_may_stand_beside_the_pipelines() -> None:
     ]
 
 
-def test_dtype_converts_every_module_there_is() -> None:
+def test_dtype_converts_every_module_of_a_pipeline_and_none_beside_it() -> None:
     main, alone = tiny_sdxl(), Linear(1, 1)
+    main.register_modules(image_encoder=Linear(1, 1))
     known = technique("dtype")
     known.apply({"main": main, "upscaler": alone, "settings": 3}, dtype="bfloat16")
-    assert {p.dtype for module in (main.unet, main.text_encoder_2, alone) for p in module.parameters()} == {
-        torch.bfloat16
-    }
+    assert {
+        p.dtype for module in (main.unet, main.text_encoder_2, main.image_encoder) for p in module.parameters()
+    } == {torch.bfloat16}
+    # What the workload's own code passes to it is in its own format: module_dtype converts that as well.
+    assert alone.weight.dtype is torch.float32
     assert known.took_effect({"main": main, "upscaler": alone}, dtype="bfloat16") is None
-    reason = known.took_effect({"main": main, "upscaler": Linear(1, 1)}, dtype="bfloat16")
-    assert reason == "Linear has weights in float32"
+    main.register_modules(image_encoder=Linear(1, 1))
+    assert known.took_effect({"main": main}, dtype="bfloat16") == "Linear has weights in float32"
 
 
 @pytest.mark.parametrize(

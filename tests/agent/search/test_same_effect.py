@@ -1,13 +1,10 @@
 """A configuration that does the same as a measured one is not measured: the sampler is told, and the user."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from paretune.agent.trial import process
 from support import replaying
 
 
@@ -38,26 +35,3 @@ def test_configurations_that_do_the_same_are_measured_once(tmp_path: Path, monke
     assert same
     assert all(trial.state is TrialState.COMPLETE and trial.values == one.values for trial in same)
     assert all(trial.params["deepcache.interval"] == 5 for trial in same)
-
-
-def shape(steps: int | None, name: str = "cat") -> dict[str, Any]:
-    return {"requests": [name], "stages": {} if steps is None else {"denoising": {"steps": steps}}}
-
-
-@pytest.mark.parametrize(
-    ("counted", "one_call", "expected"),
-    [
-        ([20], True, {"main": [20]}),
-        ([6], True, {"main": [6]}),  # image to image
-        ([6], False, {}),  # a workload in Python may have called the pipeline twice
-        ([20], False, {"main": [20]}),
-        ([None], True, {}),
-        ([20, None], True, {}),
-    ],
-)
-def test_steps_are_counted_and_not_believed(
-    counted: list[int | None], one_call: bool, expected: dict[str, list[int]]
-) -> None:
-    requests = [SimpleNamespace(name=name, pipeline="main", steps=20) for name in ("cat", "dog")]
-    measurements = {"stages": [shape(steps, name) for steps, name in zip(counted, ("cat", "dog"), strict=False)]}
-    assert process._steps_taken(measurements, requests, one_call=one_call) == expected

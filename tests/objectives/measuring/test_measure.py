@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from paretune.objectives.measuring import InvalidOutputError, Made, Phases, Plan, measure_configuration
-from paretune.objectives.measuring.steps import StepCounter
+from paretune.objectives.measuring.visits import Visits
 from support.product import product_trial, request_of
 
 APPLY_A_CACHE = """kept, main = {}, pipelines["main"]
@@ -115,7 +115,7 @@ def test_counting_steps_leaves_nothing_behind(tmp_path: Path) -> None:
             return 1
 
     step, pipeline = Scheduler.step, SimpleNamespace(unet=Denoiser(), scheduler=Scheduler())
-    with StepCounter({"main": pipeline, "again": pipeline}) as steps:
+    with Visits({"main": pipeline, "again": pipeline}) as steps:
         assert Scheduler().step() == 1
     assert steps.taken == 1
     assert Scheduler.step is step
