@@ -13,6 +13,7 @@ from ...search_space import known_techniques, technique
 from ...studies import UserError, fault_sentence, pack_workload, same_workload, utc_now
 from ..results import Results, Trial, ablation_of, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
+from .contents import check_picture, read_whole
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
 from .signing import read_private_key, signature_of, trust_file
 from .trust import ARTEFACTS, SIGNATURE
@@ -53,12 +54,25 @@ def export(
             "a bundle needs its evidence"
         )
     key = None if sign is None else read_private_key(sign)
+    for picture in (*trial.pictures(), *results.reference.pictures()):
+        _check_evidence(picture)
     try:
         return _write_bundle(results, trial, folder, key)
     except OSError as error:
         # What cannot be read of the study is not the folder's fault.
         why = fault_sentence(error) or error.strerror
         raise UserError(f"{folder} cannot be written ({why}): mend that, or choose another folder with -o") from None
+
+
+def _check_evidence(picture: Path) -> None:
+    """As `verify` will: a bundle that it refuses is of no use. Raises UserError."""
+    try:
+        check_picture(read_whole(picture), picture)
+    except UserError:
+        raise UserError(
+            f"{picture} is not there, or no picture any more, and a bundle needs it as evidence: export another trial, "
+            "or launch the study again under another --name"
+        ) from None
 
 
 def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any) -> Path:

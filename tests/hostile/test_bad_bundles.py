@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from paretune.agent.bundle import MANIFEST, entries_of, export
 from paretune.agent.cli import main
+from paretune.studies import UserError
 from PIL import Image
 from support.replayed import replay
 
@@ -413,3 +414,24 @@ def test_a_model_that_is_not_what_the_bundle_needs(
     text: str, bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert verified(bundle, capsys, monkeypatch, "--model", text)[0].startswith(f"--model {text}: ")
+
+
+def no_picture(file: Path) -> None:
+    file.write_text("no picture")
+
+
+def a_part_of_one(file: Path) -> None:
+    os.truncate(file, 60)
+
+
+@pytest.mark.parametrize("spoil", [no_picture, a_part_of_one, lambda file: replace(file, os.mkfifo)])
+@pytest.mark.parametrize("trial", [0, 2], ids=["the reference's", "the trial's"])
+def test_evidence_that_verify_would_refuse_is_not_exported(
+    trial: int, spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    results = replay(tmp_path)
+    picture = results.trial(trial).pictures()[0]
+    spoil(picture)
+    with pytest.raises(UserError, match=f"{picture} is not there, or no picture any more"):
+        export(results, results.trial(2), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
