@@ -31,7 +31,7 @@ PLAIN, COMPILED, TUNED = range(3)
 PLAIN_LIMIT_S = 150.0
 LEFT_FOR_PLAIN = 3
 """Processes that do not compile, as long as there is something for them to do."""
-REFERENCE_EVERY_S = 12.0
+REFERENCE_EVERY_S = 8.0
 WAITS_FOR_MEMORY = 5
 SLOW_S = 4.0
 """A call that takes longer is timed once: others wait."""

@@ -29,6 +29,8 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
     import torch
 
     inner = getattr(module, part)
+    mode, more = options.get("mode") or "default", options.get("options") or {}
+    with_mode = {**torch._inductor.list_mode_options(mode), **more}
     counts = dict.fromkeys(("calls", "graphs", "loaded", "missed", "eager", "compiled", "ready"), 0)
     module.__dict__.setdefault("compiled_parts", {})[part] = counts
 
@@ -43,13 +45,15 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
             before = made["stats"]["unique_graphs"]
             result = run(*args, **kwargs)
             counts["graphs"] += made["stats"]["unique_graphs"] - before
+            if with_mode.get("triton.cudagraphs"):
+                # torch hands out the memory that the graph's next run writes to, and callers keep what they get: a
+                # text encoder is asked for the prompt, then for the negative one, and both are used after that.
+                return torch.utils._pytree.tree_map_only(torch.Tensor, torch.clone, result)
             return result
 
         return counted
 
     if artefacts is not None:
-        mode, more = options.get("mode") or "default", options.get("options") or {}
-        with_mode = {**torch._inductor.list_mode_options(mode), **more}
         setattr(module, part, answered(artefacts, module, part, inner, compile_now, with_mode, counts))
         return
     run = compile_now()
