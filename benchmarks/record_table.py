@@ -9,11 +9,11 @@ latency is rougher than a launch's; `n`, `least_ms` and `most_ms` say how rough.
 
 The file is JSON lines: a head (study, machine, what the pipelines are, how it was measured), then a row per
 configuration as soon as it is measured. With a file that is there already, it goes on. Everything that is compiled
-shares one cache, as a hundred configurations could not be compiled anew in minutes: `first_call_s` of all but the first
-of a kind is what a warm cache leaves of it (benchmarks/search.py reckons with the first).
+shares one cache, as a hundred configurations could not be compiled anew in minutes: the first call of all but the first
+of a kind takes what a warm cache leaves of it (benchmarks/search.py reckons with the first).
 
-On the CPU each process has one thread, one worker is right, and what a search is shown is the processor time of a call,
-which other programs hardly change; wall time stands beside it.
+On the CPU each process has one thread, nobody waits for anybody, and what a search is shown is processor time, of a
+call and of a trial, which other programs hardly change; a call's wall time stands beside it.
 """
 
 import argparse
@@ -236,18 +236,20 @@ class Recorder:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.scratch / "compiled")
-        gate, compiling, announce = Gate(self.scratch), compiles(configuration), process._announce
-        cpu_s: dict[str, float] = {}
+        gate, announce = Gate(self.scratch), process._announce
+        apart = ("first_call",) if compiles(configuration) else ()
+        cpu_s, since = {"": 0.0}, [sum(os.times()[:4])]
 
         def begin(where: Path, phase: str) -> None:
             # A phase's seconds are counted from here on: waiting is not in them.
             gate.leave()
-            now = time.process_time()
-            cpu_s["measured"] = now - cpu_s.pop("measure") if "measure" in cpu_s else cpu_s.get("measured", 0.0)
-            if phase in ALONE or (phase in SHARED and not (compiling and phase == "first_call")):
+            since.append(sum(os.times()[:4]))
+            cpu_s[next(reversed(cpu_s))] += since[-1] - since[-2]
+            cpu_s[phase] = 0.0
+            if not phase:
+                return
+            if self.device != "cpu" and (phase in ALONE or (phase in SHARED and phase not in apart)):
                 gate.enter(alone=phase in ALONE)
-            if phase == "measure":
-                cpu_s["measure"] = time.process_time()
             announce(where, phase)
 
         process._announce = begin
@@ -265,31 +267,35 @@ class Recorder:
                 import_s=0.0,
             )
         )
-        (folder / "cpu_s").write_text(str(cpu_s["measured"]))
+        begin(folder, "")
+        (folder / "cpu_s.json").write_text(json.dumps({phase: s for phase, s in cpu_s.items() if phase}))
 
     def row(self, configuration: Configuration, result: TrialResult) -> dict[str, Any]:
         """What the table keeps."""
-        phases_s = {name: round(seconds, 2) for name, seconds in result.phases_s.items() if seconds > 0.005}
+        phases_s = result.phases_s
+        with suppress(OSError, ValueError):
+            # Processor time, of compilers too: other programs hardly change it.
+            if self.device == "cpu":
+                phases_s = json.loads((self.folder(configuration) / "cpu_s.json").read_text())
         row: dict[str, Any] = {
             "configuration": configuration.to_dict()["techniques"],
             "outcome": str(result.outcome),
-            "seconds": round(sum(result.phases_s.values()), 2),
-            "phases_s": phases_s,
+            "seconds": round(sum(phases_s.values()), 2),
+            "phases_s": {name: round(seconds, 2) for name, seconds in phases_s.items() if seconds > 0.005},
         }
         if result.outcome is not Outcome.COMPLETE:
             return row | {"reason": result.reason.replace(str(self.scratch), "...")[:160]}
         found = result.measurements
         (shape, *_) = found["latency"]
         calls = sum(one["n"] for one in found["latency"])
-        with suppress(OSError, ValueError):
-            row["cpu_ms"] = round(1000 * float((self.folder(configuration) / "cpu_s").read_text()) / calls, 1)
-        on_cpu = self.device == "cpu" and "cpu_ms" in row
+        wall_ms = found["latency_ms"]
+        latency_ms = 1000 * phases_s["measure"] / calls if self.device == "cpu" else wall_ms
         # Beside other processes, only the allocator tells what is this one's.
         allocator_gib = found["memory"]["reserved_gib"] if "memory" in found else None
         peak_gib = found.get("peak_vram_gib", found["setup_peak_vram_gib"])
         return row | {
-            "latency_ms": row["cpu_ms"] if on_cpu else round(found["latency_ms"], 2),
-            "wall_ms": round(found["latency_ms"], 2),
+            "latency_ms": round(latency_ms, 2),
+            "wall_ms": round(wall_ms, 2),
             "n": shape["n"],
             "least_ms": round(shape["min_ms"], 2),
             "most_ms": round(shape["max_ms"], 2),
@@ -297,7 +303,6 @@ class Recorder:
             "drift": found["drift"] and round(found["drift"], 4),
             "verdict": str(found["quality"]["verdict"]),
             "pictures": len(found["quality"]["pictures"]),
-            "first_call_s": round(found["first_call_ms"] / 1000, 2),
         }
 
 
@@ -432,7 +437,8 @@ def main() -> None:
             head = {
                 "schema": SCHEMA_VERSION,
                 "study": study.name,
-                "measured": f"{options.workers} processes side by side, timed in turns",
+                "measured": f"{options.workers} processes side by side"
+                + (", processor time per call" if device == "cpu" else ", timed in turns"),
                 "note": options.note,
                 "fingerprint": fingerprint.to_dict(),
                 "target": {**dataclasses.asdict(target), "packages": sorted(target.packages)},

@@ -49,6 +49,7 @@ from paretune.search_space import (
     Trait,
     fitting_recipes,
     impossible,
+    patience,
     technique,
 )
 
@@ -313,15 +314,17 @@ def ours(table: Table, seed: int) -> Iterator[Configuration]:
     """As a launch: torch.compile, which reports compare with, recipes, the surrogate, and TPE where that is silent."""
     first = [TORCH_COMPILE] if TORCH_COMPILE in table.space and not table.impossible(TORCH_COMPILE) else []
     recipes = [one for _, one in fitting_recipes(table.space, table.target, table.pipelines)]
-    yield from _guided(table, seed, [*first, *recipes])
+    quick = [one for one in recipes if patience(one) == 1]
+    yield from _guided(table, seed, first + quick, [one for one in recipes if one not in quick])
 
 
 def without_recipes(table: Table, seed: int) -> Iterator[Configuration]:
     """The surrogate from the reference on."""
-    yield from _guided(table, seed, [])
+    yield from _guided(table, seed, [], [])
 
 
-def _guided(table: Table, seed: int, first: list[Configuration]) -> Iterator[Configuration]:
+def _guided(table: Table, seed: int, first: list[Configuration], slow: list[Configuration]) -> Iterator[Configuration]:
+    """first: in their order; slow: then, which promises most."""
     known = [Configuration()]
     effects = {table.effect(Configuration())}
 
@@ -332,7 +335,11 @@ def _guided(table: Table, seed: int, first: list[Configuration]) -> Iterator[Con
     fallback = POLICIES["tpe"](table, seed)
     queue = list(first)
     while True:
-        guessed = None if queue else surrogate.propose([table.known(one) for one in known])
+        seen = [table.known(one) for one in known]
+        if not queue and slow:
+            queue.append(surrogate.first_of(slow, seen))
+            slow.remove(queue[0])
+        guessed = None if queue else surrogate.propose(seen)
         proposed = queue.pop(0) if queue else guessed or next(fallback)
         if not new(proposed):
             continue

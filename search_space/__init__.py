@@ -5,6 +5,7 @@ from ._by_device import Offer, default_space, offered
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, user_modules, vaes
 from ._packages import how_to_install, is_installed
+from ._patience import MAKES_NOTHING_FASTER, patience
 from ._recipes import RECIPES, Goal, Recipe, fitting_recipes
 from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
@@ -19,6 +20,7 @@ from ._why_never import variants, why_never, why_not_on
 
 __all__ = [
     "LOSSES",
+    "MAKES_NOTHING_FASTER",
     "OFF",
     "ON",
     "RECIPES",
@@ -59,6 +61,7 @@ __all__ = [
     "load_techniques",
     "offered",
     "other_modules",
+    "patience",
     "reordering_sources",
     "technique",
     "text_encoders",

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...search_space import LOSSES, Configuration, Loss, SearchSpace, Value
+from ...search_space import (
+    LOSSES,
+    MAKES_NOTHING_FASTER,
+    Configuration,
+    Loss,
+    SearchSpace,
+    Value,
+    patience,
+)
 
 Array = np.ndarray
 Chosen = dict[str, dict[str, Value]]
@@ -62,7 +70,7 @@ class Surrogate:
             for parameter, values in choices.items():
                 for value in values if len(values) > 1 else ():
                     self._columns[name, parameter, str(value)] = len(self._columns)
-        self._exact: dict[tuple[str, tuple[Value, ...]], bool] = {}
+        self._known_alone: dict[tuple[str, tuple[Value, ...]], tuple[bool, float]] = {}
         self._asked = 0
 
     def propose(self, known: Sequence[Known]) -> Configuration | None:
@@ -74,21 +82,32 @@ class Surrogate:
         # In turns: the least latency, the same without loss, the least latency, a compromise between the objectives.
         turn = self._asked % 4
         values = _scalarised(working, self._random) if turn == 3 else _logarithms(working)[:, 0]
-        proposed = self._best_of(known, values, lossless=turn == 1)
-        if proposed is None and turn == 1:
-            proposed = self._best_of(known, values, lossless=False)
+        proposed = self._best_of(known, values, lossless=turn == 1, fast=turn != 3)
+        if proposed is None:
+            proposed = self._best_of(known, values, lossless=False, fast=False)
         return proposed
 
-    def _best_of(self, known: Sequence[Known], values: Array, *, lossless: bool) -> Configuration | None:
+    def first_of(self, candidates: Sequence[Configuration], known: Sequence[Known]) -> Configuration:
+        """Which of these promises most; the first one while too little is known."""
+        working = [one for one in known if one.works]
+        if len(working) < LEAST_KNOWN:
+            return candidates[0]
+        promise = self._promise(known, _logarithms(working)[:, 0], lossless=False)
+        return candidates[int(np.argmax(promise([_chosen(one) for one in candidates])))]
+
+    def _best_of(self, known: Sequence[Known], values: Array, *, lossless: bool, fast: bool) -> Configuration | None:
         """The allowed one that promises most, climbed to from the best that are known; None when nothing is left.
 
-        values: of the known ones that work, what is to be small.
+        values: of the known ones that work, what is to be small. fast: what makes nothing faster is left out.
+        At most one thing is tried of which nothing is known, so that it can be seen what it does.
         """
         promise = self._promise(known, values, lossless)
         working = [one for one in known if one.works]
         order = [working[i] for i in np.argsort(values)]
         good = [one for one in order if one.violation <= 0 and _may(one, lossless)] or order
         starts = [_chosen(one.configuration) for one in good[:STARTS]]
+        slow = MAKES_NOTHING_FASTER.difference(*starts) if fast else frozenset()
+        tried = {part for one in known for part in _parts(_chosen(one.configuration))}
         promises: dict[Configuration, float] = {}
         seen: set[frozenset[tuple[str, tuple[Value, ...]]]] = set()
         for climbed in range(CLIMBS):
@@ -98,12 +117,14 @@ class Surrogate:
             new = []
             for one in changed:
                 key = frozenset((name, tuple(chosen.values())) for name, chosen in one.items())
-                if key not in seen and (not lossless or self._is_exact(one)):
-                    seen.add(key)
+                if key in seen or not slow.isdisjoint(one) or (lossless and not self._is_exact(one)):
+                    continue
+                seen.add(key)
+                if len({name for name, *_ in _parts(one) - tried}) <= 1:
                     new.append(one)
             if not new:
                 break
-            found = promise(self._encode(new))
+            found = promise(new)
             starts = []
             # Whether one is allowed takes longer than to say what it promises: only the first ones are asked about.
             for index in np.argsort(-found)[:MOST_ASKED]:
@@ -115,8 +136,8 @@ class Surrogate:
                     break
         return max(promises, key=lambda one: promises[one], default=None)
 
-    def _promise(self, known: Sequence[Known], values: Array, lossless: bool) -> Callable[[Array], Array]:
-        """How much the encoded ones promise for what they cost, as a logarithm."""
+    def _promise(self, known: Sequence[Known], values: Array, lossless: bool) -> Callable[[Sequence[Chosen]], Array]:
+        """How much they promise for what they cost, as a logarithm."""
         everything = self._encode([_chosen(one.configuration) for one in known])
         working = [one for one in known if one.works]
         inside = everything[[one.works for one in known]]
@@ -127,26 +148,38 @@ class Surrogate:
         breaks = _Process(inside, broken) if np.ptp(broken) > 0 else None
         works = np.array([1.0 if one.works else 0.0 for one in known])
         succeeds = _Process(everything, works) if np.ptp(works) > 0 else None
-        cost = _Process(everything, np.log([max(one.seconds, 0.1) for one in known]))
+        seconds = np.log([max(one.seconds, 0.1) for one in known])
+        cost = _Process(everything, seconds - self._expected_cost([_chosen(one.configuration) for one in known]))
 
-        def promise(rows: Array) -> Array:
+        def promise(candidates: Sequence[Chosen]) -> Array:
+            rows = self._encode(candidates)
             improvement = _expected_improvement(*value(rows), best)
             if breaks is not None:
                 mean, sd = breaks(rows)
                 improvement = improvement * _normal_cdf(-mean / sd)
             if succeeds is not None:
                 improvement = improvement * np.clip(succeeds(rows)[0], 0.02, 1.0)
-            return np.asarray(np.log(improvement + 1e-12) - COST_EXPONENT * cost(rows)[0])
+            log_seconds = cost(rows)[0] + self._expected_cost(candidates)
+            return np.asarray(np.log(improvement + 1e-12) - COST_EXPONENT * log_seconds)
 
         return promise
 
     def _is_exact(self, chosen: Chosen) -> bool:
         """Whether it loses nothing but rounding."""
-        for name, values in chosen.items():
-            step = name, tuple(values.values())
-            if step not in self._exact:
-                self._exact[step] = _exact(Configuration.of({name: values}))
-        return all(self._exact[name, tuple(values.values())] for name, values in chosen.items())
+        return all(self._alone(name, values)[0] for name, values in chosen.items())
+
+    def _expected_cost(self, candidates: Sequence[Chosen]) -> Array:
+        """What is known of the logarithm of their seconds without measuring, but for a constant."""
+        costs = [[self._alone(name, values)[1] for name, values in one.items()] for one in candidates]
+        return np.array([max(cost, default=0.0) for cost in costs])
+
+    def _alone(self, name: str, values: dict[str, Value]) -> tuple[bool, float]:
+        """Of one technique: whether it loses nothing but rounding, and its expected cost."""
+        key = name, tuple(values.values())
+        if key not in self._known_alone:
+            configuration = Configuration.of({name: values})
+            self._known_alone[key] = _exact(configuration), math.log(patience(configuration))
+        return self._known_alone[key]
 
     def _changes(self, chosen: Chosen) -> list[Chosen]:
         """What differs from it in one technique of the space, or in one parameter of one."""
@@ -180,6 +213,12 @@ class Surrogate:
                     if column in self._columns:
                         row[self._columns[column]] = 1.0
         return rows
+
+
+def _parts(chosen: Chosen) -> set[tuple[str, ...]]:
+    """(technique) and (technique, parameter, value) of each."""
+    values = {(name, parameter, str(value)) for name, values in chosen.items() for parameter, value in values.items()}
+    return values | {(name,) for name in chosen}
 
 
 def _chosen(configuration: Configuration) -> Chosen:

@@ -45,8 +45,19 @@ def test_a_gpu_has_every_goal_and_a_cpu_has_no_gpu_techniques() -> None:
 
 
 def test_what_answers_in_seconds_comes_before_what_compiles() -> None:
-    first = next(iter(fitted(L40S).values()))
-    assert first.get("torch_compile") is None
+    speed = [c for r, c in fitting_recipes(EVERYTHING, L40S, SDXL) if r.goal is not Goal.LEAST_MEMORY]
+    compiled = ["torch_compile" in str(configuration) for configuration in speed]
+    assert compiled == sorted(compiled)
+    assert {False, True} == set(compiled)
+    assert [recipe.goal for recipe, _ in fitting_recipes(EVERYTHING, L40S, SDXL)][-1] is Goal.LEAST_MEMORY
+
+
+def test_a_pipeline_in_32_bits_is_brought_to_16_and_one_in_16_is_left_as_it_is() -> None:
+    modules = {name: {**facts, "dtype": "float16"} for name, facts in SDXL["main"].to_dict()["modules"].items()}
+    short = {"main": PipelineFacts.from_dict({**SDXL["main"].to_dict(), "modules": modules})}
+    for pipelines, dtype in ((SDXL, {"dtype": "float16"}), (short, None)):
+        found = {recipe.name: one for recipe, one in fitting_recipes(EVERYTHING, L40S, pipelines)}
+        assert found["compiled graphs with a step cache"].get("dtype") == dtype
 
 
 def test_a_recipe_keeps_to_the_space() -> None:
