@@ -4,8 +4,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ._artefacts import counters, open_artefacts
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
+from ._standalone import load_portable_cache
 from ._technique import Technique
 from ._techniques import technique
 from ._watch import applied_once, watch
@@ -25,13 +27,22 @@ from typing import Any
 
 APPLY = '''
 
-{once}def apply(pipelines: Any) -> None:
-    """Apply every technique in order, in place, to one pipeline or to {{name: pipeline}}."""
+{once}def apply(pipelines: Any, artefacts: Any = None, *, on_miss: str = "compile") -> None:
+    """Apply every technique in order, in place, to one pipeline or to {{name: pipeline}}.
+
+{about}
+    """
     if not isinstance(pipelines, dict):
         pipelines = {{"main": pipelines}}
 {body}
 '''
 
+
+WITH_ARTEFACTS = """\
+    artefacts: the bundle's folder of that name, with the compiled code; None compiles here. on_miss: what becomes of a
+    call that nothing in it was built for: "compile" (eager, while another thread compiles), "eager", or "error".
+    counters(pipelines) says how calls were answered."""
+WITHOUT_ARTEFACTS = "    Nothing of it is compiled, so artefacts and on_miss mean nothing."
 
 FINDERS: tuple[Callable[..., Any], ...] = (denoisers, vaes, text_encoders, other_modules)
 """A technique changes the modules that those among its helpers find; all of them where it names none."""
@@ -43,10 +54,12 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     versions: packages it was measured with, for the file's head.
     """
     used = [technique(step.technique) for step in configuration.steps]
+    loading = any(known.artefacts for known in used)
     changing = {finder for known in used for finder in set(FINDERS) & set(known.helpers) or FINDERS}
     finders = [finder for finder in FINDERS if finder in changing]
     around = [torch_modules, *(FINDERS if other_modules in finders else finders), watch, applied_once]
     helpers = [function for known in used for function in known.helpers] + (around if used else [])
+    helpers += [load_portable_cache, open_artefacts, counters] if loading else []
     functions = _unique(helpers + [known.apply for known in used])
     needed = [p for step in configuration.steps for p in technique(step.technique).packages_with(step.parameters)]
     packages = "".join(f", {package}" for package in _unique(needed))
@@ -58,15 +71,18 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
         versions=f"Measured with {measured}." if measured else "",
     )
     calls = [_call(step, technique(step.technique)) for step in configuration.steps]
+    calls = (["    loaded = open_artefacts(artefacts, on_miss)"] if loading else []) + calls
     body = "\n".join(calls) if calls else "    # The reference: nothing is changed."
     arguments = ", ".join([f'"{configuration.key}"', *(finder.__name__ for finder in finders)])
     once = f"@applied_once({arguments})\n" if calls else ""
     sources = "".join(f"\n\n{inspect.getsource(function).rstrip()}\n" for function in functions)
-    return head + sources + APPLY.format(once=once, body=body)
+    about = WITH_ARTEFACTS if loading else WITHOUT_ARTEFACTS
+    return head + sources + APPLY.format(once=once, about=about, body=body)
 
 
 def _call(step: Step, known: Technique) -> str:
     arguments = "".join(f", {parameter}={value!r}" for parameter, value in step.values().items())
+    arguments += ", artefacts=loaded" if known.artefacts else ""
     return f"    # {known.summary} ({known.loss_with(step.parameters)})\n    {step.technique}(pipelines{arguments})"
 
 

@@ -1,46 +1,101 @@
-"""torch.compile, with a count of what it did.
+"""torch.compile, or code that came with the configuration, with a count of what it did.
 
 Exported with the techniques that use it, as the functions of `_modules` are.
 """
 
 from typing import Any
 
+from ._artefacts import answered, build_artefact
+from ._call_shape import (
+    call_key,
+    described,
+    described_switches,
+    described_tensor,
+    put_together,
+    switches,
+)
+from ._module_state import module_state
+from ._standalone import compile_to_folder, in_folder, load_from_folder
+from ._structure import module_structure, module_weights, watched_structure
 
-def compiled(module: Any, part: str, **options: Any) -> None:
+
+def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> None:
     """Compile `module.part` in place, so that hooks and wrappers added later stay outside of the compiled graph.
 
-    module.compiled_parts[part] counts its "calls", and the "graphs" that were made in them.
+    artefacts: what open_artefacts gave, to use the code in it; None: torch.compile. options: of torch.compile.
+    module.compiled_parts[part] counts its "calls", the "graphs" that torch.compile made in them, and how artefacts
+    answered them (see `answered`).
     """
     import torch
 
-    # Every batch size and resolution is a graph of its own, and every width of a block; beyond the limit torch falls
-    # back to eager silently.
-    torch._dynamo.config.recompile_limit = 256
-    run: Any = torch.compile(getattr(module, part), **options)
-    counts = {"calls": 0, "graphs": 0}
+    inner = getattr(module, part)
+    counts = dict.fromkeys(("calls", "graphs", "loaded", "missed", "eager", "compiled", "ready"), 0)
     module.__dict__.setdefault("compiled_parts", {})[part] = counts
-    made: Any = torch._dynamo.utils.counters
+
+    def compile_now() -> Any:
+        # Every batch size and resolution is a graph of its own, and every width of a block; beyond the limit torch
+        # falls back to eager silently.
+        torch._dynamo.config.recompile_limit = 256
+        run: Any = torch.compile(inner, **options)
+        made: Any = torch._dynamo.utils.counters
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            before = made["stats"]["unique_graphs"]
+            result = run(*args, **kwargs)
+            counts["graphs"] += made["stats"]["unique_graphs"] - before
+            return result
+
+        return counted
+
+    if artefacts is not None:
+        mode, more = options.get("mode") or "default", options.get("options") or {}
+        with_mode = {**torch._inductor.list_mode_options(mode), **more}
+        setattr(module, part, answered(artefacts, module, part, inner, compile_now, with_mode, counts))
+        return
+    run = compile_now()
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        before = made["stats"]["unique_graphs"]
         result = run(*args, **kwargs)
         counts["calls"] += 1
-        counts["graphs"] += made["stats"]["unique_graphs"] - before
         return result
 
     setattr(module, part, call)
 
 
+COMPILED_HELPERS = (
+    module_state,
+    call_key,
+    described_tensor,
+    described,
+    put_together,
+    switches,
+    described_switches,
+    module_structure,
+    module_weights,
+    watched_structure,
+    in_folder,
+    compile_to_folder,
+    load_from_folder,
+    build_artefact,
+    answered,
+    compiled,
+)
+"""What a technique that calls compiled() names among its helpers."""
+
+
 def not_compiled(modules: list[Any]) -> str | None:
     """Which of these modules did not run compiled; None when all did. Equal modules share their graphs."""
     parts = [(type(m).__name__, name, n) for m in modules for name, n in getattr(m, "compiled_parts", {}).items()]
-    graphs = {(kind, name): sum(n["graphs"] for k, p, n in parts if (k, p) == (kind, name)) for kind, name, _ in parts}
+    made = {
+        (kind, name): sum(n["graphs"] + n["loaded"] for k, p, n in parts if (k, p) == (kind, name))
+        for kind, name, _ in parts
+    }
     for module in modules:
         if not getattr(module, "compiled_parts", {}):
             return f"{type(module).__name__} is not compiled"
     for kind, name, counts in parts:
         if not counts["calls"]:
             return f"the compiled {name} of {kind} was not called"
-        if not graphs[kind, name]:
+        if not made[kind, name]:
             return f"no graph was made of {name} of {kind}"
     return None

@@ -201,6 +201,10 @@ class Technique:
     packages: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     """Python packages (as pip names them, with the version where one is needed: "sageattention>=2.1.1") that it needs
     beyond torch and diffusers; or, where that depends on the parameters, a function that takes them."""
+    artefacts: bool = False
+    """Whether its function takes `artefacts` too: what open_artefacts() gave (search_space/_artefacts.py), or None.
+    What it compiles can then travel in a bundle. It is built in a fresh process while the requests run, call by call,
+    because an adapter may be there in some of them only."""
     on_request: bool = False
     """Whether it is used only where a study names it."""
 

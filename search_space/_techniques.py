@@ -8,6 +8,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
+from ._artefacts import counters, open_artefacts
 from ._technique import Technique
 from ._watch import applied_once, watch
 from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
@@ -164,7 +165,9 @@ def _executed(file: Path, before: _File | None) -> _File:
 def _refuse_equal_names(techniques: list[Technique], file: Path) -> None:
     """Functions of one name are one function: in apply.py, the last would stand for all of them."""
     sources = {"apply": "the entry point of apply.py"}
-    sources |= {function.__name__: inspect.getsource(function) for function in (watch, applied_once)}
+    sources |= {
+        function.__name__: inspect.getsource(function) for function in (watch, applied_once, open_artefacts, counters)
+    }
     for known in techniques:
         for function in (*known.helpers, known.apply):
             source = inspect.getsource(function)

@@ -78,10 +78,10 @@ def applied_once(configuration: str, *finders: Any) -> Any:
 
     def decorate(apply: Any) -> Any:
         @functools.wraps(apply)
-        def once(pipelines: Any) -> None:
+        def once(pipelines: Any, *args: Any, **kwargs: Any) -> None:
             named = pipelines if isinstance(pipelines, dict) else {"main": pipelines}
             mark(changed(named))
-            apply(named)
+            apply(named, *args, **kwargs)
             watch(named, still_there(named, changed(named)))
 
         return once

@@ -66,7 +66,7 @@ def check_description(known: Technique) -> None:
     assert known.source, f"{known.name}: the source says who describes how it works"
     assert known.apply.__doc__, f"{known.name}: its function has no docstring"
     taken = list(inspect.signature(known.apply).parameters)[1:]
-    declared = list(known.parameters.choices())
+    declared = [*known.parameters.choices(), *(["artefacts"] if known.artefacts else [])]
     assert taken == declared, f"{known.name}: its function takes {taken}, and its Parameters are {declared}"
 
 

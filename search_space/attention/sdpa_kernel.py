@@ -56,13 +56,13 @@ def sdpa_kernel(pipelines: dict[str, Any], *, unet: str, vae: str) -> None:
             try:
                 if kernel == "default":
                     return inner(*args, **kwargs)
-                module.sdpa_kernel_calls += 1
+                module.sdpa_kernel_calls["count"] += 1
                 with only([backends[kernel]]):
                     return inner(*args, **kwargs)
             finally:
                 inside.remove(threading.get_ident())
 
-        module.sdpa_kernel_calls = 0
+        module.sdpa_kernel_calls = {"count": 0}
         wrap_forward(module, "sdpa_kernel", enclosed)
 
     for module in denoisers(pipelines):
@@ -80,7 +80,7 @@ def took_effect(pipelines: dict[str, Any], *, unet: str, vae: str) -> str | None
     """Whether the modules ran inside the restriction (torch itself sees to it that no other kernel was used)."""
     chosen = denoisers(pipelines) if unet != "default" else []
     chosen += [module.decoder for module in vaes(pipelines)] if vae != "default" else []
-    if not chosen or not all(getattr(module, "sdpa_kernel_calls", 0) for module in chosen):
+    if not chosen or not all(getattr(module, "sdpa_kernel_calls", {}).get("count") for module in chosen):
         return "a module did not run with the chosen kernel"
     return None
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._compiled import compiled, not_compiled
+from .._compiled import COMPILED_HELPERS, compiled, not_compiled
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
@@ -46,9 +46,16 @@ def compiled_regions(denoiser: Any, region: str) -> list[Any]:
 
 
 def torch_compile(
-    pipelines: dict[str, Any], *, region: str, mode: str, recipe: str, dynamic: str, fullgraph: bool
+    pipelines: dict[str, Any],
+    *,
+    region: str,
+    mode: str,
+    recipe: str,
+    dynamic: str,
+    fullgraph: bool,
+    artefacts: Any = None,
 ) -> None:
-    """Compile in place of `forward`."""
+    """Compile in place of `forward`. What is in `artefacts` is for the sizes that it was built for, and no others."""
     from torch._inductor import list_mode_options
 
     recipes: dict[str, dict[str, Any]] = {
@@ -74,7 +81,7 @@ def torch_compile(
         for module in compiled_regions(denoiser, region):
             # A step cache splits forward() into parts that are each one graph, and lists them here.
             for part in getattr(module, "forward_parts", ["forward"]):
-                compiled(module, part, **how)
+                compiled(module, part, artefacts, **how)
 
 
 def took_effect(pipelines: dict[str, Any], *, region: str, **others: Any) -> str | None:
@@ -131,5 +138,6 @@ TECHNIQUE = Technique(
         "LoRAs and IP-Adapters may be loaded after it; the first call with each new combination compiles again."
     ),
     plan=plan,
-    helpers=(torch_modules, denoisers, compiled, compiled_regions),
+    helpers=(torch_modules, denoisers, *COMPILED_HELPERS, compiled_regions),
+    artefacts=True,
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._compiled import compiled, not_compiled
+from .._compiled import COMPILED_HELPERS, compiled, not_compiled
 from .._modules import text_encoders, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
@@ -16,10 +16,10 @@ class TorchCompileTextEncodersParameters(Parameters):
     mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = "default"
 
 
-def torch_compile_text_encoders(pipelines: dict[str, Any], *, mode: str) -> None:
+def torch_compile_text_encoders(pipelines: dict[str, Any], *, mode: str, artefacts: Any = None) -> None:
     """Compile in place of `forward`."""
     for encoder in text_encoders(pipelines):
-        compiled(encoder, "forward", mode=mode)
+        compiled(encoder, "forward", artefacts, mode=mode)
 
 
 def took_effect(pipelines: dict[str, Any], *, mode: str) -> str | None:
@@ -61,5 +61,6 @@ TECHNIQUE = Technique(
         "LoRAs and IP-Adapters may be loaded after it; "
         "the first call with a text encoder that a LoRA has changed compiles again."
     ),
-    helpers=(torch_modules, text_encoders, compiled),
+    helpers=(torch_modules, text_encoders, *COMPILED_HELPERS),
+    artefacts=True,
 )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._compiled import compiled, not_compiled
+from .._compiled import COMPILED_HELPERS, compiled, not_compiled
 from .._modules import torch_modules, vaes
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
@@ -23,12 +23,12 @@ class TorchCompileVaeParameters(Parameters):
     mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = "default"
 
 
-def torch_compile_vae(pipelines: dict[str, Any], *, parts: str, mode: str) -> None:
+def torch_compile_vae(pipelines: dict[str, Any], *, parts: str, mode: str, artefacts: Any = None) -> None:
     """Compile the networks inside of the VAE: what is around them slices, tiles and converts."""
     for vae in vaes(pipelines):
-        compiled(vae.decoder, "forward", mode=mode)
+        compiled(vae.decoder, "forward", artefacts, mode=mode)
         if parts == "decoder_encoder":
-            compiled(vae.encoder, "forward", mode=mode)
+            compiled(vae.encoder, "forward", artefacts, mode=mode)
 
 
 def took_effect(pipelines: dict[str, Any], *, parts: str, mode: str) -> str | None:
@@ -71,5 +71,6 @@ TECHNIQUE = Technique(
     traits=traits,
     roles=frozenset({Role.VAE}),
     adapters_later="LoRAs and IP-Adapters may be loaded after it.",
-    helpers=(torch_modules, vaes, compiled),
+    helpers=(torch_modules, vaes, *COMPILED_HELPERS),
+    artefacts=True,
 )

@@ -18,12 +18,12 @@ def text_encoder_offload(pipelines: dict[str, Any]) -> None:
 
     def offload(encoder: Any) -> Any:
         _, hook = cpu_offload_with_hook(encoder, torch.device("cuda"))
-        encoder.text_encoder_offloads = 0
+        encoder.text_encoder_offloads = {"count": 0}
 
         def leave() -> None:
             if next(encoder.parameters()).device.type != "cpu":
                 hook.offload()
-                encoder.text_encoder_offloads += 1
+                encoder.text_encoder_offloads["count"] += 1
 
         return leave
 
@@ -45,7 +45,7 @@ def text_encoder_offload(pipelines: dict[str, Any]) -> None:
 def took_effect(pipelines: dict[str, Any]) -> str | None:
     """Whether the encoders have left the GPU after the call, and had been there."""
     for encoder in text_encoders(pipelines):
-        if not getattr(encoder, "text_encoder_offloads", 0):
+        if not getattr(encoder, "text_encoder_offloads", {}).get("count"):
             return f"{type(encoder).__name__} never left the GPU"
         if any(parameter.device.type != "cpu" for parameter in encoder.parameters()):
             return f"{type(encoder).__name__} stayed on the GPU"

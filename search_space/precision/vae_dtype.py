@@ -26,7 +26,7 @@ def vae_dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
         inner = getattr(vae, name)
 
         def converted(value: Any, *args: Any, **kwargs: Any) -> Any:
-            vae.vae_dtype_calls += 1
+            vae.vae_dtype_calls["count"] += 1
             return inner(value.to(wanted), *args, **kwargs)
 
         setattr(vae, name, converted)
@@ -35,7 +35,7 @@ def vae_dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
         torch.nn.Module.to(vae, dtype=wanted)
         # Else a pipeline converts a float16 VAE to float32 in each call, and back.
         vae.register_to_config(force_upcast=False)
-        vae.vae_dtype_calls = 0
+        vae.vae_dtype_calls = {"count": 0}
         between(vae, "decode")
         between(vae, "encode")
 
@@ -45,7 +45,7 @@ def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
     import torch
 
     for vae in vaes(pipelines):
-        if not getattr(vae, "vae_dtype_calls", 0):
+        if not getattr(vae, "vae_dtype_calls", {}).get("count"):
             return "no call went through the VAE"
         found = {parameter.dtype for parameter in vae.parameters()}
         if found != {getattr(torch, dtype)}:

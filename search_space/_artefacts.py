@@ -1,0 +1,292 @@
+"""Compiled code that travels in a bundle: built from the calls that a workload makes, used for calls that are the same.
+
+Exported with the techniques that compile, as the functions of `_modules` are.
+"""
+
+from typing import Any
+
+from ._call_shape import call_key, described, described_switches, put_together, switches
+from ._modules import torch_modules
+from ._standalone import compile_to_folder, load_from_folder, load_portable_cache
+from ._structure import module_weights, watched_structure
+
+
+def open_artefacts(folder: Any, on_miss: str) -> Any:
+    """What the compiling techniques get as `artefacts`: what is in `folder`, loaded; None to compile as if there were
+    none.
+
+    on_miss: what becomes of a call that nothing in it fits. "compile": it is answered eagerly while torch.compile works
+    in another thread; "eager"; "error": RuntimeError; "build": what it would need is built and put into the folder.
+    Raises ValueError for another one, and RuntimeError where the folder cannot be used.
+    """
+    import json
+    import logging
+    import pathlib
+
+    import torch
+
+    if on_miss not in ("compile", "eager", "error", "build"):
+        raise ValueError(f'on_miss is "compile", "eager" or "error", not {on_miss!r}')
+    if folder is None:
+        return None
+    folder = pathlib.Path(folder)
+    file = folder / "index.json"
+    if on_miss == "build" and not file.exists():
+        (folder / "code").mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"schema": 1, "way": "standalone_compile", "torch": torch.__version__, "parts": []}))
+    try:
+        index = json.loads(file.read_text())
+        schema, way = index["schema"], index["way"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RuntimeError(f"{file} cannot be used ({error}): export the bundle again") from None
+    if schema != 1 or way not in ("standalone_compile", "portable_cache"):
+        raise RuntimeError(f"{file} is of another version ({schema}, {way}): export the bundle again")
+    if index["torch"] != torch.__version__:
+        raise RuntimeError(f"{folder} was compiled by torch {index['torch']}, and this is torch {torch.__version__}")
+    if way == "portable_cache":
+        load_portable_cache(folder / "cache.bin")
+        return None
+    store: dict[str, Any] = {"folder": folder, "on_miss": on_miss, "index": index, "code": {}}
+    for entry in index["parts"]:
+        if "failed" in entry:
+            continue
+        try:
+            run = load_from_folder(folder / "code" / entry["code"], changing=on_miss == "build")
+        except Exception as error:
+            logging.getLogger("artefacts").warning("%s of %s: %s", entry["part"], entry["module"], error)
+        else:
+            store["code"][entry["code"]] = (entry, run)
+    return store
+
+
+def build_artefact(store: Any, code: str, call: Any, module: Any, part: str, inner: Any, options: Any) -> Any:
+    """Compile inner, which is module.part, for calls such as call = (args, kwargs), and keep it in the store as `code`.
+
+    Returns what inner says to that call. What cannot be built is noted in the index, with the reason.
+    """
+    import json
+    import os
+    import shutil
+    import sys
+    import time
+
+    import torch
+
+    folder, began = store["folder"], time.perf_counter()
+    entry: dict[str, Any] = {"code": code, "part": part, "module": type(module).__name__}
+    result = inner(*call[0], **call[1])
+    draft = folder / "code" / f"draft-{code}"
+
+    def build() -> Any:
+        tensors: list[Any] = []
+        made: list[Any] = []
+        structure = described(call, tensors)
+        entry.update(call=structure, result=described(result, made), switches=described_switches(), options=options)
+
+        class Boundary(torch.nn.Module):
+            """Only tensors go in and come out."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.inside = module
+
+            def forward(self, *given: Any) -> Any:
+                args, kwargs = put_together(structure, given)
+                returned: list[Any] = []
+                described(inner(*args, **kwargs), returned)
+                return tuple(returned)
+
+        with torch.inference_mode(False), torch.no_grad():
+            # torch.export leaves copies of dictionaries that are attributes in their place.
+            before = [(each, dict(vars(each))) for each in module.modules()]
+            try:
+                program = torch.export.export(Boundary(), tuple(tensors), strict=False)
+            finally:
+                for each, kept in before:
+                    vars(each).update(kept)
+            signature = program.graph_signature
+            if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+                raise TypeError("it changes weights or inputs in place")
+            weights, flat, given = module_weights(module), [], iter(tensors)
+            entry["inputs"] = []
+            for number, spec in enumerate(signature.input_specs):
+                name = (spec.target or "").removeprefix("inside.")
+                if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:
+                    entry["inputs"].append("input")
+                    flat.append(next(given))
+                elif name in weights:
+                    entry["inputs"].append(["weight", name])
+                    flat.append(weights[name])
+                else:
+                    constant = program.constants.get(spec.target)
+                    if constant is None or constant.numel() > 8:
+                        raise TypeError(f"{name or f'input {number}'} is no weight of the {entry['module']}")
+                    kind = [str(constant.dtype), str(constant.device)]
+                    entry["inputs"].append(["constant", *kind, constant.tolist()])
+                    flat.append(constant)
+            shutil.rmtree(draft, ignore_errors=True)
+            compile_to_folder(program, flat, options, draft)
+            os.replace(draft, folder / "code" / code)
+            run = load_from_folder(folder / "code" / code, changing=True)
+            # Rounding differs, and nothing else.
+            entry["difference"] = 0.0
+            for found, wanted in zip(run(*flat), made, strict=True):
+                found, wanted = found.double(), wanted.double()
+                apart = float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
+                entry["difference"] = max(entry["difference"], apart)
+            if not entry["difference"] < 0.05:
+                raise TypeError(f"it computes something else: the difference is {entry['difference']:.3g}")
+        return run
+
+    try:
+        store["code"][code] = (entry, build())
+    except Exception as error:
+        entry["failed"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        for place in (draft, folder / "code" / code):
+            shutil.rmtree(place, ignore_errors=True)
+    entry["seconds"] = round(time.perf_counter() - began, 3)
+    # One at a time, so that what is built stays when this process ends early.
+    store["index"]["parts"] = [one for one in store["index"]["parts"] if one["code"] != code] + [entry]
+    (folder / "index.new").write_text(json.dumps(store["index"], indent=1))
+    os.replace(folder / "index.new", folder / "index.json")
+    what = f"{part} of {entry['module']}: {entry.get('failed', 'built')}"
+    print(f"build {len(store['index']['parts'])} {what}", file=sys.stderr, flush=True)
+    return result
+
+
+def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, options: Any, counts: Any) -> Any:
+    """A function that takes the place of inner, which is module.part: it runs the code in the store that was built for
+    such a call of such a module, and where there is none it does what the store's `on_miss` says.
+
+    compile_now() makes a torch.compile'd inner; options: what the code was compiled with. counts: its calls are counted
+    in it.
+    """
+    import hashlib
+    import json
+    import logging
+    import threading
+
+    import torch
+
+    look = watched_structure(module)
+    known: dict[Any, Any] = {}  # {what is taken for granted: (entry, run), or None}
+    bound: dict[str, Any] = {}  # {code: (the weights as look() gave them, those that the code takes, in its order)}
+    ready: dict[Any, Any] = {}  # {the same: what torch.compile has made of it meanwhile, None as long as it works}
+    said: set[Any] = set()
+    # "compile" makes one at a time.
+    turn, made = threading.Lock(), []
+
+    def code_of(structure: str, call: Any) -> str:
+        """The name of code for such a call."""
+        about = [part, structure, described(call, []), described_switches(), options]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+    def run_loaded(found: Any, weights: Any, tensors: list[Any]) -> Any:
+        entry, run = found
+        if entry["code"] not in bound or bound[entry["code"]][0] is not weights:
+            taken: list[Any] = []
+            for one in entry["inputs"]:
+                if one == "input":
+                    taken.append(None)
+                elif one[0] == "weight":
+                    taken.append(weights[one[1]])
+                else:
+                    dtype = getattr(torch, one[1].removeprefix("torch."))
+                    taken.append(torch.tensor(one[3], dtype=dtype, device=one[2]))
+            bound[entry["code"]] = (weights, taken)
+        given = iter(tensors)
+        flat = [next(given) if one is None else one for one in bound[entry["code"]][1]]
+        return put_together(entry["result"], run(*flat))
+
+    def copied(value: Any) -> Any:
+        if torch.is_tensor(value):
+            # With its strides, whatever they are: numbers may lie in memory more than once.
+            memory = value.untyped_storage().clone()
+            return value.new_empty(0).set_(memory, value.storage_offset(), value.size(), value.stride())
+        if isinstance(value, dict):
+            return {name: copied(item) for name, item in value.items()}
+        return type(value)(copied(item) for item in value) if type(value) in (list, tuple) else value
+
+    def compile_aside(key: Any, call: Any, wanted: Any) -> None:
+        made_of: Any = None
+        try:
+            with turn, torch.no_grad():
+                if not made:
+                    made.append(compile_now())
+                # What restricts attention to a kernel, say, holds for the call only; the next one compiles.
+                if switches() == wanted:
+                    made[0](*call[0], **call[1])
+                made_of = made[0]
+        except Exception as error:
+            logging.getLogger("artefacts").warning("%s of %s is not compiled: %s", part, type(module).__name__, error)
+            made_of = inner
+        ready[key] = made_of
+        counts["ready"] += 1
+
+    def recording() -> bool:
+        """Whether a CUDA graph is being recorded: nothing else can be done meanwhile."""
+        return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+    def missed(key: Any, call: Any, structure: Any, why: str) -> Any:
+        counts["missed"] += 1
+        kind = type(module).__name__
+        if (key and key[1:], why) not in said and store["on_miss"] != "build":
+            said.add((key and key[1:], why))
+            logging.getLogger("artefacts").warning("%s of %s: %s (%s)", part, kind, why, store["on_miss"])
+        if store["on_miss"] == "error":
+            raise RuntimeError(f"{part} of {kind}: {why}, and on_miss is error")
+        if store["on_miss"] == "build" and key is not None and not recording():
+            counts["eager"] += 1
+            code = code_of(structure, call)
+            result = build_artefact(store, code, call, module, part, inner, options)
+            known[key] = store["code"].get(code)
+            if known[key] is None:
+                known[key] = False  # tried, and once is enough
+            return result
+        if store["on_miss"] == "compile":
+            if ready.get(key) is not None:
+                counts["compiled"] += 1
+                return ready[key](*call[0], **call[1])
+            if key not in ready and not recording():
+                ready[key] = None
+                aside = (key, copied(call), switches())
+                threading.Thread(target=compile_aside, args=aside, daemon=True).start()
+        counts["eager"] += 1
+        return inner(*call[0], **call[1])
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        counts["calls"] += 1
+        tensors: list[Any] = []
+        try:
+            shape = call_key((args, kwargs), tensors)
+        except TypeError as error:
+            return missed(None, (args, kwargs), None, f"nothing can be built for this call, because {error}")
+        if torch.is_grad_enabled():
+            return missed(None, (args, kwargs), None, "nothing was built for gradients")
+        structure, weights = look()
+        key = (structure, shape, switches())
+        if key not in known:
+            known[key] = store["code"].get(code_of(structure, (args, kwargs)))
+        if known[key]:
+            counts["loaded"] += 1
+            return run_loaded(known[key], weights, tensors)
+        if known[key] is False:
+            counts["missed"] += 1
+            counts["eager"] += 1
+            return inner(*args, **kwargs)
+        return missed(key, (args, kwargs), structure, "nothing was built for such a call")
+
+    return call
+
+
+def counters(pipelines: Any) -> dict[str, int]:
+    """How the calls of compiled parts were answered, all together: "calls"; "loaded" of them by code that came with the
+    configuration; "missed", for which there was none: "eager" of these as if nothing were compiled, "compiled" of them
+    by code made meanwhile. "graphs" were made by torch.compile.
+    """
+    names = ("calls", "loaded", "missed", "eager", "compiled", "graphs")
+    named = pipelines if isinstance(pipelines, dict) else {"main": pipelines}
+    modules = [module for pipeline in named.values() for module in torch_modules(pipeline).values()]
+    layers = {id(layer): layer for module in modules for layer in module.modules()}.values()
+    parts = [counts for layer in layers for counts in vars(layer).get("compiled_parts", {}).values()]
+    return {name: sum(counts[name] for counts in parts) for name in names}

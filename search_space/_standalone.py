@@ -1,0 +1,102 @@
+"""torch's compiled code as files: the only place where its private interfaces are used, for torch 2.11 to 2.13.
+
+Exported with the techniques that compile, as the functions of `_modules` are.
+"""
+
+from typing import Any
+
+
+def in_folder(folder: Any, *, changing: bool) -> Any:
+    """A context in which torch keeps compiled code in `folder`, and, unless `changing`, only reads it.
+
+    torch takes a lock, which is a file, before it looks whether a kernel is there. In a folder that nobody writes to
+    there is nothing to lock.
+    """
+    import contextlib
+    import os
+    from unittest import mock
+
+    from torch._inductor import codecache
+    from torch._inductor.utils import clear_caches
+    from torch.utils import _filelock
+
+    class NoLock:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *args: Any) -> None:
+            pass
+
+    @contextlib.contextmanager
+    def entered() -> Any:
+        place = os.path.abspath(folder)
+        places = {"TORCHINDUCTOR_CACHE_DIR": place, "TRITON_CACHE_DIR": os.path.join(place, "triton")}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.dict(os.environ, places))
+            if not changing:
+                stack.enter_context(mock.patch.object(codecache, "get_lock_dir", return_value=place))
+                stack.enter_context(mock.patch.object(_filelock, "FileLock", NoLock))
+            clear_caches()
+            try:
+                yield
+            finally:
+                clear_caches()
+
+    return entered()
+
+
+def compile_to_folder(program: Any, inputs: list[Any], options: dict[str, Any], folder: Any) -> None:
+    """Compile what torch.export gave, for inputs of exactly this kind, and leave the code in the new folder `folder`.
+
+    options: of TorchInductor. Raises RuntimeError where torch cannot save the code.
+    """
+    import os
+    import shutil
+    import tempfile
+
+    import torch
+
+    # A graph that is launched as one is recorded around the loaded code; it cannot be saved.
+    options = {**options, "triton.cudagraphs": False}
+    with in_folder(folder, changing=True):
+        made = torch._inductor.standalone_compile(
+            program.graph_module,
+            inputs,
+            dynamic_shapes="from_example_inputs",
+            options={"config_patches": options},
+        )
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(folder))) as scratch:
+        saved = os.path.join(scratch, "saved")
+        made.save(path=saved, format="unpacked")
+        # What torch keeps beside the code while it compiles: kernels, which loading would have to make again.
+        for name in ("aotautograd", "fxgraph", "locks"):
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        shutil.copytree(saved, folder, dirs_exist_ok=True)
+
+
+def load_from_folder(folder: Any, *, changing: bool = False) -> Any:
+    """The code in `folder`: a function of tensors, weights and inputs in the order of compile_to_folder, that returns
+    a list or a tuple of tensors. It checks nothing.
+
+    Two of the files are pickles of torch's, which run code when they are read.
+    """
+    import torch
+
+    with in_folder(folder, changing=changing):
+        return torch._inductor.CompiledArtifact.load(path=str(folder), format="unpacked")
+
+
+def load_portable_cache(file: Any) -> None:
+    """Put what `torch.compiler.save_cache_artifacts()` gave where torch.compile looks for it.
+
+    Its bytes hold pickles of torch's, which run code when they are read.
+    """
+    import pathlib
+
+    import torch
+
+    if torch.compiler.load_cache_artifacts(pathlib.Path(file).read_bytes()) is None:
+        raise RuntimeError(f"{file} cannot be read by torch {torch.__version__}")

@@ -1,0 +1,269 @@
+"""Compiled code that travels: it computes with the weights that are there, for the calls that it was built for."""
+
+import logging
+import os
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from paretune.search_space import Configuration, apply_source
+from paretune.search_space._structure import watched_structure
+from paretune.testing import fuse_lora, ip_adapter, load_lora, tiny_sdxl
+
+
+class Denoiser(torch.nn.Module):
+    """A denoiser with everything that code could keep for itself: constants, scales, a tensor that is no parameter."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last = torch.nn.Linear(8, 16), torch.nn.Linear(16, 8)
+        self.register_buffer("shift", torch.randn(8))
+        self.delta = torch.randn(16)
+        self.scale = 2.0
+        self.eval()
+
+    def forward(self, sample: torch.Tensor, timestep: Any, kept: Any = None, return_dict: bool = True) -> Any:
+        """Takes what a U-Net takes: a tensor, a time, a dictionary."""
+        inner = torch.nn.functional.gelu(self.first(sample) * timestep + self.delta) * torch.tensor([0.5])
+        noise = self.last(inner) * self.scale + self.shift + kept["text"].sum()
+        return {"sample": noise} if return_dict else (noise,)
+
+
+Served = tuple[Any, Denoiser, Callable[..., torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def apply_py() -> types.ModuleType:
+    """What a bundle holds."""
+    module = types.ModuleType("apply_with_artefacts")
+    exec(apply_source(Configuration.of({"torch_compile": {}})), vars(module))
+    return module
+
+
+@pytest.fixture(scope="module")
+def artefacts(apply_py: types.ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built once, from the call of a denoiser with other weights than any test has."""
+    folder = tmp_path_factory.mktemp("bundle") / "artefacts"
+    denoiser = Denoiser(seed=1)
+    pipelines = {"main": SimpleNamespace(unet=denoiser)}
+    apply_py.apply(pipelines, folder, on_miss="build")
+    call(denoiser)
+    call(denoiser)
+    counted = apply_py.counters(pipelines)
+    assert (counted["missed"], counted["loaded"]) == (1, 1)
+    return folder
+
+
+def call(denoiser: Any, batch: int = 4, **changed: Any) -> torch.Tensor:
+    """The noise."""
+    drawn = torch.randn((batch, 8), generator=torch.Generator().manual_seed(0))
+    arguments = {"sample": drawn, "timestep": torch.tensor(0.3), "kept": {"text": torch.ones(3)}, "return_dict": False}
+    with torch.no_grad():
+        returned = denoiser(**{**arguments, **changed})
+    result: torch.Tensor = returned["sample"] if isinstance(returned, dict) else returned[0]
+    return result
+
+
+def eager(denoiser: Any, **changed: Any) -> torch.Tensor:
+    """The same without what took the place of forward()."""
+    return call(lambda **arguments: Denoiser.forward(denoiser, **arguments), **changed)
+
+
+def served(apply_py: types.ModuleType, folder: Path, on_miss: str = "eager") -> tuple[Denoiser, dict[str, Any]]:
+    """A denoiser in a worker."""
+    denoiser = Denoiser()
+    pipelines = {"main": SimpleNamespace(unet=denoiser), "second": SimpleNamespace(unet=denoiser)}
+    apply_py.apply(pipelines, folder, on_miss=on_miss)
+    return denoiser, pipelines
+
+
+def test_code_computes_with_the_weights_of_the_live_module(apply_py: types.ModuleType, artefacts: Path) -> None:
+    denoiser, pipelines = served(apply_py, artefacts)
+    changes: list[Callable[[], Any]] = [
+        lambda: None,
+        lambda: denoiser.first.weight.data.mul_(3),
+        lambda: setattr(denoiser.last, "bias", torch.nn.Parameter(torch.randn(8))),
+        lambda: denoiser.shift.fill_(7),
+        lambda: denoiser.delta.neg_(),
+        lambda: setattr(denoiser, "delta", torch.randn(16)),
+        lambda: denoiser.load_state_dict(Denoiser(seed=5).state_dict(), assign=True),
+    ]
+    for number, change in enumerate(changes, start=1):
+        change()
+        assert torch.allclose(call(denoiser), eager(denoiser), atol=1e-5), number
+        assert apply_py.counters(pipelines)["loaded"] == number
+    assert apply_py.counters(pipelines)["graphs"] == 0
+
+
+@pytest.fixture
+def switched() -> Iterator[None]:
+    """With another precision of matrix products."""
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+OTHER_CALLS: dict[str, dict[str, Any]] = {
+    "another batch": {"batch": 3},
+    "other strides": {"sample": torch.randn(8, 4).T},
+    "another number format": {"timestep": torch.tensor(0.3, dtype=torch.float64)},
+    "a number instead of a tensor": {"timestep": 0.3},
+    "another flag": {"return_dict": True},
+    "another key": {"kept": {"text": torch.ones(3), "image": torch.ones(3)}},
+    "an argument of an unknown kind": {"kept": types.MappingProxyType({"text": torch.ones(3)})},
+}
+
+
+@pytest.mark.parametrize("changed", OTHER_CALLS.values(), ids=OTHER_CALLS.keys())
+def test_a_call_that_nothing_fits_is_right_counted_and_said_once(
+    changed: dict[str, Any], apply_py: types.ModuleType, artefacts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    denoiser, pipelines = served(apply_py, artefacts)
+    with caplog.at_level(logging.WARNING, "artefacts"):
+        for _ in range(2):
+            assert torch.equal(call(denoiser, **changed), eager(denoiser, **changed))
+    counted = apply_py.counters(pipelines)
+    assert (counted["missed"], counted["eager"], counted["loaded"]) == (2, 2, 0)
+    assert [record.name for record in caplog.records].count("artefacts") == 1
+    assert torch.allclose(call(denoiser), eager(denoiser), atol=1e-5)
+    assert apply_py.counters(pipelines)["loaded"] == 1
+
+
+@pytest.mark.usefixtures("switched")
+def test_code_is_not_used_under_other_switches(apply_py: types.ModuleType, artefacts: Path) -> None:
+    denoiser, pipelines = served(apply_py, artefacts)
+    call(denoiser)
+    assert apply_py.counters(pipelines)["loaded"] == 0
+    torch.set_float32_matmul_precision("highest")
+    call(denoiser)
+    assert apply_py.counters(pipelines)["loaded"] == 1
+
+
+def test_code_is_not_used_for_a_module_that_computes_something_else(
+    apply_py: types.ModuleType, artefacts: Path
+) -> None:
+    denoiser, pipelines = served(apply_py, artefacts)
+    changes: list[Callable[[], Any]] = [
+        lambda: setattr(denoiser, "scale", 3.0),
+        lambda: (setattr(denoiser, "scale", 2.0), denoiser.first.register_forward_hook(lambda *given: given[2] * 2)),
+        lambda: (denoiser.first._forward_hooks.clear(), setattr(denoiser, "last", torch.nn.Linear(16, 8, bias=False))),
+        lambda: setattr(denoiser, "last", torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Tanh())),
+        lambda: (setattr(denoiser, "last", torch.nn.Linear(16, 8)), denoiser.train()),
+    ]
+    for change in changes:
+        change()
+        assert torch.equal(call(denoiser), eager(denoiser))
+    assert apply_py.counters(pipelines)["loaded"] == 0
+    denoiser.eval()
+    assert torch.allclose(call(denoiser), eager(denoiser), atol=1e-5)
+    assert apply_py.counters(pipelines)["loaded"] == 1
+
+
+def test_a_miss_can_be_an_error(apply_py: types.ModuleType, artefacts: Path) -> None:
+    denoiser, _ = served(apply_py, artefacts, "error")
+    call(denoiser)
+    with pytest.raises(RuntimeError, match="forward of Denoiser: nothing was built for such a call"):
+        call(denoiser, batch=3)
+
+
+def test_a_miss_is_compiled_in_another_thread(
+    apply_py: types.ModuleType, artefacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile(function, backend="eager"))
+    denoiser, pipelines = served(apply_py, artefacts, "compile")
+    ends = time.monotonic() + 120
+    while not apply_py.counters(pipelines)["compiled"]:
+        assert torch.allclose(call(denoiser, batch=3), eager(denoiser, batch=3), atol=1e-5)
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    counted = apply_py.counters(pipelines)
+    assert counted["eager"] >= 1
+    assert counted["graphs"] == 1
+
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+listening: list[tuple[str, Any]] = []
+heard: list[Any] = []
+
+
+def listen(event: str, arguments: Any) -> None:
+    """Hears of every file that this process writes or makes."""
+    if listening and (
+        (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES and arguments[0] != os.devnull)
+        or event in ("os.rename", "os.remove", "os.rmdir", "shutil.copyfile", "tempfile.mkdtemp")
+        or (event == "os.mkdir" and not os.path.isdir(arguments[0]))
+    ):
+        heard.append((event, arguments[0]))
+
+
+def test_loading_writes_nothing_anywhere(apply_py: types.ModuleType, artefacts: Path) -> None:
+    """A bundle is read-only, and what a killed worker had written would stay."""
+    sys.addaudithook(listen)
+    listening.append(("now", None))
+    try:
+        denoiser, pipelines = served(apply_py, artefacts)
+        call(denoiser)
+    finally:
+        listening.clear()
+    assert heard == []
+    assert apply_py.counters(pipelines)["loaded"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be used"),
+        ("{", "cannot be used"),
+        ('{"schema": 2, "way": "standalone_compile"}', "is of another version"),
+        ('{"schema": 1, "way": "standalone_compile", "torch": "1.0", "parts": []}', "compiled by torch 1.0"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_said(
+    text: str | None, said: str, apply_py: types.ModuleType, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "index.json").write_text(text)
+    with pytest.raises(RuntimeError, match=said):
+        served(apply_py, tmp_path)
+    with pytest.raises(ValueError, match="on_miss"):
+        served(apply_py, tmp_path, "sometimes")
+
+
+def test_every_change_of_a_unet_that_its_code_would_not_see_is_noticed() -> None:
+    pipeline = tiny_sdxl()
+    unet = pipeline.unet
+    look = watched_structure(unet)
+    first = look()
+    assert watched_structure(tiny_sdxl().unet)()[0] == first[0]
+
+    def is_another(change: Callable[[], Any], back: Callable[[], Any]) -> bool:
+        change()
+        changed = look()[0] != first[0]
+        back()
+        assert look()[0] == first[0]
+        return changed
+
+    assert is_another(lambda: pipeline.enable_freeu(0.9, 0.2, 1.1, 1.2), pipeline.disable_freeu)
+    convolution = unet.down_blocks[0].resnets[0].conv1
+    padding = [lambda mode=mode: setattr(convolution, "padding_mode", mode) for mode in ("circular", "zeros")]
+    assert is_another(*padding)  # pictures that can be laid side by side
+    assert is_another(unet.half, unet.float)
+    assert is_another(unet.train, unet.eval)
+    fuse_lora(pipeline)
+    unet.conv_in.weight.data = unet.conv_in.weight.data.clone()
+    assert look()[0] == first[0]  # other numbers are read at each call
+    unet._load_ip_adapter_weights([ip_adapter(unet)])
+    with_adapter = look()[0]
+    pipeline.set_ip_adapter_scale(0.5)
+    assert len({first[0], with_adapter, look()[0]}) == 3
+    pipeline.unload_ip_adapter()
+    load_lora(pipeline)
+    assert look()[0] != first[0]
