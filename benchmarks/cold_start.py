@@ -6,15 +6,15 @@
 
 Every row is a fresh process with empty compiler caches. It imports torch and diffusers and loads the weights, which is
 timed; then it waits until no other process does anything, and what follows is timed alone: apply(), with whatever it
-loads or compiles, and the first picture. Then it makes a few more for the steady latency. Only what compiles for minutes
-runs side by side (one process of each configuration at most, which share the cores evenly): those rows are slower than
-they would be alone, and say with how many ("at once").
+loads or compiles, and the first picture. Then it makes a few more for the steady latency. Only what compiles for
+minutes runs side by side (one process of each configuration at most, which share the cores evenly): those rows are
+slower than they would be alone, and say with how many ("at once").
 
 Ways: eager (the configuration without torch.compile and CUDA graphs), default (the configuration as it is: it
-compiles), max_autotune (the same in that mode), portable_cache (torch's own: save_cache_artifacts of the row "default"),
-artefacts (the compiled code of a bundle, checked against manifest and fingerprint). Random weights: times are real,
-pictures are not. Rows are written as they come; at the end all rows in the file are printed as a Markdown table, each
-number the median of n processes.
+compiles), max_autotune (the same in that mode), portable_cache (torch's own: save_cache_artifacts of the row
+"default"), artefacts (the compiled code of a bundle, checked against manifest and fingerprint). Random weights: times
+are real, pictures are not. Rows are written as they come; at the end all rows in the file are printed as a Markdown
+table, each number the median of n processes.
 """
 
 import argparse
@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument(
         "--waiting", type=int, default=6, help="how many processes wait at a time: 8 GB of GPU memory each"
     )
+    parser.add_argument("--build-s", type=float, default=230.0, help="for building, and for compiling; each at most")
     parser.add_argument("--out", type=Path, default=Path("cold-start.jsonl"))
     parser.add_argument("--work", type=Path, default=Path("build/cold-start"), help="what was built, for the next run")
     parser.add_argument("--device", default="cuda")

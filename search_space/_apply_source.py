@@ -10,6 +10,7 @@ from ._modules import denoisers, other_modules, text_encoders, torch_modules, va
 from ._standalone import load_portable_cache
 from ._technique import Technique
 from ._techniques import technique
+from ._trusted import trusted
 from ._watch import applied_once, watch
 
 HEADER = '''"""Applies configuration {key} to diffusers pipelines: {summary}.
@@ -27,7 +28,14 @@ from typing import Any
 
 APPLY = '''
 
-{once}def apply(pipelines: Any, artefacts: Any = None, *, on_miss: str = "compile") -> None:
+{once}def apply(
+    pipelines: Any,
+    artefacts: Any = None,
+    *,
+    on_miss: str = "compile",
+    strict: bool = False,
+    trusted_key: Any = None,
+) -> None:
     """Apply every technique in order, in place, to one pipeline or to {{name: pipeline}}.
 
 {about}
@@ -41,8 +49,16 @@ APPLY = '''
 WITH_ARTEFACTS = """\
     artefacts: the bundle's folder of that name, with the compiled code; None compiles here. on_miss: what becomes of a
     call that nothing in it was built for: "compile" (eager, while another thread compiles), "eager", or "error".
-    counters(pipelines) says how calls were answered."""
-WITHOUT_ARTEFACTS = "    Nothing of it is compiled, so artefacts and on_miss mean nothing."
+    counters(pipelines) says how calls were answered.
+    Compiled code that was built for another machine, other versions or another model is not used, with one warning that
+    names every difference; strict=True makes an error of it. trusted_key: file of a public key; the bundle has to be
+    signed with its other half. Damaged, missing, added or wrongly signed files are an error in any case."""
+WITHOUT_ARTEFACTS = "    Nothing of it is compiled, so the other arguments mean nothing."
+
+OPENING = [
+    "    how = {'on_miss': on_miss, 'strict': strict, 'trusted_key': trusted_key}",
+    "    loaded = open_artefacts(trusted(artefacts, pipelines, **how), on_miss)",
+]
 
 FINDERS: tuple[Callable[..., Any], ...] = (denoisers, vaes, text_encoders, other_modules)
 """A technique changes the modules that those among its helpers find; all of them where it names none."""
@@ -59,7 +75,7 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     finders = [finder for finder in FINDERS if finder in changing]
     around = [torch_modules, *(FINDERS if other_modules in finders else finders), watch, applied_once]
     helpers = [function for known in used for function in known.helpers] + (around if used else [])
-    helpers += [load_portable_cache, open_artefacts, counters] if loading else []
+    helpers += [trusted, load_portable_cache, open_artefacts, counters] if loading else []
     functions = _unique(helpers + [known.apply for known in used])
     needed = [p for step in configuration.steps for p in technique(step.technique).packages_with(step.parameters)]
     packages = "".join(f", {package}" for package in _unique(needed))
@@ -71,7 +87,7 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
         versions=f"Measured with {measured}." if measured else "",
     )
     calls = [_call(step, technique(step.technique)) for step in configuration.steps]
-    calls = (["    loaded = open_artefacts(artefacts, on_miss)"] if loading else []) + calls
+    calls = (OPENING if loading else []) + calls
     body = "\n".join(calls) if calls else "    # The reference: nothing is changed."
     arguments = ", ".join([f'"{configuration.key}"', *(finder.__name__ for finder in finders)])
     once = f"@applied_once({arguments})\n" if calls else ""

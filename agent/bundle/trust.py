@@ -72,7 +72,7 @@ def usable(
     sentence = f"the compiled code in {bundle / ARTEFACTS} was built for something else ({'; '.join(found)})"
     if strict:
         raise ArtefactError(f"{sentence}: export the bundle on a machine like this one, or leave out strict=True")
-    warnings.warn(f"{sentence}: it is not used, and this process compiles as it does without it", stacklevel=3)
+    warnings.warn(f"{sentence}: it is not used, and this process compiles as it does without it", stacklevel=4)
     logging.getLogger("paretune").warning("%s: it is not used", sentence)
     return False
 

@@ -44,6 +44,7 @@ def apply_py() -> types.ModuleType:
     """What a bundle holds."""
     module = types.ModuleType("apply_with_artefacts")
     exec(apply_source(Configuration.of({"torch_compile": {}})), vars(module))
+    setattr(module, "trusted", lambda folder, pipelines, **how: folder)  # noqa: B010  (it has tests of its own)
     return module
 
 
