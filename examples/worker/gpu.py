@@ -163,8 +163,9 @@ def check_files(bundle: Path, trusted_key: str | None) -> None:
     try:
         manifest = (bundle / "manifest.json").read_bytes()
         listed = json.loads(manifest)["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UnusableError(f"{bundle} is not a bundle: its manifest.json cannot be read ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "it has no list of files"
+        raise UnusableError(f"{bundle} is not a bundle: its manifest.json cannot be read ({reason})") from None
     if trusted_key is not None:
         check_signature(manifest, bundle, Path(trusted_key))
     found = {str(file.relative_to(bundle)) for file in bundle.rglob("*") if not file.is_dir() or file.is_symlink()}

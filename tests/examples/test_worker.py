@@ -198,7 +198,7 @@ def test_a_worker_from_its_start_to_its_end(bundles: Bundles, start: Start, tmp_
     link = bundles.link("compiled", tmp_path / "current")
     before = bundles.state("compiled")
     told = ("--trusted-key", str(bundles.key), "--on-miss", "eager", "--strict")
-    worker = start(link, "--queue", "4", "--body-s", "1", *told)
+    worker = start(link, "--queue", "2", "--body-s", "1", *told)
     assert worker.get("healthz").status_code == 200
     loading = worker.get("readyz")
     assert (loading.status_code, loading.json()["ready"]) == (503, False)
@@ -309,7 +309,7 @@ def every_accepted_request_is_answered(worker: Worker) -> None:
                 assert picture_of(answer).size == (SIDE_PX, SIDE_PX)
             else:
                 assert int(answer.headers["Retry-After"]) >= 1, answer.text
-                time.sleep(0.1)
+                time.sleep(0.05)
 
     answered_before = worker.log().count('"POST /pictures HTTP/1.1" 200')
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -317,7 +317,7 @@ def every_accepted_request_is_answered(worker: Worker) -> None:
     assert worker.ended() == 0
     assert answers.total() == REQUESTS
     assert set(answers) <= {"200", "429", "503", "not connected"}
-    assert answers["429"] > 0, "a queue of four, eight clients"
+    assert answers["429"] > 0, "a queue of two, eight clients"
     waited = re.search(r"Stopping; (\d+) requests wait", worker.log())
     assert waited is not None
     assert int(waited.group(1)) > 0
