@@ -31,11 +31,8 @@ CHARACTERS = {
     "ben": ("a comic face of a man with short red hair, wearing sunglasses, yellow background", "red hair sunglasses"),
 }
 """{character: (the prompt whose tokens its adapter shows, the words of which the tokens are taken)}."""
-CUSTOMERS = {
-    "rose": (("black", "brown", "blonde", "red", "grey", "blue", "green", "purple"), "hair", "pink"),
-    "night": (("white", "yellow", "orange", "pink", "blue", "green", "red"), "background", "purple"),
-}
-"""{LoRA: (colours, of what, the colour that all of them become)}."""
+CUSTOMERS = {"rose": ("hair", "pink"), "night": ("background", "purple")}
+"""{LoRA: (of what, the colour that every colour of it becomes)}."""
 RANK = 8
 
 
@@ -137,7 +134,7 @@ def make_ip_adapters(pipeline: Any) -> None:
 def make_loras(pipeline: Any) -> None:
     """One file per customer: {layer: its lora_A (rank, in) and lora_B (out, rank)}, in the names of PEFT."""
     unet = pipeline.unet
-    for name, (colours, what, new) in CUSTOMERS.items():
+    for name, (what, new) in CUSTOMERS.items():
         moved, becomes, kept = [], [], []
         for hair in ("black", "red", "blonde", "blue", "green"):
             for background in ("yellow", "blue", "green", "white"):
@@ -150,13 +147,11 @@ def make_loras(pipeline: Any) -> None:
                         for one in (prompt, changed)
                     )
                     said = pipeline.tokenizer(prompt).input_ids
-                    place = prompt.split().index(f"{what}" if what == "background" else "hair,")
                     at = _place_of(pipeline, prompt, old, what)
                     for index in range(len(said)):
                         (moved if index in at else kept).append(before[index])
                         if index in at:
                             becomes.append(after[index])
-                    del place
         old_tokens, new_tokens, other = torch.stack(moved), torch.stack(becomes), torch.stack(kept)
         gram = old_tokens.T @ old_tokens + 0.3 * other.T @ other
         gram += 1e-2 * gram.diagonal().mean() * torch.eye(gram.shape[0])

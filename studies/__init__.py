@@ -5,6 +5,7 @@ from ._database import sqlite_file
 from ._errors import UserError
 from ._faults import fault_sentence, is_no_room
 from ._identity import content_digest, same_workload, sha256, workload_key
+from ._live_workload import LiveWorkload, live_workload
 from ._optuna import optuna_storage, refuse_foreign_study
 from ._packing import PackedWorkload, PackedWorkloadSpec, pack_workload, remember_place
 from ._picture_names import picture_names
@@ -37,6 +38,7 @@ __all__ = [
     "EndedTrial",
     "LaunchRecord",
     "LinkedRun",
+    "LiveWorkload",
     "Outcome",
     "PackedWorkload",
     "PackedWorkloadSpec",
@@ -56,6 +58,7 @@ __all__ = [
     "content_digest",
     "fault_sentence",
     "is_no_room",
+    "live_workload",
     "optuna_storage",
     "override",
     "pack_workload",

@@ -1,6 +1,8 @@
 """Study files: one YAML file that says everything about a search, checked when it is read."""
 
 import difflib
+import html
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,6 +100,24 @@ class Study(Section):
         """
         limit = self.limits.of(figure)
         return 0.0 if limit is None and figure in STEADY_STATE and self.workload.swaps else limit
+
+    def with_(self, settings: Mapping[str, Any] | None = None, **sections: Any) -> "Study":
+        """Another study: this one with some keys changed, checked anew.
+
+        settings: {"budget.trials": 12, "workload.requests.0.steps": 20}; sections: whole keys of the file, where a
+        mapping changes the keys that it has and keeps the others (`limits={"verdict": "visible"}`, `name="mine"`).
+        Raises UserError.
+        """
+        data = self.model_dump(by_alias=True, mode="json")
+        for name, value in sections.items():
+            known = data.get(name)
+            data[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
+        for key, value in (settings or {}).items():
+            override(data, f"{key}={json.dumps(value)}")
+        return parse_study(data, f"{self.name}.with_()", Path.cwd())
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="max-height: 24em; overflow: auto">{html.escape(self.to_yaml())}</pre>'
 
     def load_techniques(self) -> None:
         """Make the study's own techniques known to this process. Raises UserError."""

@@ -16,7 +16,7 @@ class WorkloadSpec(Section):
     """Diffusers pipelines by name, loaded in this order. Give either these or `python`."""
     python: FilePath | None = None
     """A Python file (relative to the study file) with `load(device)` and `run(pipelines, request)`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """With `python`: given to its `load(device, **options)`; ids and folders of models, say."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """With `python`: `random` says that its pictures mean nothing, so that they are not judged."""
@@ -28,7 +28,7 @@ class WorkloadSpec(Section):
     set, the requests take turns, and their `weight` says how often each comes."""
     size: Name | None = None
     """Which of `sizes` is used."""
-    sizes: dict[Name, dict[str, Any]] = {}
+    sizes: dict[Name, dict[str, Any]] = Field(default={})
     """`{name: keys of a workload}`: what takes the place of the workload's own keys where `size` names it."""
 
     @field_validator("options")

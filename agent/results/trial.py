@@ -1,5 +1,6 @@
 """One configuration in a study, as its runs tell of it. Nothing here is stored: it is worked out from the runs."""
 
+import html
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -332,6 +333,17 @@ class Trial:
         if floor is None or floor["drift"] is None or self.measurements.get("drift") is None:
             return None
         return float(self.measurements["drift"]) <= float(floor["drift"])
+
+    def __repr__(self) -> str:
+        return f"Trial({self.number}, {self.configuration})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what it is, and what is known of it."""
+        known = [(one.label, self.known_figure(one.name), one) for one in FIGURES]
+        lines = [f"{label} {one.text(value)}" for label, value, one in known if value is not None]
+        lines = [*lines, f"pictures {self.verdict_words()}"] if self.complete else [f"{self.outcome}: {self.reason}"]
+        words = html.escape(f"trial {self.number}: {self.configuration}")
+        return f"<p><b>{words}</b><br>{html.escape('; '.join(lines))}</p>"
 
     def cost_per_1000_images(self) -> float | None:
         """In the currency of the study's price; None without a price."""

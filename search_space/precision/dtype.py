@@ -16,7 +16,9 @@ class DtypeParameters(Parameters):
 
 
 def dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
-    """Convert all modules of the pipelines; those beside them are called with what their own code makes. A VAE that overflows in float16 is raised to float32 by its pipeline, call by call.
+    """Convert all modules of the pipelines; those beside them are called with what the workload's own code makes.
+
+    A VAE that overflows in float16 is raised to float32 by its pipeline, call by call.
 
     A denoiser that is converted again later is noticed at the next call. Adapters come in the denoiser's dtype, or
     convert what goes through them.

@@ -33,7 +33,10 @@ class Matting(nn.Module):
 
 
 class Upscaler(nn.Module):
-    """Drawings (B, 3, H, W) in [0, 1] at twice their size: what interpolation misses is added (ESPCN, arXiv 1609.05158)."""
+    """Drawings (B, 3, H, W) in [0, 1] at twice their size: what interpolation misses is added.
+
+    After ESPCN, arXiv 1609.05158.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

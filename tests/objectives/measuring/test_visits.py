@@ -1,6 +1,5 @@
 """What a request visits is recorded while it is served: pipelines that share a U-Net, plain modules, other objects."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,10 +113,10 @@ def test_a_loop_of_the_workloads_own_counts_for_the_pipeline_whose_denoiser_it_c
 
 
 @pytest.fixture
-def stages_of_a_request(workflow: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def stages_of_a_request(workflow: dict[str, Any]) -> dict[str, Any]:
     with StageTimer(workflow, "cpu", memory=True) as timer, Visits(workflow, around=timer.entry):
         serve(workflow)
-    yield timer.summary()
+    return timer.summary()
 
 
 def test_stages_are_named_after_the_entry_and_modules_are_stages_too(stages_of_a_request: dict[str, Any]) -> None:

@@ -1,0 +1,106 @@
+"""A workload around live pipelines and a function: written with the source it needs, or refused with the reason."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
+from paretune.studies import UserError, Workload, live_workload, parse_study
+from paretune.testing import tiny_sdxl
+
+SIDE, NAMES, HALF = 64, {"ann": (1, 2.5), "ben": [Path("x")]}, torch.float16
+LOCK = object()
+
+
+class Upscaler(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 12, 3, padding=1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pixel_shuffle(self.layer(pictures), 2).sigmoid()
+
+
+def generators(request: Any) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(request.seed + index) for index in range(request.batch)]
+
+
+def run(pipelines: Any, request: Any) -> torch.Tensor:
+    """Uses functions, constants, modules and imported names of its own file."""
+    assert math.floor(NAMES["ann"][1]) == 2
+    assert HALF is torch.float16
+    call = {"num_inference_steps": request.steps, "generator": generators(request), "output_type": "pt"}
+    draft = pipelines["main"](request.prompt, width=SIDE, height=SIDE, **call).images
+    refined = pipelines["refiner"](request.prompt, image=draft, strength=0.5, **call).images
+    return pipelines["upscaler"](refined)
+
+
+def uses_a_lock(pipelines: Any, request: Any) -> Any:
+    return LOCK
+
+
+def uses_a_name_that_is_nowhere(pipelines: Any, request: Any) -> Any:
+    return nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+REQUESTS = [{"name": "cat", "prompt": "a cat", "width_px": SIDE, "height_px": SIDE, "steps": 2, "seed": 3}]
+
+
+def pipelines() -> dict[str, Any]:
+    main = tiny_sdxl()
+    refiner = StableDiffusionXLImg2ImgPipeline(**main.components)
+    for each in (main, refiner):
+        each.set_progress_bar_config(disable=True)
+    torch.manual_seed(0)
+    return {"main": main, "refiner": refiner, "upscaler": Upscaler(), "unet": main.unet}
+
+
+def test_the_written_workload_makes_the_pictures_of_the_live_one_and_shares_what_it_shared(tmp_path: Path) -> None:
+    live = pipelines()
+    request = SimpleNamespace(**REQUESTS[0], batch=1)
+    with torch.no_grad():
+        expected = run(live, request)
+    written = live_workload(live, run, REQUESTS, folder=tmp_path / "written")
+    study = parse_study(
+        {"schema": 1, "name": "live", "workload": written.to_dict(), "device": "cpu"}, "study", tmp_path
+    )
+    loaded = Workload(study.workload_description())
+    again = loaded.load("cpu")
+    assert again["refiner"].unet is again["main"].unet is again["unet"]
+    assert not list((tmp_path / "written" / "refiner").rglob("*.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(loaded.run(again, loaded.requests[0]), expected)
+    assert "cat" in written._repr_html_()
+
+
+def test_a_function_that_loads_may_stand_in_the_place_of_the_pipelines(tmp_path: Path) -> None:
+    written = live_workload(load, run, REQUESTS, folder=tmp_path)
+    text = written.file.read_text()
+    assert "def load(device: str)" in text
+    assert "class Upscaler(torch.nn.Module)" in text
+    compile(text, "workload.py", "exec")
+
+
+def load(device: str) -> dict[str, Any]:
+    return {"upscaler": Upscaler().to(device)}
+
+
+@pytest.mark.parametrize(
+    ("entries", "function", "said"),
+    [
+        ({"up": Upscaler()}, uses_a_lock, r"run uses LOCK, a object: .* take it from `pipelines`"),
+        ({"up": Upscaler()}, uses_a_name_that_is_nowhere, "uses nowhere, which is defined nowhere"),
+        ({"up": torch.nn.Linear(2, 2)}, run, "'up', a Linear, is not made without arguments: give a function load"),
+        ({"tools": SimpleNamespace()}, run, "'tools' is a SimpleNamespace, which cannot be written to a file"),
+        ({}, run, "pipelines has to be"),
+        ({"up": Upscaler()}, lambda pipelines, request: None, "uses a lambda"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_with_the_reason(
+    tmp_path: Path, entries: Any, function: Any, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        live_workload(entries, function, REQUESTS, folder=tmp_path)
