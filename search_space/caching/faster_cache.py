@@ -33,6 +33,10 @@ def faster_cache(
     from diffusers.hooks import FasterCacheConfig, apply_faster_cache
 
     def apply_to(denoiser: Any) -> None:
+        if hasattr(denoiser, "_hf_hook"):
+            # Its hook on the denoiser would sit outside of accelerate's, and halve what is counted inside as whole.
+            raise ValueError("faster_cache: accelerate's offload hook sits on the denoiser: offload after apply()")
+
         def install(place: Any) -> Any:
             # Below, exclusive; the hooks compare what is left, as timesteps fall.
             late = (-1, 100.5 - first_percent)

@@ -356,6 +356,8 @@ REFUSED = {
     ("sdpa_kernel", "a compiled denoiser"): "sdpa_kernel: a module is compiled already",
     ("first_block_cache", "a compiled denoiser"): "first_block_cache: .*compiled already",
     ("forecast_cache", "a compiled denoiser"): "forecast_cache: .*compiled already",
+    ("faster_cache", "an offload hook of accelerate"): "faster_cache: accelerate's offload hook",
+    ("faster_cache", "an offload hook that is taken off later"): "faster_cache: accelerate's offload hook",
     ("layerwise_casting", "an IP-Adapter"): "layerwise_casting: unload the IP-Adapter first",
     **{
         (name, "a compiled denoiser"): f"{name}: the denoiser is compiled already"
