@@ -7,7 +7,7 @@ import pytest
 from paretune.agent.results import FailedBefore, Results, failed_before
 from paretune.agent.review import explain, remembered
 from paretune.agent.review.report import report_html
-from paretune.search_space import Configuration
+from paretune.search_space import Configuration, apply_source
 from paretune.studies import EndedTrial, Outcome
 from support.replayed import FUSED, replay
 
@@ -56,8 +56,8 @@ def test_what_works_later_is_forgotten_and_what_lacked_memory_or_time_never_coun
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
-    # The records of a replayed study have no code, and the fingerprint that they name is none.
-    monkeypatch.setattr("paretune.agent.results.remembered.apply_source", lambda *_: "")
+    # The code of a replayed study names no versions, and the fingerprint that its records name is none.
+    monkeypatch.setattr("paretune.agent.results.remembered.apply_source", lambda one, versions: apply_source(one))
     found = replay(tmp_path)
     monkeypatch.setattr(type(found.fingerprint), "key", "f")
     return found
