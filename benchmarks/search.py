@@ -49,7 +49,7 @@ from paretune.search_space import (
     Trait,
     fitting_recipes,
     impossible,
-    patience,
+    is_quick,
     technique,
 )
 
@@ -313,9 +313,9 @@ Policy = Callable[[Table, int], Iterator[Configuration]]
 def ours(table: Table, seed: int) -> Iterator[Configuration]:
     """As a launch: torch.compile, which reports compare with, recipes, the surrogate, and TPE where that is silent."""
     first = [TORCH_COMPILE] if TORCH_COMPILE in table.space and not table.impossible(TORCH_COMPILE) else []
-    recipes = [one for _, one in fitting_recipes(table.space, table.target, table.pipelines)]
-    quick = [one for one in recipes if patience(one) == 1]
-    yield from _guided(table, seed, first + quick, [one for one in recipes if one not in quick])
+    recipes = list(fitting_recipes(table.space, table.target, table.pipelines))
+    quick = [one for recipe, one in recipes if is_quick(recipe, one)]
+    yield from _guided(table, seed, first + quick, [one for _, one in recipes if one not in quick])
 
 
 def without_recipes(table: Table, seed: int) -> Iterator[Configuration]:
@@ -323,8 +323,8 @@ def without_recipes(table: Table, seed: int) -> Iterator[Configuration]:
     yield from _guided(table, seed, [], [])
 
 
-def _guided(table: Table, seed: int, first: list[Configuration], slow: list[Configuration]) -> Iterator[Configuration]:
-    """first: in their order; slow: then, which promises most."""
+def _guided(table: Table, seed: int, first: list[Configuration], later: list[Configuration]) -> Iterator[Configuration]:
+    """first: in their order; later: then, the one that promises most."""
     known = [Configuration()]
     effects = {table.effect(Configuration())}
 
@@ -336,9 +336,9 @@ def _guided(table: Table, seed: int, first: list[Configuration], slow: list[Conf
     queue = list(first)
     while True:
         seen = [table.known(one) for one in known]
-        if not queue and slow:
-            queue.append(surrogate.first_of(slow, seen))
-            slow.remove(queue[0])
+        if not queue and later:
+            queue.append(surrogate.first_of(later, seen))
+            later.remove(queue[0])
         guessed = None if queue else surrogate.propose(seen)
         proposed = queue.pop(0) if queue else guessed or next(fallback)
         if not new(proposed):

@@ -6,7 +6,7 @@ from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, user_modules, vaes
 from ._packages import how_to_install, is_installed
 from ._patience import MAKES_NOTHING_FASTER, patience
-from ._recipes import RECIPES, Goal, Recipe, fitting_recipes
+from ._recipes import RECIPES, Goal, Recipe, fitting_recipes, is_quick
 from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
 from ._same_effect import SameEffect
@@ -56,6 +56,7 @@ __all__ = [
     "how_to_install",
     "impossible",
     "is_installed",
+    "is_quick",
     "known_steps",
     "known_techniques",
     "load_techniques",

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from ._configuration import Configuration
+from ._patience import patience
 from ._rules import impossible
 from ._space import SearchSpace
 from ._target import PipelineFacts, Target
@@ -65,8 +66,7 @@ _COMPILED: Mapping[str, Any] = {
 _ARRANGED: Mapping[str, Any] = {"cudnn_benchmark": {}, "fused_qkv": {}, "channels_last": {}}
 _GRAPHS: Mapping[str, Any] = {"cuda_graphs": {"modules": "denoiser_vae_text"}}
 _EXACT_VAE: Mapping[str, Any] = {"vae_dtype": {"dtype": "float32"}}
-# Where the pipeline is in 16 bits already, the first is left out.
-_HALF: Mapping[str, Any] = {"dtype": {"dtype": "float16"}, "vae_dtype": {"dtype": "bfloat16"}}
+_SHORT_VAE: Mapping[str, Any] = {"vae_dtype": {"dtype": "bfloat16"}}
 
 
 def _deepcache(interval: int, full_percent: int) -> Mapping[str, Any]:
@@ -84,13 +84,13 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(
         name="graphs with a step cache",
         goal=Goal.NEAR_LOSSLESS,
-        techniques={**_HALF, **_ARRANGED, **_deepcache(2, 50), **_GRAPHS},
+        techniques={**_SHORT_VAE, **_ARRANGED, **_deepcache(2, 50), **_GRAPHS},
         source=_DEEPCACHE,
     ),
     Recipe(
         name="graphs with a coarse step cache",
         goal=Goal.FASTEST,
-        techniques={**_HALF, **_ARRANGED, **_deepcache(5, 0), **_GRAPHS},
+        techniques={**_SHORT_VAE, **_ARRANGED, **_deepcache(5, 0), **_GRAPHS},
         source=_DEEPCACHE,
     ),
     Recipe(
@@ -109,13 +109,13 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(
         name="compiled graphs with a step cache",
         goal=Goal.NEAR_LOSSLESS,
-        techniques={**_HALF, **_ARRANGED, **_deepcache(2, 0), **_COMPILED, **_GRAPHS},
+        techniques={**_SHORT_VAE, **_ARRANGED, **_deepcache(2, 0), **_COMPILED, **_GRAPHS},
         source=_DEEPCACHE,
     ),
     Recipe(
         name="compiled graphs with a coarse step cache",
         goal=Goal.FASTEST,
-        techniques={**_HALF, **_ARRANGED, **_deepcache(5, 0), **_COMPILED, **_GRAPHS},
+        techniques={**_SHORT_VAE, **_ARRANGED, **_deepcache(5, 0), **_COMPILED, **_GRAPHS},
         source=_DEEPCACHE,
     ),
     Recipe(
@@ -142,6 +142,13 @@ RECIPES: tuple[Recipe, ...] = (
     ),
 )
 """In the order in which they are measured: what answers in seconds before what compiles for minutes."""
+
+
+def is_quick(recipe: Recipe, configuration: Configuration) -> bool:
+    """Whether a recipe that was fitted is tried at once: it answers in seconds, and may be fast. The measurements of
+    those that are tell which of the others is worth its time first.
+    """
+    return recipe.goal is not Goal.LEAST_MEMORY and patience(configuration) == 1
 
 
 def fitting_recipes(

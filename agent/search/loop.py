@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 import optuna
 
 from ...objectives.figures import FIGURE
-from ...search_space import Configuration, PipelineFacts, SameEffect, SearchSpace, fitting_recipes, impossible, patience
+from ...search_space import Configuration, PipelineFacts, SameEffect, SearchSpace, fitting_recipes, impossible, is_quick
 from ...studies import Outcome, UserError
 from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
 from ..results import TORCH_COMPILE, FailedBefore, Results, Trial, age_words, failed_before
@@ -49,7 +49,7 @@ class SearchLoop:
         self._same_effect = SameEffect(self._pipelines)
         self._noted: set[Configuration] = set()
         self._failed_until: tuple[int, FailedBefore] | None = None
-        self._slow_recipes: list[Configuration] = []
+        self._later_recipes: list[Configuration] = []
         self._sampler = Sampler(runs.study, storage, self._space, len(runs.results.trials))
         self._trials = trials
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -71,10 +71,10 @@ class SearchLoop:
         try:
             self._enqueue(self._presets())
             if self._runs.study.space.recipes:
-                recipes = [one for _, one in fitting_recipes(self._space, self._target, self._pipelines)]
-                # Those that answer in seconds, in their order; they tell which of the others is worth minutes first.
-                self._slow_recipes = [one for one in recipes if patience(one) > 1 and self._runs.study.sampler.guided]
-                self._enqueue([one for one in recipes if one not in self._slow_recipes])
+                recipes = list(fitting_recipes(self._space, self._target, self._pipelines))
+                if self._runs.study.sampler.guided:
+                    self._later_recipes = [one for recipe, one in recipes if not is_quick(recipe, one)]
+                self._enqueue([one for _, one in recipes if one not in self._later_recipes])
             self._search()
         except BaseException:
             for asked, _ in self._in_flight.values():  # interrupted: the next launch measures them
@@ -86,7 +86,7 @@ class SearchLoop:
         every = self._runs.study.measurement.canary_every
         while fruitless < FRUITLESS_ASKS:
             spent = self._deadline is not None and time.monotonic() > self._deadline
-            done = self._recipes_only and not self._slow_recipes and not self._sampler.has_queued()
+            done = self._recipes_only and not self._later_recipes and not self._sampler.has_queued()
             wanted = not (spent or done) and len(self._results.trials) + len(self._in_flight) < self._trials
             if 0 < every <= unchecked_trials(self._results):
                 # A check has to run alone, as the processes of the noise floor did.
@@ -196,9 +196,9 @@ class SearchLoop:
         if not self._runs.study.sampler.guided or self._sampler.has_queued():
             return
         known = [_known(trial) for trial in self._results.before_confirming().trials]
-        while self._slow_recipes and not self._sampler.has_queued():
-            recipe = self._surrogate.first_of(self._slow_recipes, known)
-            self._slow_recipes.remove(recipe)
+        while self._later_recipes and not self._sampler.has_queued():
+            recipe = self._surrogate.first_of(self._later_recipes, known)
+            self._later_recipes.remove(recipe)
             self._enqueue([recipe])
         if not self._recipes_only and not self._sampler.has_queued():
             proposed = self._surrogate.propose(known)

@@ -32,12 +32,15 @@ Chosen = dict[str, dict[str, Value]]
 """{technique: {parameter: value}}."""
 STARTS = 6
 """Changes are tried of so many of the best."""
+NEAR = 0.5
+"""Of the logarithm of a latency: nothing starts from what is further behind the best."""
 CLIMBS = 4
 """So many changes lead from what is known to what is proposed, at most."""
-RANDOM_CANDIDATES = 100
-MOST_ASKED = 60
-COST_EXPONENT = 0.5
+RANDOM_CANDIDATES = 40
+COST_EXPONENT = 0.25
 """Of the seconds by which an expected improvement is divided."""
+SLOWER = 0.2
+"""Of the logarithm of a latency."""
 LEAST_KNOWN = 4
 """Complete trials below which nothing is predicted."""
 
@@ -81,7 +84,7 @@ class Surrogate:
         self._asked += 1
         # In turns: the least latency, the same without loss, the least latency, a compromise between the objectives.
         turn = self._asked % 4
-        values = _scalarised(working, self._random) if turn == 3 else _logarithms(working)[:, 0]
+        values = _scalarised(working, self._random) if turn == 3 else _latencies(working)
         proposed = self._best_of(known, values, lossless=turn == 1, fast=turn != 3)
         if proposed is None:
             proposed = self._best_of(known, values, lossless=False, fast=False)
@@ -92,7 +95,7 @@ class Surrogate:
         working = [one for one in known if one.works]
         if len(working) < LEAST_KNOWN:
             return candidates[0]
-        promise = self._promise(known, _logarithms(working)[:, 0], lossless=False)
+        promise = self._promise(known, _latencies(working), lossless=False)
         return candidates[int(np.argmax(promise([_chosen(one) for one in candidates])))]
 
     def _best_of(self, known: Sequence[Known], values: Array, *, lossless: bool, fast: bool) -> Configuration | None:
@@ -105,14 +108,17 @@ class Surrogate:
         working = [one for one in known if one.works]
         order = [working[i] for i in np.argsort(values)]
         good = [one for one in order if one.violation <= 0 and _may(one, lossless)] or order
-        starts = [_chosen(one.configuration) for one in good[:STARTS]]
-        slow = MAKES_NOTHING_FASTER.difference(*starts) if fast else frozenset()
+        valued = {id(one): value for one, value in zip(working, values, strict=True)}
+        near = valued[id(good[0])] + NEAR
+        starts = [_chosen(one.configuration) for one in good[:STARTS] if valued[id(one)] <= near]
+        # Unless all of the best need it, to keep a limit.
+        slow = MAKES_NOTHING_FASTER - set.intersection(*map(set, starts)) if fast else frozenset()
         tried = {part for one in known for part in _parts(_chosen(one.configuration))}
         promises: dict[Configuration, float] = {}
         seen: set[frozenset[tuple[str, tuple[Value, ...]]]] = set()
         for climbed in range(CLIMBS):
             changed = [one for start in starts for one in self._changes(start)]
-            if climbed == 0:
+            if climbed == 0 and not fast:
                 changed += [self._anything() for _ in range(RANDOM_CANDIDATES)]
             new = []
             for one in changed:
@@ -127,7 +133,7 @@ class Surrogate:
             found = promise(new)
             starts = []
             # Whether one is allowed takes longer than to say what it promises: only the first ones are asked about.
-            for index in np.argsort(-found)[:MOST_ASKED]:
+            for index in np.argsort(-found):
                 configuration = Configuration.of(new[index])
                 if self._allowed(configuration):
                     promises[configuration] = float(found[index])
@@ -242,12 +248,24 @@ def _logarithms(working: Sequence[Known]) -> Array:
     return values
 
 
+def _latencies(working: Sequence[Known]) -> Array:
+    """(n): logarithms. What is slower than the unchanged pipeline is as bad as that, however much slower it is: a few
+    that take ten times as long would make everything else look alike.
+    """
+    values = _logarithms(working)[:, 0]
+    unchanged = [value for one, value in zip(working, values, strict=True) if not one.configuration.steps]
+    return np.minimum(values, min(unchanged, default=math.inf) + SLOWER)
+
+
 def _scalarised(working: Sequence[Known], random: np.random.Generator) -> Array:
-    """(n): the objectives, each from 0 to 1, weighted at random."""
+    """(n): the objectives, each from 0 to 1, weighted at random, the latency with half of the weight at least."""
     values = _logarithms(working)
+    values[:, 0] = _latencies(working)
     spread = np.where(np.ptp(values, axis=0) > 0, np.ptp(values, axis=0), 1.0)
     scaled = (values - values.min(axis=0)) / spread
-    weighted = scaled * random.dirichlet(np.ones(values.shape[1]))
+    weights = 0.5 * random.dirichlet(np.ones(values.shape[1]))
+    weights[0] += 0.5
+    weighted = scaled * weights
     return np.asarray(weighted.max(axis=1) + 0.05 * weighted.sum(axis=1))
 
 

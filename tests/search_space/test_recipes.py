@@ -52,14 +52,6 @@ def test_what_answers_in_seconds_comes_before_what_compiles() -> None:
     assert [recipe.goal for recipe, _ in fitting_recipes(EVERYTHING, L40S, SDXL)][-1] is Goal.LEAST_MEMORY
 
 
-def test_a_pipeline_in_32_bits_is_brought_to_16_and_one_in_16_is_left_as_it_is() -> None:
-    modules = {name: {**facts, "dtype": "float16"} for name, facts in SDXL["main"].to_dict()["modules"].items()}
-    short = {"main": PipelineFacts.from_dict({**SDXL["main"].to_dict(), "modules": modules})}
-    for pipelines, dtype in ((SDXL, {"dtype": "float16"}), (short, None)):
-        found = {recipe.name: one for recipe, one in fitting_recipes(EVERYTHING, L40S, pipelines)}
-        assert found["compiled graphs with a step cache"].get("dtype") == dtype
-
-
 def test_a_recipe_keeps_to_the_space() -> None:
     space = SearchSpace.of({"channels_last": {}, "deepcache": {"interval": [2], "branch": [0], "full_percent": [50]}})
     found = list(fitted(L40S, space).values())
