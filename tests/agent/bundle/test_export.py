@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, bundle_readme
-from paretune.agent.bundle.export import environment
+from paretune.agent.bundle.export import environment, why_no_artefacts
+from paretune.agent.bundle.ways import Artefacts, Way
 from paretune.agent.results import Results
 from paretune.search_space import technique
 from support.replayed import replay
@@ -106,3 +107,28 @@ def test_the_readme_of_a_bundle_says_what_was_shown(study: ReplayedCli, tmp_path
     assert unsure.index("> Trial 7 is unconfirmed") < unsure.index("## Use it")
     assert "The noise floor was not measured" in unsure
     assert "This is the reference itself: nothing was changed." in bundle_readme(unconfirmed.reference)
+
+
+def test_the_readme_of_a_bundle_says_which_way_its_code_is_kept_and_what_failed(study: ReplayedCli) -> None:
+    trial = study.results.trial(2)
+    kept = Way("standalone_compile", parts=3, build_s=70, cold_start_s=5.1, latency_ms=400.0, size_bytes=1 << 20)
+    failed = Way("portable_cache", failed="torch has nothing in its caches")
+    text = bundle_readme(trial, Artefacts(ways=(kept, failed)))
+    assert 'apply(pipeline, artefacts="bundle/artefacts")' in text
+    assert "| standalone_compile (kept) | 70.0 s | 5.1 s | 400.0 ms | 1.0 MiB |" in text
+    assert "| portable_cache | failed: torch has nothing in its caches | | | |" in text
+    assert "every worker compiles" in bundle_readme(trial, Artefacts(ways=(failed,)))
+    assert "## Compiled code" not in bundle_readme(trial)
+
+
+def test_no_code_is_built_where_it_could_not_be_used_and_the_evidence_says_why(
+    study: ReplayedCli, tmp_path: Path
+) -> None:
+    for options, why in (((), "nothing in the configuration is compiled"), (("--no-artefacts",), "not asked for")):
+        assert study("export", "-o", str(tmp_path / "b"), *options).code == 0
+        evidence = json.loads((tmp_path / "b" / "evidence" / "measurements.json").read_text())
+        assert why in evidence["artefacts"]["why_not"]
+        assert not (tmp_path / "b" / "artefacts").exists()
+    compiled = study.results.torch_compile
+    assert compiled is not None
+    assert "measured before there were artefacts" in str(why_no_artefacts(study.results, compiled))
