@@ -36,7 +36,7 @@ class ColdStarts:
 
 
 def measure_cold_starts(
-    bundle: Path, device: str, n: int, *, artefacts: bool, on_step: Callable[[str], None] = lambda text: None
+    bundle: Path, device: str, n: int, *, artefacts: bool = True, on_step: Callable[[str], None] = lambda text: None
 ) -> ColdStarts:
     """Start a bundle's check/run.py `n` times. Without `artefacts`, those that it has are left out.
 

@@ -28,6 +28,11 @@ class Counted(Content):
     rounds: Annotated[list[dict[str, Counts]], Field(min_length=2, max_length=2)]
     missed: Counts
 
+    @property
+    def captures(self) -> int:
+        """CUDA graphs that were captured until every request had been served once."""
+        return sum(counts.get(CAPTURED, 0) for counts in (self.loading, *self.rounds[0].values()))
+
 
 def prove(
     folder: Path,
@@ -125,7 +130,7 @@ def judge_counts(counted: Counted, announced_captures: int | None, *, with_artef
 
 
 def _captures(counted: Counted, announced: int | None) -> Check:
-    first = counted.loading.get(CAPTURED, 0) + sum(counts.get(CAPTURED, 0) for counts in counted.rounds[0].values())
+    first = counted.captures
     again = [
         f"request {name}: {counts[CAPTURED]}" for name, counts in counted.rounds[1].items() if counts.get(CAPTURED)
     ]
