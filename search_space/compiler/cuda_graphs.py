@@ -35,6 +35,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
 
     most_graphs, most_states = 32, 4
     look = module_state(module)
+    parts = [counts for layer in module.modules() for counts in vars(layer).get("compiled_parts", {}).values()]
     states: list[tuple[Any, Any]] = []  # (what module_state said, the graphs recorded then), the last used at the end
     pool: list[Any] = []
     used: list[Any] = []  # the stream of the last call
@@ -74,7 +75,8 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
 
     def graphs_now() -> Any:
         """The graphs that fit the state which the module is in."""
-        now = look()
+        # What was compiled meanwhile, in another thread, takes the place of what was recorded without it.
+        now = (look(), [counts.get("ready", 0) for counts in parts])
         for position, (state, graphs) in enumerate(states):
             if state == now:
                 states.append(states.pop(position))

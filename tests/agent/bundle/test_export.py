@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, bundle_readme
 from paretune.agent.bundle.cold_table import cold_rows
+from paretune.agent.bundle.export import why_no_artefacts
 from paretune.agent.bundle.ways import Artefacts, Way
 from paretune.agent.results import Results
 from paretune.search_space import technique
@@ -118,3 +119,28 @@ def test_the_readme_compares_cold_starts_that_were_measured_as_table_and_bars(tm
     assert (bars.index(max(bars)), bars[-1] < bars[1] / 5) == (1, True), "compiling takes longest"
     text = bundle_readme(results.trial(2), built)
     assert "| this bundle, standalone_compile | 5 | 0.1 s | 3.0 s | 0.4 s | 0.5 s | **4.0 s** | █" in text
+
+
+def test_the_readme_of_a_bundle_says_which_way_its_code_is_kept_and_what_failed(study: ReplayedCli) -> None:
+    trial = study.results.trial(2)
+    kept = Way("standalone_compile", parts=3, build_s=70, cold_start_s=5.1, latency_ms=400.0, size_bytes=1 << 20)
+    failed = Way("portable_cache", failed="torch has nothing in its caches")
+    text = bundle_readme(trial, Artefacts(ways=(kept, failed)))
+    assert 'apply(pipeline, artefacts="bundle/artefacts")' in text
+    assert "| standalone_compile (kept) | 70.0 s | 5.1 s | 400.0 ms | 1.0 MiB |" in text
+    assert "| portable_cache | failed: torch has nothing in its caches | | | |" in text
+    assert "every worker compiles" in bundle_readme(trial, Artefacts(ways=(failed,)))
+    assert "## Compiled code" not in bundle_readme(trial)
+
+
+def test_no_code_is_built_where_it_could_not_be_used_and_the_evidence_says_why(
+    study: ReplayedCli, tmp_path: Path
+) -> None:
+    for options, why in (((), "nothing in the configuration is compiled"), (("--no-artefacts",), "not asked for")):
+        assert study("export", "-o", str(tmp_path / "b"), *options).code == 0
+        evidence = json.loads((tmp_path / "b" / "evidence" / "measurements.json").read_text())
+        assert why in evidence["artefacts"]["why_not"]
+        assert not (tmp_path / "b" / "artefacts").exists()
+    compiled = study.results.torch_compile
+    assert compiled is not None
+    assert "measured before there were artefacts" in str(why_no_artefacts(study.results, compiled))
