@@ -1,12 +1,14 @@
 """The commands that need a bundle, or a key for one, and no database."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from ..studies import UserError
 from .options import AsJson, model_folders
 from .output import MaskedConsole, print_json, say
 
@@ -31,6 +33,9 @@ def verify(
         bool,
         typer.Option("--cold", help="Prove that nothing is compiled: empty caches, every request twice, no timing."),
     ] = False,
+    starts: Annotated[
+        int, typer.Option(min=0, max=100, help="With --cold: so many cold starts by phase, with and without artefacts.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs.
@@ -42,8 +47,9 @@ def verify(
     from .bundle import prove
     from .bundle import verify as repeat
 
-    run = prove if cold else repeat
-
+    if starts and not cold:
+        raise UserError("--starts measures cold starts: add --cold")
+    run = partial(prove, starts=starts) if cold else repeat
     if not as_json and trusted_key is None:
         say(RUNS_CODE)
     models = model_folders(model or [])

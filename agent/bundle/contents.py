@@ -97,11 +97,18 @@ class TrialEvidence(Content):
     measurements: Measurements
 
 
+class WayEvidence(Content):
+    """One way to keep compiled code (ways.Way), as far as it is compared."""
+
+    failed: str | None = None
+    captures: Annotated[int, Field(ge=0)] | None = None
+
+
 class ArtefactEvidence(Content):
     """What was found of the artefacts when they were built."""
 
-    captures: Annotated[int, Field(ge=0)] | None = None
-    """CUDA graphs that loading and one round of all requests capture."""
+    ways: Annotated[list[WayEvidence], Field(max_length=100)] = []
+    """The one that was kept first."""
 
 
 class Evidence(Content):

@@ -15,6 +15,7 @@ from ...search_space import known_techniques, technique
 from ...studies import UserError, fault_sentence, pack_workload, same_workload, utc_now
 from ..results import Results, Trial, ablation_of, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
+from .cold_table import cold_rows
 from .contents import check_picture, read_whole
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
 from .signing import read_private_key, signature_of, trust_file
@@ -214,6 +215,7 @@ def bundle_readme(trial: Trial, artefacts: Artefacts | None = None, *, signed: b
         signed=signed,
         artefacts=artefacts or Artefacts(),
         kept=None if artefacts is None else artefacts.kept,
+        cold_rows=cold_rows(results, trial, () if artefacts is None else artefacts.ways),
         own=[name for name in packed.files if name.endswith(".py")],
         models={name: spec for name, spec in packed.description.get("pipelines", {}).items() if spec.get("digest")},
     )

@@ -1,7 +1,7 @@
 """Verify that a bundle starts ready: in a fresh process with empty caches nothing is compiled, at no request."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +10,9 @@ from pydantic import Field, ValidationError
 from ...objectives.measuring.compilations import CAPTURED, COMPILING
 from ...studies import UserError
 from ..trial import empty_caches, run_script
+from .cold_starts import measure_cold_starts
 from .contents import Content
-from .reading import open_bundle
+from .reading import Bundle, open_bundle
 from .trust import ARTEFACTS
 from .verify import TIMEOUT_S, Check, Verification, compare_machine, compare_pictures, files_check, find_models
 
@@ -27,19 +28,27 @@ class Counted(Content):
     rounds: Annotated[list[dict[str, Counts]], Field(min_length=2, max_length=2)]
     missed: Counts
 
+    @property
+    def captures(self) -> int:
+        """CUDA graphs that were captured until every request had been served once."""
+        return sum(counts.get(CAPTURED, 0) for counts in (self.loading, *self.rounds[0].values()))
+
 
 def prove(
     folder: Path,
     *,
     models: Mapping[str, Path] | None = None,
     trusted_key: Path | None = None,
+    starts: int = 0,
     on_step: Callable[[str], None] = lambda text: None,
 ) -> Verification:
     """Load a bundle in a fresh process with empty caches, and serve every request twice.
 
     It passes when nothing is compiled or tuned, CUDA graphs are captured as its evidence announces and none in the
-    second round, no call misses the artefacts, and the pictures are those of the evidence. Raises UserError as `verify`
-    does.
+    second round, no call misses the artefacts, and the pictures are those of the evidence.
+
+    starts: so many cold starts are measured too, with its artefacts and without them.
+    Raises UserError as `verify` does.
     """
     on_step("checking the files")
     with tempfile.TemporaryDirectory(prefix="paretune-cold-") as scratch:
@@ -50,14 +59,28 @@ def prove(
         counted = count_twice(bundle.folder / "check" / "run.py", bundle.manifest.fingerprint.device_kind, out, folder)
         on_step("comparing with the evidence")
         shown = [picture for picture in bundle.pictures if picture.stem.rpartition("-")[0] in counted.rounds[0]]
+        cold = list(_cold_starts(bundle, starts, on_step)) if starts else []
         return Verification(
             (
                 files_check(bundle, folder, trusted_key),
                 compare_machine(bundle.manifest.machine()),
                 *judge_counts(counted, bundle.announced_captures, with_artefacts=(bundle.folder / ARTEFACTS).is_dir()),
                 compare_pictures(bundle, out / "pictures.npz", folder, shown),
+                *cold,
             )
         )
+
+
+def _cold_starts(bundle: Bundle, starts: int, on_step: Callable[[str], None]) -> Iterator[Check]:
+    """Not compared with anything: how long workers take, to be read."""
+    device = bundle.manifest.fingerprint.device_kind
+    with_artefacts = (bundle.folder / ARTEFACTS).is_dir()
+    found = measure_cold_starts(bundle.folder, device, starts, artefacts=True, on_step=on_step)
+    yield Check("cold start", True, found.words())
+    if with_artefacts:
+        without = measure_cold_starts(bundle.folder, device, starts, artefacts=False, on_step=on_step)
+        times = without.medians["cold_start_s"] / found.medians["cold_start_s"]
+        yield Check("cold start without artefacts", True, f"{without.words()}, {times:.1f} times as long")
 
 
 def count_twice(script: Path, device: str, out: Path, folder: Path) -> Counted:
@@ -107,7 +130,7 @@ def judge_counts(counted: Counted, announced_captures: int | None, *, with_artef
 
 
 def _captures(counted: Counted, announced: int | None) -> Check:
-    first = counted.loading.get(CAPTURED, 0) + sum(counts.get(CAPTURED, 0) for counts in counted.rounds[0].values())
+    first = counted.captures
     again = [
         f"request {name}: {counts[CAPTURED]}" for name, counts in counted.rounds[1].items() if counts.get(CAPTURED)
     ]

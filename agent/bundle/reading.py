@@ -40,7 +40,8 @@ class Bundle:
     @property
     def announced_captures(self) -> int | None:
         """How many CUDA graphs a process captures until it has served every request; None where nobody counted."""
-        return None if self.evidence.artefacts is None else self.evidence.artefacts.captures
+        ways = [] if self.evidence.artefacts is None else self.evidence.artefacts.ways
+        return ways[0].captures if ways else None
 
     @property
     def floor(self) -> NoiseFloor | None:

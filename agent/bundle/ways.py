@@ -5,9 +5,9 @@ configuration, and some fail. So none of them is believed.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,13 +15,17 @@ from typing import Any
 
 from ...objectives.measuring.building import WAYS
 from ...objectives.verdict import Verdict
+from ...studies import UserError
 from ..trial import empty_caches, run_script, write_json
+from .cold_starts import measure_cold_starts
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of
+from .proof import count_twice
 from .signing import trust_file
 from .trust import ARTEFACTS
 from .verify import judge_pictures
 
-COLD_STARTS = 3
+COLD_STARTS = 5
+"""Fresh processes of each way, unless more or fewer are asked for."""
 TIMEOUT_S = 3600
 AS_FAST = 0.05
 """A way whose code is slower than another's by more than this, relative, and the noise floor, is no choice."""
@@ -43,7 +47,13 @@ class Way:
     """{part: why nothing was built for it}: it runs as it does without artefacts."""
     build_s: float | None = None
     cold_start_s: float | None = None
-    """Imports, apply() and the first request, without loading weights; the median of COLD_STARTS processes."""
+    """Interpreter, imports, apply() and the first request, without loading weights; the median of fresh processes."""
+    cold_start: Mapping[str, float] = field(default_factory=dict)
+    """Its phases, in s, each the median by itself, and how many processes (`n`); see agent/trial/cold_start.py."""
+    peak_gib: float | None = None
+    """Memory until the first picture: of the GPU, or on a CPU of the process."""
+    captures: int | None = None
+    """CUDA graphs that loading and one round of all requests capture: what `verify --cold` expects."""
     latency_ms: float | None = None
     size_bytes: int | None = None
     pictures: str = ""
@@ -78,6 +88,8 @@ class Wanted:
     pictures: Sequence[Path]
     """The evidence."""
     verdict: Verdict
+    cold_starts: int = COLD_STARTS
+    """Fresh processes of each way."""
 
 
 def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambda done, total, text: None) -> list[Way]:
@@ -88,7 +100,7 @@ def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambd
     """
     files = {name: entry["sha256"] for name, entry in entries_of(bundle).items()}
     key = hashlib.sha256(json.dumps([files, wanted.device, wanted.calls]).encode()).hexdigest()
-    steps = (1 + COLD_STARTS + 1) * len(WAYS)
+    steps = (1 + wanted.cold_starts + 2) * len(WAYS)
     ways = []
     for number, name in enumerate(WAYS):
         done = number * (steps // len(WAYS))
@@ -105,7 +117,7 @@ def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambd
         try:
             way = _try(name, place, wanted, lambda more, text, done=done: on_step(done + more, steps, text))  # type: ignore[misc]
             write_json(ended, asdict(way))
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, TimeoutError, UserError) as error:
             way = Way(name, failed=" ".join(str(error).split())[:500] or "it took too long")
         ways.append(way)
     ways.sort(key=lambda way: _rank(way, ways, wanted.floor))
@@ -140,11 +152,13 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
     built = run("build", "--build", name, "--artefacts", str(artefacts), "--packages", *wanted.packages)
     files = entries_of(bundle)
     write_json(bundle / MANIFEST, {"schema": SCHEMA_VERSION, "files": files})
-    colds = []
-    for number in range(COLD_STARTS):
-        on_step(1 + number, f"{name}: cold start {number + 1} of {COLD_STARTS}")
-        colds.append(float(run(f"cold-{number}", "--cold")["cold_start_s"]))
-    on_step(1 + COLD_STARTS, f"{name}: latency and pictures")
+    begun = itertools.count(1)
+    cold = measure_cold_starts(
+        bundle, wanted.device, wanted.cold_starts, on_step=lambda text: on_step(next(begun), f"{name}: {text}")
+    )
+    on_step(1 + wanted.cold_starts, f"{name}: what is captured")
+    counted = count_twice(script, wanted.device, place / "twice", bundle)
+    on_step(2 + wanted.cold_starts, f"{name}: latency and pictures")
     calls = ["--calls", str(wanted.calls), "--most-calls", str(wanted.calls)]
     measured = run("steady", *calls, "--warm-up-calls", str(wanted.warm_up_calls))
     if entries_of(bundle) != files:
@@ -159,7 +173,10 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
         parts=built["parts"],
         reasons=built["reasons"],
         build_s=built["seconds"],
-        cold_start_s=statistics.median(colds),
+        cold_start_s=cold.medians["cold_start_s"],
+        cold_start={**cold.medians, "n": cold.n},
+        peak_gib=cold.peak_gib,
+        captures=counted.captures,
         latency_ms=measured["latency_ms"],
         size_bytes=sum(int(entry["size_bytes"]) for path, entry in files.items() if path.startswith(f"{ARTEFACTS}/")),
         pictures=pictures.text,

@@ -1,6 +1,13 @@
 """One configuration in a process of its own: started, watched, measured, judged; always giving back a value."""
 
-from .cold_start import COLD_PHASES, COLD_START_FIGURES, empty_caches, measure_cold_start
+from .cold_start import (
+    COLD_PHASES,
+    COLD_START_FIGURES,
+    cold_start_figures,
+    empty_caches,
+    measure_cold_start,
+    run_cold,
+)
 from .device import detect_device, installed, target_of
 from .executor import Executor, cold_import_s
 from .files import whole_folder, write_json, write_text
@@ -36,6 +43,7 @@ __all__ = [
     "Job",
     "TrialResult",
     "cold_import_s",
+    "cold_start_figures",
     "detect_device",
     "empty_caches",
     "finished_trial",
@@ -47,6 +55,7 @@ __all__ = [
     "portable_workload",
     "repetition",
     "repetition_words",
+    "run_cold",
     "run_folder",
     "run_script",
     "tail_of",

@@ -1,9 +1,10 @@
 """Cold start: a fresh process with empty compiler caches, from its start to its first finished picture."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ...studies import Outcome
 from .fresh_process import run_script
@@ -28,27 +29,36 @@ def measure_cold_start(folder: Path, device: str, timeout_s: float) -> TrialResu
     `cold_start_s` is the process's life until its first picture, less loading weights. The page cache is warm, as on a
     worker that restarts.
     """
+    try:
+        figures = cold_start_figures(run_cold(folder / "run.py", device, timeout_s))
+    except TimeoutError:
+        return TrialResult(outcome=Outcome.TIMEOUT, reason=f"the cold start took longer than {timeout_s:g} s")
+    except (RuntimeError, ValueError) as error:
+        return TrialResult(outcome=Outcome.CRASH, reason=f"the cold start failed: {error}")
+    phases_s = {phase: figures[f"{phase}_s"] for phase in COLD_PHASES}
+    return TrialResult(outcome=Outcome.COMPLETE, measurements=figures, phases_s=phases_s)
+
+
+def run_cold(script: Path, device: str, timeout_s: float, *options: str) -> dict[str, Any]:
+    """What a run.py measures in one cold start. Raises TimeoutError, RuntimeError, and ValueError for no figures."""
     with tempfile.TemporaryDirectory(prefix="paretune-cold-") as scratch, empty_caches() as nothing_compiled:
-        arguments, out = ["--device", device, "--cold"], Path(scratch) / "out"
-        try:
-            measured = run_script(
-                folder / "run.py",
-                arguments,
-                out=out,
-                environment=nothing_compiled,
-                timeout_s=timeout_s,
-                figures=("first_call_ms", "after_s"),
-            )
-            require_figures(measured.get("phases_s"), ("import", "load", "apply"))
-        except TimeoutError:
-            return TrialResult(outcome=Outcome.TIMEOUT, reason=f"the cold start took longer than {timeout_s:g} s")
-        except (RuntimeError, ValueError) as error:
-            return TrialResult(outcome=Outcome.CRASH, reason=f"the cold start failed: {error}")
+        measured = run_script(
+            script,
+            ["--device", device, "--cold", *options],
+            out=Path(scratch) / "out",
+            environment=nothing_compiled,
+            timeout_s=timeout_s,
+            figures=("first_call_ms", "after_s"),
+        )
+    require_figures(measured.get("phases_s"), ("import", "load", "apply"))
+    return measured
+
+
+def cold_start_figures(measured: Mapping[str, Any]) -> dict[str, float]:
+    """COLD_START_FIGURES, of what `run_cold` returned."""
     seconds = {name: measured["phases_s"][name] for name in ("import", "load", "apply")}
     seconds["first_image"] = measured["first_call_ms"] / 1000
     # What is not accounted for elsewhere: the interpreter, and what the script itself imports.
     seconds["interpreter"] = max(0.0, measured["process_s"] - measured["after_s"] - sum(seconds.values()))
-    cold_start_s = sum(seconds.values()) - seconds["load"]
-    phases_s = {phase: round(seconds[phase], 3) for phase in COLD_PHASES}
-    figures = {**{f"{phase}_s": phase_s for phase, phase_s in phases_s.items()}, "cold_start_s": cold_start_s}
-    return TrialResult(outcome=Outcome.COMPLETE, measurements=figures, phases_s=phases_s)
+    phases_s = {f"{phase}_s": round(seconds[phase], 3) for phase in COLD_PHASES}
+    return {**phases_s, "cold_start_s": sum(seconds.values()) - seconds["load"]}

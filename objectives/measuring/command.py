@@ -34,6 +34,7 @@ def main(folder: Path) -> None:
         target=options.target,
         warm_up_calls=options.warm_up_calls,
         only_cold=options.cold,
+        artefacts=not options.no_artefacts,
         pictures=tuple(pictures),
     )
     phases = Phases(lambda name: print(f"{name} ...", file=sys.stderr, flush=True))
@@ -102,6 +103,9 @@ def _options(folder: Path) -> argparse.Namespace:
     parser.add_argument("--cold", action="store_true", help="only the first call: a cold start")
     parser.add_argument(
         "--twice", action="store_true", help="serve every request twice and count what is compiled, instead of timing"
+    )
+    parser.add_argument(
+        "--no-artefacts", action="store_true", help="compile as without the compiled code that lies beside apply.py"
     )
     parser.add_argument("--build", choices=WAYS, help="build compiled code in this way, instead of timing")
     parser.add_argument("--artefacts", type=Path, default=folder / "artefacts", help="folder for it")

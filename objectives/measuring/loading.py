@@ -59,7 +59,7 @@ def find_apply(folder: Path) -> Path:
     return beside if beside.is_file() else folder.parent / "apply.py"
 
 
-def apply_beside(folder: Path, pipelines: dict[str, Any], **how: Any) -> ModuleType:
+def apply_beside(folder: Path, pipelines: dict[str, Any], *, use_artefacts: bool = True, **how: Any) -> ModuleType:
     """Call the apply() that belongs to a folder, with the artefacts that lie beside it where there are some.
 
     how: what it is told about them, such as strict=True. Returns the module apply.py.
@@ -67,7 +67,7 @@ def apply_beside(folder: Path, pipelines: dict[str, Any], **how: Any) -> ModuleT
     file = find_apply(folder)
     applied = load_file(file, "apply")
     artefacts = file.with_name("artefacts")
-    if artefacts.is_dir():
+    if use_artefacts and artefacts.is_dir():
         applied.apply(pipelines, artefacts=artefacts, **how)
     else:
         applied.apply(pipelines)

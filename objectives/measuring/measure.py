@@ -69,7 +69,7 @@ def measure_configuration(
     # Sampled rarely: the first call is a part of the cold start, and compiling takes long enough to be seen.
     with PeakMemory(device, interval_ms=50.0, used_before_gib=used_before_gib) as setup:
         with phases("apply"):
-            apply_beside(folder, pipelines)
+            apply_beside(folder, pipelines, use_artefacts=plan.artefacts)
             synchronize(device)
         serving = _Serving(workload, pipelines, device)
         with phases("first_call"):

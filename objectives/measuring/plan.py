@@ -24,6 +24,8 @@ class Plan:
     stages: bool = True
     only_cold: bool = False
     """Stop after the first call."""
+    artefacts: bool = True
+    """Whether compiled code that lies beside apply.py is loaded."""
     pictures: tuple[str, ...] = ()
     """Requests, or variants of them, to keep pictures of; at least the timed ones'."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from paretune.agent.bundle import MANIFEST, SCHEMA_VERSION, bundle_readme
+from paretune.agent.bundle.cold_table import cold_rows
 from paretune.agent.bundle.export import environment, why_no_artefacts
 from paretune.agent.bundle.ways import Artefacts, Way
 from paretune.agent.results import Results
@@ -107,6 +108,31 @@ def test_the_readme_of_a_bundle_says_what_was_shown(study: ReplayedCli, tmp_path
     assert unsure.index("> Trial 7 is unconfirmed") < unsure.index("## Use it")
     assert "The noise floor was not measured" in unsure
     assert "This is the reference itself: nothing was changed." in bundle_readme(unconfirmed.reference)
+
+
+def test_the_readme_compares_cold_starts_that_were_measured_as_table_and_bars(tmp_path: Path) -> None:
+    results = replay(tmp_path)
+    cold = {"interpreter_s": 0.1, "import_s": 3.0, "load_s": 2.0, "apply_s": 0.4, "first_image_s": 0.5}
+    built = Artefacts(
+        ways=(
+            Way(
+                "standalone_compile",
+                build_s=60.0,
+                cold_start_s=4.0,
+                latency_ms=400.0,
+                size_bytes=9,
+                cold_start={**cold, "cold_start_s": 4.0, "n": 5},
+            ),
+        )
+    )
+    rows = cold_rows(results, results.trial(2), built.ways)
+    assert [row.name.partition(",")[0].partition(":")[0] for row in rows] == [
+        *("eager", "torch.compile", "this configuration without artefacts", "this bundle"),
+    ]
+    bars = [len(row.bar) for row in rows]
+    assert (bars.index(max(bars)), bars[-1] < bars[1] / 5) == (1, True), "compiling takes longest"
+    text = bundle_readme(results.trial(2), built)
+    assert "| this bundle, standalone_compile | 5 | 0.1 s | 3.0 s | 0.4 s | 0.5 s | **4.0 s** | █" in text
 
 
 def test_the_readme_of_a_bundle_says_which_way_its_code_is_kept_and_what_failed(study: ReplayedCli) -> None:

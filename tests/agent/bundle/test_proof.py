@@ -1,8 +1,10 @@
 """verify --cold: what a process may compile when a bundle is loaded (nothing), and who is named when it does."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from paretune.agent.bundle import cold_starts
 from paretune.agent.bundle.proof import Counted, judge_counts
 from paretune.objectives.measuring.compilations import CAPTURED, CPP, GRAPHS
 
@@ -45,3 +47,28 @@ def test_a_bundle_without_compiled_code_that_compiles_is_told_how_to_have_some()
     compiled, *_ = judge_counts(counted(first={"cat": {GRAPHS: 1}}), None, with_artefacts=False)
     assert compiled.text.endswith("it holds no compiled code: export it with artefacts on a machine like this one")
     assert all(check.passed for check in judge_counts(counted(), None, with_artefacts=False)), "it needs none"
+
+
+def test_cold_starts_are_told_by_phase_with_and_without_the_artefacts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "artefacts").mkdir()
+    asked: list[tuple[str, ...]] = []
+
+    def run_cold(script: Path, device: str, timeout_s: float, *options: str) -> dict[str, Any]:
+        asked.append(options)
+        first = [900.0, 800.0, 5000.0][len(asked) % 3]
+        phases = {"import": 3.0, "load": 2.0, "apply": 0.5}
+        return {
+            **{"phases_s": phases, "first_call_ms": first, "after_s": 0.1, "process_s": 5.7 + first / 1000},
+            "setup_peak_vram_gib": 7.0 + len(asked),
+        }
+
+    monkeypatch.setattr(cold_starts, "run_cold", run_cold)
+    found = cold_starts.measure_cold_starts(tmp_path, "cuda", 3, artefacts=True)
+    assert found.words() == (
+        "4.5 s (median of 3, 4.4 to 8.6; interpreter 0.1, imports 3.0, apply 0.5, first picture 0.9; "
+        "weights 2.0, not counted; at most 10.00 GiB)"
+    )
+    cold_starts.measure_cold_starts(tmp_path, "cuda", 1, artefacts=False)
+    assert asked == [(), (), (), ("--no-artefacts",)]

@@ -59,7 +59,7 @@ def bundle(tmp_path: Path) -> Path:
 def wanted(tmp_path: Path) -> Wanted:
     """Random weights: pictures are only looked at for numbers that are not finite."""
     shown = [tmp_path / f"{name}.png" for name in ("cat-0", "dog-0", "dog-1")]
-    return Wanted("cpu", [], 1, 1, 0.02, shown, Verdict.NOT_ASSESSED)
+    return Wanted("cpu", [], 1, 1, 0.02, shown, Verdict.NOT_ASSESSED, cold_starts=1)
 
 
 def way(name: str, **known: Any) -> Way:
@@ -113,16 +113,14 @@ def test_what_is_finished_stays_when_building_is_interrupted(
 
 
 @pytest.mark.slow
-def test_both_ways_are_built_and_measured_and_the_code_travels(
-    bundle: Path, wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ways, "COLD_STARTS", 1)
+def test_both_ways_are_built_and_measured_and_the_code_travels(bundle: Path, wanted: Wanted, tmp_path: Path) -> None:
     said: list[tuple[int, int, str]] = []
     found = build_ways(bundle, tmp_path / "work", wanted, lambda *step: said.append(step))
     assert {one.name: one.failed for one in found} == {"standalone_compile": None, "portable_cache": None}
     (standalone,) = [one for one in found if one.name == "standalone_compile"]
     assert (standalone.parts, standalone.reasons) == (2, {})
     assert standalone.cold_start_s is not None
+    assert (standalone.cold_start["n"], standalone.captures) == (1, 0)
     index = json.loads((tmp_path / "work" / "standalone_compile" / "bundle" / "artefacts" / "index.json").read_text())
     assert [part["call"]["tuple"][0]["tuple"][0]["shape"][0] for part in index["parts"]] == [1, 2]
     assert (bundle / "artefacts" / "built_for.json").is_file()
