@@ -186,10 +186,18 @@ def export(
     sign: Annotated[
         Path | None, typer.Option(help="Sign the bundle with this private key (made by `paretune keygen`).")
     ] = None,
+    artefacts: Annotated[
+        bool,
+        typer.Option("--artefacts/--no-artefacts", help="Build compiled code, where something compiles."),
+    ] = True,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Write a configuration as a bundle that runs without paretune; warn of what speaks against its figures."""
+    """Write a configuration as a bundle that runs without paretune; warn of what speaks against its figures.
+
+    Where the configuration compiles, its code is built in fresh processes, in every way there is; the best is kept.
+    """
     from .bundle import export as run
+    from .progress import step_progress
     from .results import Results
 
     conditions = {"--limit": limit, "--verdict": verdict, "--by": by, "--loss": loss}
@@ -197,7 +205,14 @@ def export(
         raise UserError(f"--trial {trial} says which one already: leave out {', '.join(asked)}")
     results = Results(Records(storage, must_exist=True), name)
     chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by or FASTEST, loss)
-    folder = run(results, chosen, output, unconfirmed=unconfirmed, sign=sign)
+    try:
+        with step_progress(console) as on_step:
+            folder = run(
+                results, chosen, output, unconfirmed=unconfirmed, sign=sign, artefacts=artefacts, on_step=on_step
+            )
+    except KeyboardInterrupt:
+        say("Interrupted. What was built is kept: the same command goes on from there.")
+        raise typer.Exit(130) from None
     say(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}")
     if doubts := chosen.doubts():
         print_error("warning", " ".join(map(str, doubts)))

@@ -28,7 +28,12 @@ from typing import Any
 
 APPLY = '''
 
-{once}def apply(
+{once}def apply_techniques(pipelines: Any{parameter}) -> None:
+    """Apply every technique in order, in place, to {{name: pipeline}}."""
+{body}
+
+
+def apply(
     pipelines: Any,
     artefacts: Any = None,
     *,
@@ -36,16 +41,19 @@ APPLY = '''
     strict: bool = False,
     trusted_key: Any = None,
 ) -> None:
-    """Apply every technique in order, in place, to one pipeline or to {{name: pipeline}}.
+    """Change one pipeline, or {{name: pipeline}}, as the configuration says.
 
 {about}
     """
     if not isinstance(pipelines, dict):
         pipelines = {{"main": pipelines}}
-{body}
+{opening}    apply_techniques(pipelines{argument})
 '''
-
-
+OPENING = """\
+    loaded = open_artefacts(
+        trusted(artefacts, pipelines, on_miss=on_miss, strict=strict, trusted_key=trusted_key), on_miss
+    )
+"""
 WITH_ARTEFACTS = """\
     artefacts: the bundle's folder of that name, with the compiled code; None compiles here. on_miss: what becomes of a
     call that nothing in it was built for: "compile" (eager, while another thread compiles), "eager", or "error".
@@ -53,12 +61,7 @@ WITH_ARTEFACTS = """\
     Compiled code that was built for another machine, other versions or another model is not used, with one warning that
     names every difference; strict=True makes an error of it. trusted_key: file of a public key; the bundle has to be
     signed with its other half. Damaged, missing, added or wrongly signed files are an error in any case."""
-WITHOUT_ARTEFACTS = "    Nothing of it is compiled, so the other arguments mean nothing."
-
-OPENING = [
-    "    how = {'on_miss': on_miss, 'strict': strict, 'trusted_key': trusted_key}",
-    "    loaded = open_artefacts(trusted(artefacts, pipelines, **how), on_miss)",
-]
+WITHOUT_ARTEFACTS = "    Nothing of it is compiled, so only the first argument means something."
 
 FINDERS: tuple[Callable[..., Any], ...] = (denoisers, vaes, text_encoders, other_modules)
 """A technique changes the modules that those among its helpers find; all of them where it names none."""
@@ -87,13 +90,22 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
         versions=f"Measured with {measured}." if measured else "",
     )
     calls = [_call(step, technique(step.technique)) for step in configuration.steps]
-    calls = (OPENING if loading else []) + calls
     body = "\n".join(calls) if calls else "    # The reference: nothing is changed."
     arguments = ", ".join([f'"{configuration.key}"', *(finder.__name__ for finder in finders)])
     once = f"@applied_once({arguments})\n" if calls else ""
     sources = "".join(f"\n\n{inspect.getsource(function).rstrip()}\n" for function in functions)
-    about = WITH_ARTEFACTS if loading else WITHOUT_ARTEFACTS
-    return head + sources + APPLY.format(once=once, about=about, body=body)
+    return (
+        head
+        + sources
+        + APPLY.format(
+            once=once,
+            parameter=", loaded: Any" if loading else "",
+            body=body,
+            about=WITH_ARTEFACTS if loading else WITHOUT_ARTEFACTS,
+            opening=OPENING if loading else "",
+            argument=", loaded" if loading else "",
+        )
+    )
 
 
 def _call(step: Step, known: Technique) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ._artefacts import counters, open_artefacts
 from ._technique import Technique
+from ._trusted import trusted
 from ._watch import applied_once, watch
 from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
@@ -164,10 +165,9 @@ def _executed(file: Path, before: _File | None) -> _File:
 
 def _refuse_equal_names(techniques: list[Technique], file: Path) -> None:
     """Functions of one name are one function: in apply.py, the last would stand for all of them."""
-    sources = {"apply": "the entry point of apply.py"}
-    sources |= {
-        function.__name__: inspect.getsource(function) for function in (watch, applied_once, open_artefacts, counters)
-    }
+    sources = dict.fromkeys(("apply", "apply_techniques"), "the entry point of apply.py")
+    everywhere = (watch, applied_once, open_artefacts, trusted, counters)
+    sources |= {function.__name__: inspect.getsource(function) for function in everywhere}
     for known in techniques:
         for function in (*known.helpers, known.apply):
             source = inspect.getsource(function)

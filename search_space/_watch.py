@@ -33,7 +33,7 @@ def watch(pipelines: dict[str, Any], holds: Any) -> None:
 
 
 def applied_once(configuration: str, *finders: Any) -> Any:
-    """Decorates the apply() of a configuration, which changes the modules that `finders` find.
+    """Decorates the apply_techniques() of a configuration, which changes the modules that `finders` find.
 
     A module that it changes is marked: RuntimeError where one has a mark already, because most techniques cannot be
     applied twice. From then on, a call of pipelines that have another module in its place ends in a RuntimeError too.
@@ -78,11 +78,10 @@ def applied_once(configuration: str, *finders: Any) -> Any:
 
     def decorate(apply: Any) -> Any:
         @functools.wraps(apply)
-        def once(pipelines: Any, *args: Any, **kwargs: Any) -> None:
-            named = pipelines if isinstance(pipelines, dict) else {"main": pipelines}
-            mark(changed(named))
-            apply(named, *args, **kwargs)
-            watch(named, still_there(named, changed(named)))
+        def once(pipelines: dict[str, Any], *args: Any) -> None:
+            mark(changed(pipelines))
+            apply(pipelines, *args)
+            watch(pipelines, still_there(pipelines, changed(pipelines)))
 
         return once
 

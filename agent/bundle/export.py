@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jinja2
 from packaging.requirements import Requirement
 
 from ...objectives.figures import FIGURE, FIGURES
+from ...objectives.fingerprint import Fingerprint
 from ...search_space import known_techniques, technique
 from ...studies import UserError, pack_workload, same_workload, utc_now
 from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
@@ -16,17 +18,28 @@ from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
 from .signing import read_private_key, signature_of, trust_file
 from .trust import ARTEFACTS, SIGNATURE
+from .verify import UNKNOWN_FLOOR
+from .ways import Artefacts, OnStep, Wanted, build_ways
 
 PYTORCH_BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
 
 
 def export(
-    results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = False, sign: Path | None = None
+    results: Results,
+    trial: Trial,
+    folder: Path,
+    *,
+    unconfirmed: bool = False,
+    sign: Path | None = None,
+    artefacts: bool = True,
+    on_step: OnStep = lambda done, total, text: None,
 ) -> Path:
     """Write the bundle of `trial` to `folder`, whole or not at all. Returns the folder.
 
     unconfirmed: also where nothing is known of its gain, because the reference was never again where it had been.
     sign: the file of a private key (signing.py), which signs the manifest.
+    artefacts: whether compiled code goes into it, where the configuration compiles: it is built and measured here, in
+    fresh processes, which takes a few times as long as compiling. Interrupted and called again, it goes on.
     Raises UserError in that case without it, and when the folder holds something that is not a bundle.
     """
     if not (trial.exportable or unconfirmed):
@@ -53,13 +66,14 @@ def export(
         )
     key = None if sign is None else read_private_key(sign)
     try:
-        return _write_bundle(results, trial, folder, key)
+        return _write_bundle(results, trial, folder, key, artefacts, on_step)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder with -o") from None
 
 
-def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any) -> Path:
+def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any, artefacts: bool, on_step: OnStep) -> Path:
     packed = pack_workload(results.study)
+    work = folder.resolve().with_name(f".{folder.resolve().name}.building")
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
         write_text(draft / "apply.py", trial.timing.apply_py)
@@ -68,10 +82,17 @@ def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any) -> Pat
         for name, source in packed.files.items():
             (draft / "check" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, draft / "check" / name)
-        _write_evidence(draft / "evidence", results, trial)
+        why_not = why_no_artefacts(results, trial) if artefacts else "they were not asked for"
+        if why_not is None:
+            packed.remember()  # the processes that build load what is not in the bundle
+            ways = build_ways(draft, work, _wanted(results, trial), on_step)
+        else:
+            ways = []
+        built = Artefacts(why_not, tuple(ways))
+        _write_evidence(draft / "evidence", results, trial, built)
         if (draft / ARTEFACTS).is_dir():
             shutil.copyfile(trust_file(), draft / "trust.py")
-        write_text(draft / "README.md", bundle_readme(trial, signed=key is not None))
+        write_text(draft / "README.md", bundle_readme(trial, built, signed=key is not None))
         manifest = {
             "schema": SCHEMA_VERSION,
             "created_at": utc_now(),
@@ -87,7 +108,38 @@ def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any) -> Pat
         if key is not None:
             (draft / SIGNATURE).write_bytes(signature_of((draft / MANIFEST).read_bytes(), key))
     packed.remember()
+    shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def why_no_artefacts(results: Results, trial: Trial) -> str | None:
+    """Why no compiled code can be built for a trial's bundle here; None when it can."""
+    if not any(technique(step.technique).artefacts for step in trial.configuration.steps):
+        return "nothing in the configuration is compiled"
+    if "def open_artefacts(" not in trial.timing.apply_py:
+        return "the trial was measured before there were artefacts: measure it again"
+    try:
+        here = Fingerprint.current(results.fingerprint.device_kind)
+    except RuntimeError as error:
+        return str(error)
+    differences = results.fingerprint.differences(here)
+    return f"this is not the machine of the evidence ({'; '.join(differences)})" if differences else None
+
+
+def _wanted(results: Results, trial: Trial) -> Wanted:
+    """What the artefacts are measured against."""
+    steps = trial.configuration.steps
+    needed = {Requirement(p).name for step in steps for p in technique(step.technique).packages_with(step.parameters)}
+    measurement = results.study.measurement
+    return Wanted(
+        device=results.fingerprint.device_kind,
+        packages=sorted(needed),
+        calls=measurement.calls,
+        warm_up_calls=measurement.warm_up_calls,
+        floor=UNKNOWN_FLOOR if results.floor is None else results.floor.of_figure("latency_ms"),
+        pictures=trial.pictures(),
+        verdict=trial.verdict,
+    )
 
 
 def environment(results: Results, trial: Trial) -> str:
@@ -110,7 +162,7 @@ def environment(results: Results, trial: Trial) -> str:
     return "\n".join([*head, *indexes, *pins]) + "\n"
 
 
-def bundle_readme(trial: Trial, *, signed: bool = False) -> str:
+def bundle_readme(trial: Trial, artefacts: Artefacts | None = None, *, signed: bool = False) -> str:
     """README.md; its figures are the ones that every report shows."""
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     environment = jinja2.Environment(
@@ -135,12 +187,14 @@ def bundle_readme(trial: Trial, *, signed: bool = False) -> str:
         approximate=not trial.configuration.loss.is_none,
         requests=results.study.workload.requests,
         signed=signed,
+        artefacts=artefacts or Artefacts(),
+        kept=None if artefacts is None else artefacts.kept,
         own=[name for name in packed.files if name.endswith(".py")],
         models={name: spec for name, spec in packed.description.get("pipelines", {}).items() if spec.get("digest")},
     )
 
 
-def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
+def _write_evidence(folder: Path, results: Results, trial: Trial, artefacts: Artefacts) -> None:
     folder.mkdir()
     measured: dict[str, Any] = {"schema": SCHEMA_VERSION, "study": results.name}
     measured["measurement"] = results.study.measurement.model_dump()
@@ -153,6 +207,7 @@ def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
     measured["reference"] = _evidence(results.reference)
     if results.torch_compile is not None and results.torch_compile.complete:
         measured["torch_compile"] = _evidence(results.torch_compile)
+    measured["artefacts"] = asdict(artefacts)
     write_json(folder / "measurements.json", measured)
     for name, source in (("reference", results.reference), ("winner", trial)):
         (folder / name).mkdir()

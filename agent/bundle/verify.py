@@ -211,13 +211,14 @@ def _compare_memory(expected: Figures, measured: Figures, floor: NoiseFloor | No
 def compare_pictures(bundle: Bundle, made: Path, folder: Path, shown: Sequence[Path]) -> Check:
     """Pictures of the evidence against what was made now; `made` is the process's pictures.npz. Raises UserError."""
     try:
-        return _judge(shown, made, bundle.evidence.trial.measurements.quality.verdict)
+        return judge_pictures(shown, made, bundle.evidence.trial.measurements.quality.verdict)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} could not be run: its pictures cannot be compared ({reason})") from None
 
 
-def _judge(shown: Sequence[Path], made: Path, verdict: Verdict) -> Check:
+def judge_pictures(shown: Sequence[Path], made: Path, verdict: Verdict) -> Check:
+    """The files against what is in pictures.npz; with random weights only whether that is finite."""
     import numpy as np
     import torch
 

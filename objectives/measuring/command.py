@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from .building import WAYS, build_artefacts
 from .contract import InvalidOutputError
 from .measure import measure_configuration
 from .phases import Phases
@@ -15,7 +16,7 @@ from .twice import serve_twice
 
 def main(folder: Path) -> None:
     """Measure what lies in `folder` once, as the command line says; print the figures, and save them with --out."""
-    options = _options()
+    options = _options(folder)
     started = time.perf_counter()
     import diffusers  # noqa: F401 (a cold start pays for this import, so it is timed)
     import numpy as np
@@ -36,6 +37,9 @@ def main(folder: Path) -> None:
         pictures=tuple(pictures),
     )
     phases = Phases(lambda name: print(f"{name} ...", file=sys.stderr, flush=True))
+    if options.build is not None:
+        _build(folder, device, phases, options)
+        return
     if options.twice:
         _count(folder, device, phases, options.out)
         return
@@ -58,6 +62,14 @@ def main(folder: Path) -> None:
         print(f"latency {measurements['latency_ms']:.1f} ms, peak memory {measurements['peak_vram_gib']:.2f} GiB")
 
 
+def _build(folder: Path, device: str, phases: Phases, options: argparse.Namespace) -> None:
+    built = build_artefacts(folder, device, options.artefacts, options.build, options.packages, phases)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "result.json").write_text(json.dumps(built, indent=1))
+    print(f"built in {built['seconds']:.1f} s")
+
+
 def _count(folder: Path, device: str, phases: Phases, out: Path | None) -> None:
     import numpy as np
 
@@ -72,7 +84,7 @@ def _count(folder: Path, device: str, phases: Phases, out: Path | None) -> None:
     print(json.dumps(counted, indent=1))
 
 
-def _options() -> argparse.Namespace:
+def _options(folder: Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--device", default=None, help="cuda or cpu; by default cuda when there is one")
     parser.add_argument("--calls", type=int, default=Plan.calls, help="timed calls per shape of request, at least")
@@ -91,5 +103,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--twice", action="store_true", help="serve every request twice and count what is compiled, instead of timing"
     )
+    parser.add_argument("--build", choices=WAYS, help="build compiled code in this way, instead of timing")
+    parser.add_argument("--artefacts", type=Path, default=folder / "artefacts", help="folder for it")
+    parser.add_argument("--packages", nargs="*", default=[], help="packages whose versions it depends on, beside torch")
     parser.add_argument("--out", type=Path, default=None, help="folder for result.json and pictures.npz")
     return parser.parse_args()

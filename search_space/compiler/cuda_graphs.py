@@ -19,12 +19,13 @@ class CudaGraphsParameters(Parameters):
     modules: Literal["denoiser", "denoiser_vae", "denoiser_vae_text"] = "denoiser"
 
 
-def recorded(function: Any, module: Any, counts: dict[str, int]) -> Any:
+def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: bool = False) -> Any:
     """`function`, which computes with the weights of `module`, as CUDA graphs: one for each combination of shapes,
     number formats and other arguments, and for each state that the module is in (module_state).
 
-    The first call of a combination runs as it is, which compiles what has to be compiled; the second is recorded. What
-    comes out is copied from the memory of the recording, so that no later call writes over it. counts: "recorded",
+    The first call of a combination runs as it is, which compiles what has to be compiled; the second is recorded, or
+    with `at_once` the first, once it has run: what is called once in a picture is then ready after the first picture.
+    What comes out is copied from the memory of the recording, so that no later call writes over it. counts: "recorded",
     "replayed" and "direct" calls are counted in it.
     """
     import threading
@@ -136,7 +137,8 @@ def recorded(function: Any, module: Any, counts: dict[str, int]) -> Any:
                 result = function(*args, **kwargs)
                 # In the state after it: transformers puts hooks on a text encoder's layers in its first call.
                 graphs = graphs_now()
-                graphs.setdefault(key, None)
+                if graphs.setdefault(key, None) is None and at_once:
+                    graphs[key] = record(args, kwargs, device)
                 if len(graphs) > most_graphs:
                     graphs.popitem(last=False)
                 return result
@@ -160,21 +162,21 @@ def recorded(function: Any, module: Any, counts: dict[str, int]) -> Any:
 def cuda_graphs(pipelines: dict[str, Any], *, modules: str) -> None:
     """Record in place of `forward`: hooks on the module stay outside. A step cache's parts are recorded one by one."""
 
-    def record(module: Any, parts: list[str]) -> None:
+    def record(module: Any, parts: list[str], *, at_once: bool = False) -> None:
         module.cuda_graph_counts = {}
         for part in parts:
             counts = {"recorded": 0, "replayed": 0, "direct": 0}
             module.cuda_graph_counts[part] = counts
-            setattr(module, part, recorded(getattr(module, part), module, counts))
+            setattr(module, part, recorded(getattr(module, part), module, counts, at_once=at_once))
 
     for denoiser in denoisers(pipelines):
         record(denoiser, getattr(denoiser, "forward_parts", ["forward"]))
     if modules != "denoiser":
         for vae in vaes(pipelines):
-            record(vae.decoder, ["forward"])
+            record(vae.decoder, ["forward"], at_once=True)
     if modules == "denoiser_vae_text":
         for encoder in text_encoders(pipelines):
-            record(encoder, ["forward"])
+            record(encoder, ["forward"], at_once=True)
 
 
 def took_effect(pipelines: dict[str, Any], *, modules: str) -> str | None:
@@ -228,6 +230,6 @@ TECHNIQUE = Technique(
     helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recorded),
     adapters_later=(
         "Adapters may be loaded and unloaded later: what was recorded with other weights or layers is not replayed, "
-        "and the second call of each new state records again."
+        "and the first or second call of each new state records again."
     ),
 )

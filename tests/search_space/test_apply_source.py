@@ -59,7 +59,7 @@ def test_it_compiles_and_calls_with_every_parameter(techniques: dict[str, dict[s
     configuration = Configuration.of(techniques)
     source = apply_source(configuration)
     compile(source, "apply.py", "exec")
-    (entry,) = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "apply"]
+    (entry,) = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "apply_techniques"]
     calls = [
         (n.value.func.id, {k.arg: ast.literal_eval(k.value) for k in n.value.keywords if k.arg != "artefacts"})
         for n in entry.body
@@ -76,7 +76,7 @@ def test_it_imports_neither_paretune_nor_what_it_does_not_need(techniques: dict[
     assert "paretune" not in {module.partition(".")[0] for module in modules}
     if not techniques:
         assert modules == {"typing"}
-        assert functions(apply_source(Configuration())) == ["apply"]
+        assert functions(apply_source(Configuration())) == ["apply_techniques", "apply"]
 
 
 def test_helpers_are_written_once_and_techniques_in_order() -> None:

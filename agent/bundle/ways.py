@@ -1,0 +1,166 @@
+"""Compiled code for a bundle: every way to keep it is built, measured in fresh processes, and the best is taken.
+
+Which way starts fastest, and whether its code is as fast as that of torch.compile, differs from configuration to
+configuration, and some fail. So none of them is believed.
+"""
+
+import hashlib
+import json
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...objectives.measuring.building import WAYS
+from ...objectives.verdict import Verdict
+from ..trial import empty_caches, run_script, write_json
+from .manifest import MANIFEST, SCHEMA_VERSION, entries_of
+from .signing import trust_file
+from .trust import ARTEFACTS
+from .verify import judge_pictures
+
+COLD_STARTS = 3
+TIMEOUT_S = 3600
+AS_FAST = 0.05
+"""A way whose code is slower than another's by more than this, relative, and the noise floor, is no choice."""
+HOW_IT_ENDED = "way.json"
+
+OnStep = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to keep compiled code, and what came of it here."""
+
+    name: str
+    failed: str | None = None
+    """Why it cannot be used; nothing else is known then."""
+    parts: int = 0
+    """Pieces of code that were built."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """{part: why nothing was built for it}: it runs as it does without artefacts."""
+    build_s: float | None = None
+    cold_start_s: float | None = None
+    """Imports, apply() and the first request, without loading weights; the median of COLD_STARTS processes."""
+    latency_ms: float | None = None
+    size_bytes: int | None = None
+    pictures: str = ""
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """What is known of a bundle's compiled code."""
+
+    why_not: str | None = None
+    """Why none was built."""
+    ways: tuple[Way, ...] = ()
+    """The best one first."""
+
+    @property
+    def kept(self) -> Way | None:
+        """The way that is in the bundle."""
+        return self.ways[0] if self.ways and self.ways[0].failed is None else None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the ways are measured against."""
+
+    device: str
+    packages: Sequence[str]
+    calls: int
+    """Timed, for each shape of request."""
+    warm_up_calls: int
+    floor: float
+    """Of the latency, relative."""
+    pictures: Sequence[Path]
+    """The evidence."""
+    verdict: Verdict
+
+
+def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambda done, total, text: None) -> list[Way]:
+    """Build and measure each way for a bundle that has everything but artefacts. The best one's are put into it.
+
+    work: a folder where what is finished stays when this is interrupted; called again for the same files, it goes on
+    from there. Returns every way, the best one first where there is any; the caller removes `work`.
+    """
+    files = {name: entry["sha256"] for name, entry in entries_of(bundle).items()}
+    key = hashlib.sha256(json.dumps([files, wanted.device, wanted.calls]).encode()).hexdigest()
+    steps = (1 + COLD_STARTS + 1) * len(WAYS)
+    ways = []
+    for number, name in enumerate(WAYS):
+        done = number * (steps // len(WAYS))
+        place = work / name
+        if not (place / "key").is_file() or (place / "key").read_text() != key:
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(bundle, place / "bundle")
+            shutil.copyfile(trust_file(), place / "bundle" / "trust.py")
+            (place / "key").write_text(key)
+        ended = place / HOW_IT_ENDED
+        if ended.is_file():
+            ways.append(Way(**json.loads(ended.read_text())))
+            continue
+        try:
+            way = _try(name, place, wanted, lambda more, text, done=done: on_step(done + more, steps, text))  # type: ignore[misc]
+            write_json(ended, asdict(way))
+        except (RuntimeError, TimeoutError) as error:
+            way = Way(name, failed=" ".join(str(error).split())[:500] or "it took too long")
+        ways.append(way)
+    ways.sort(key=lambda way: _rank(way, ways, wanted.floor))
+    if ways[0].failed is None:
+        shutil.copytree(work / ways[0].name / "bundle" / ARTEFACTS, bundle / ARTEFACTS)
+    return ways
+
+
+def _rank(way: Way, ways: Sequence[Way], floor: float) -> tuple[bool, bool, float]:
+    """The smaller the better: it works, its code is fast, it starts fast."""
+    fastest = min((one.latency_ms for one in ways if one.latency_ms is not None and one.failed is None), default=0.0)
+    slow = (way.latency_ms or 0.0) > fastest * (1 + floor + AS_FAST)
+    return (way.failed is not None, slow, way.cold_start_s or 0.0)
+
+
+def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], None]) -> Way:
+    """Build in one way, and measure what was built. Raises RuntimeError, TimeoutError."""
+    bundle = place / "bundle"
+    script, artefacts = bundle / "check" / "run.py", bundle / ARTEFACTS
+
+    def run(out: str, *options: str) -> dict[str, Any]:
+        with empty_caches() as environment:
+            return run_script(
+                script,
+                ["--device", wanted.device, *options],
+                out=place / out,
+                environment=environment,
+                timeout_s=TIMEOUT_S,
+            )
+
+    on_step(0, f"{name}: building")
+    built = run("build", "--build", name, "--artefacts", str(artefacts), "--packages", *wanted.packages)
+    files = entries_of(bundle)
+    write_json(bundle / MANIFEST, {"schema": SCHEMA_VERSION, "files": files})
+    colds = []
+    for number in range(COLD_STARTS):
+        on_step(1 + number, f"{name}: cold start {number + 1} of {COLD_STARTS}")
+        colds.append(float(run(f"cold-{number}", "--cold")["cold_start_s"]))
+    on_step(1 + COLD_STARTS, f"{name}: latency and pictures")
+    calls = ["--calls", str(wanted.calls), "--most-calls", str(wanted.calls)]
+    measured = run("steady", *calls, "--warm-up-calls", str(wanted.warm_up_calls))
+    if entries_of(bundle) != files:
+        raise RuntimeError("loading it changes its files")
+    asked = {request["name"] for request in json.loads((script.parent / "workload.json").read_text())["requests"]}
+    shown = [file for file in wanted.pictures if file.stem.rpartition("-")[0] in asked]
+    pictures = judge_pictures(shown, place / "steady" / "pictures.npz", wanted.verdict)
+    if not pictures.passed:
+        raise RuntimeError(f"its pictures are others: {pictures.text}")
+    return Way(
+        name,
+        parts=built["parts"],
+        reasons=built["reasons"],
+        build_s=built["seconds"],
+        cold_start_s=statistics.median(colds),
+        latency_ms=measured["latency_ms"],
+        size_bytes=sum(int(entry["size_bytes"]) for path, entry in files.items() if path.startswith(f"{ARTEFACTS}/")),
+        pictures=pictures.text,
+    )

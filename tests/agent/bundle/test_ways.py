@@ -1,0 +1,129 @@
+"""Compiled code for a bundle: every way is tried in fresh processes, what is finished stays, the best is taken."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paretune.agent.bundle import ways
+from paretune.agent.bundle.ways import Wanted, Way, build_ways
+from paretune.agent.trial import write_scripts
+from paretune.objectives.verdict import Verdict
+from paretune.search_space import Configuration, apply_source
+from paretune.studies import sha256
+from support.product import request_of
+
+PRODUCT = """
+import torch
+from types import SimpleNamespace
+
+class Denoiser(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mix = torch.nn.Linear(3, 3)
+
+    def forward(self, sample):
+        return self.mix(sample.movedim(1, -1)).movedim(-1, 1).sigmoid()
+
+class Scheduler:
+    def step(self, noise):
+        return noise
+
+def load(device):
+    return {"main": SimpleNamespace(unet=Denoiser().eval(), scheduler=Scheduler())}
+
+@torch.no_grad()
+def run(pipelines, request):
+    noise = torch.randn(request.batch, 3, 32, 32, generator=torch.Generator().manual_seed(request.seed))
+    return pipelines["main"].unet(noise)
+"""
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Everything that a bundle has before its artefacts: of a product with two shapes."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "apply.py").write_text(apply_source(Configuration.of({"torch_compile": {}})))
+    requests = [{"pipeline": "main", **request_of("cat")}, {"pipeline": "main", **request_of("dog", batch=2)}]
+    (folder / "check" / "own").mkdir(parents=True)
+    (folder / "check" / "own" / "product.py").write_text(PRODUCT)
+    digests = {"product.py": sha256(folder / "check" / "own" / "product.py")}
+    write_scripts(folder / "check", {"schema": 1, "python": "own/product.py", "sha256": digests, "requests": requests})
+    return folder
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> Wanted:
+    """Random weights: pictures are only looked at for numbers that are not finite."""
+    shown = [tmp_path / f"{name}.png" for name in ("cat-0", "dog-0", "dog-1")]
+    return Wanted("cpu", [], 1, 1, 0.02, shown, Verdict.NOT_ASSESSED)
+
+
+def way(name: str, **known: Any) -> Way:
+    return replace(Way(name, build_s=60.0, cold_start_s=5.0, latency_ms=100.0), **known)
+
+
+def test_the_way_that_starts_fastest_is_kept_unless_its_code_is_slower() -> None:
+    tried = [
+        way("starts slowly", cold_start_s=30.0),
+        way("runs slowly", cold_start_s=3.0, latency_ms=120.0),
+        way("best", latency_ms=103.0),
+        Way("fails", failed="it fails"),
+    ]
+    ranked = sorted(tried, key=lambda one: ways._rank(one, tried, 0.02))
+    assert [one.name for one in ranked] == ["best", "starts slowly", "runs slowly", "fails"]
+
+
+def test_what_is_finished_stays_when_building_is_interrupted(
+    bundle: Path, wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    interrupt = [True, False, False]
+
+    def run(name: str, place: Path, wanted: Wanted, on_step: Any) -> Way:
+        tried.append(name)
+        if name == "portable_cache" and interrupt.pop(0):
+            raise KeyboardInterrupt
+        if name == "portable_cache":
+            raise RuntimeError("torch has nothing in its caches")
+        (place / "bundle" / "artefacts").mkdir()
+        (place / "bundle" / "artefacts" / "index.json").write_text(name)
+        return way(name)
+
+    monkeypatch.setattr(ways, "_try", run)
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        build_ways(bundle, work, wanted)
+    assert not (bundle / "artefacts").exists()
+    found = build_ways(bundle, work, wanted)
+    assert tried == ["standalone_compile", "portable_cache", "portable_cache"]
+    assert [(one.name, one.failed) for one in found] == [
+        ("standalone_compile", None),
+        ("portable_cache", "torch has nothing in its caches"),
+    ]
+    assert (bundle / "artefacts" / "index.json").read_text() == "standalone_compile"
+    (bundle / "artefacts" / "index.json").unlink()
+    (bundle / "artefacts").rmdir()
+    (bundle / "apply.py").write_text("another")
+    build_ways(bundle, work, wanted)
+    assert tried[3:] == ["standalone_compile", "portable_cache"]
+
+
+@pytest.mark.slow
+def test_both_ways_are_built_and_measured_and_the_code_travels(
+    bundle: Path, wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "COLD_STARTS", 1)
+    said: list[tuple[int, int, str]] = []
+    found = build_ways(bundle, tmp_path / "work", wanted, lambda *step: said.append(step))
+    assert {one.name: one.failed for one in found} == {"standalone_compile": None, "portable_cache": None}
+    (standalone,) = [one for one in found if one.name == "standalone_compile"]
+    assert (standalone.parts, standalone.reasons) == (2, {})
+    assert standalone.cold_start_s is not None
+    index = json.loads((tmp_path / "work" / "standalone_compile" / "bundle" / "artefacts" / "index.json").read_text())
+    assert [part["call"]["tuple"][0]["tuple"][0]["shape"][0] for part in index["parts"]] == [1, 2]
+    assert (bundle / "artefacts" / "built_for.json").is_file()
+    assert [done for done, _, _ in said] == sorted(done for done, _, _ in said)
