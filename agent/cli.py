@@ -24,7 +24,7 @@ from .options import (
     one_of,
 )
 from .output import MaskedConsole, print_error, print_json, print_mistake, say, shell_line
-from .review_commands import dashboard, rate
+from .review_commands import calibrate, dashboard, rate
 from .trial_commands import ablate, explain
 
 app = typer.Typer(
@@ -311,6 +311,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 app.command()(rate)
+app.command()(calibrate)
 app.command()(dashboard)
 app.command()(ablate)
 app.command()(explain)

@@ -1,6 +1,7 @@
 """Export one configuration as a bundle: what production needs, and the evidence for it."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,17 @@ from ..trial import whole_folder, write_json, write_scripts, write_text
 from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
 
 
-def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = False) -> Path:
+def export(
+    results: Results,
+    trial: Trial,
+    folder: Path,
+    *,
+    unconfirmed: bool = False,
+    on_step: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> Path:
     """Write the bundle of `trial` to `folder`, whole or not at all. Returns the folder.
 
+    on_step: how far it is: steps done, of how many, and what is being done.
     unconfirmed: also where nothing is known of its gain, because the reference was never again where it had been.
     Raises UserError in that case without it, and when the folder holds something that is not a bundle.
     """
@@ -44,12 +53,14 @@ def export(results: Results, trial: Trial, folder: Path, *, unconfirmed: bool = 
             f"the pictures of {results.name} are gone from {results.record.files}: a bundle needs its evidence"
         )
     try:
-        return _write_bundle(results, trial, folder)
+        return _write_bundle(results, trial, folder, on_step)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder with -o") from None
 
 
-def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
+def _write_bundle(results: Results, trial: Trial, folder: Path, on_step: Callable[[int, int, str], None]) -> Path:
+    total = len(trial.pictures()) + len(results.reference.pictures()) + 2
+    on_step(0, total, "packing the workload")
     packed = pack_workload(results.study)
     with whole_folder(folder.resolve()) as draft:
         write_text(draft / "configuration.yaml", trial.configuration.to_yaml())
@@ -59,8 +70,9 @@ def _write_bundle(results: Results, trial: Trial, folder: Path) -> Path:
         for name, source in packed.files.items():
             (draft / "check" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, draft / "check" / name)
-        _write_evidence(draft / "evidence", results, trial)
+        _write_evidence(draft / "evidence", results, trial, lambda done: on_step(done, total, "copying the evidence"))
         write_text(draft / "README.md", bundle_readme(trial))
+        on_step(total - 1, total, "writing the manifest")
         manifest = {
             "schema": SCHEMA_VERSION,
             "created_at": utc_now(),
@@ -123,7 +135,7 @@ def bundle_readme(trial: Trial) -> str:
     )
 
 
-def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
+def _write_evidence(folder: Path, results: Results, trial: Trial, on_copied: Callable[[int], None]) -> None:
     folder.mkdir()
     measured: dict[str, Any] = {"schema": SCHEMA_VERSION, "study": results.name}
     measured["measurement"] = results.study.measurement.model_dump()
@@ -137,9 +149,12 @@ def _write_evidence(folder: Path, results: Results, trial: Trial) -> None:
     if results.torch_compile is not None and results.torch_compile.complete:
         measured["torch_compile"] = _evidence(results.torch_compile)
     write_json(folder / "measurements.json", measured)
+    copied = 0
     for name, source in (("reference", results.reference), ("winner", trial)):
         (folder / name).mkdir()
         for picture in source.pictures():
+            copied += 1
+            on_copied(copied)
             shutil.copyfile(picture, folder / name / picture.name)
 
 

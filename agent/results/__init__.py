@@ -6,6 +6,7 @@ from .doubts import Doubt, DoubtKind, ended_early_words, picture_doubts, study_d
 from .front import TIE_RULE, pareto_front
 from .limits import Limit, limit_words
 from .machine import Canary, trials_before
+from .people import MetricBesidePeople, PeopleSaid, people_said
 from .results import Results
 from .summary import (
     age_words,
@@ -29,6 +30,8 @@ __all__ = [
     "DoubtKind",
     "Earned",
     "Limit",
+    "MetricBesidePeople",
+    "PeopleSaid",
     "Results",
     "Speed",
     "Trial",
@@ -45,6 +48,7 @@ __all__ = [
     "limit_words",
     "numbers",
     "pareto_front",
+    "people_said",
     "picture_doubts",
     "pictures_note",
     "study_doubts",
