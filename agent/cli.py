@@ -23,7 +23,7 @@ from .options import (
     one_of,
 )
 from .output import MaskedConsole, print_error, print_json, print_mistake, say, shell_line
-from .review_commands import dashboard, rate
+from .review_commands import calibrate, dashboard, rate
 from .trial_commands import ablate, explain
 
 app = typer.Typer(
@@ -299,6 +299,7 @@ def doctor(as_json: AsJson = False) -> None:
 app.command()(verify)
 app.command()(keygen)
 app.command()(rate)
+app.command()(calibrate)
 app.command()(dashboard)
 app.command()(ablate)
 app.command()(explain)

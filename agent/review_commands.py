@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ..studies import DEFAULT_STORAGE, Records, UserError
-from .options import Storage, StudyName, study_names
-from .output import MaskedConsole, say
+from .options import AsJson, Storage, StudyName, study_names
+from .output import MaskedConsole, print_json, say, shell_line
 
 console = MaskedConsole()
 
@@ -68,3 +68,39 @@ def rate(
         raise UserError(f"trial {trial} of {name} has no picture {picture!r}; it has {', '.join(files[:6]) or 'none'}")
     results.records.rate(name, trial, picture, rating, by)
     say(f"{picture} of trial {trial}: {rating}, says {by}")
+
+
+def calibrate(
+    name: StudyName,
+    write: Annotated[
+        bool, typer.Option("--write", help="Judge the study's pictures by these thresholds from now on.")
+    ] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Say, per metric, which near-lossless threshold agrees best with people's ratings, and how sure that is.
+
+    With --write, the study's pictures are judged again by the thresholds that were found, and a later launch needs the
+    same settings. Nothing is generated.
+    """
+    from .progress import step_progress
+    from .results import Results, people_said
+    from .review import calibration_lines, calibration_settings
+    from .search import rejudge
+
+    records = Records(storage, must_exist=True)
+    said = people_said(Results(records, name))
+    if as_json and not write:
+        print_json(said.to_dict())
+        return
+    say("\n".join(calibration_lines(said)))
+    if not write:
+        return
+    settings = calibration_settings(said)
+    if not settings:
+        raise UserError(f"there is no threshold to write into {name}: no metric has enough ratings that it agrees with")
+    with step_progress(console) as on_step:
+        done = rejudge(records, name, settings, on_step=on_step)
+    say(f"{done.pictures} pictures of {name} were judged again")
+    words = shell_line(*(word for setting in done.settings for word in ("--set", setting)))
+    say(f"To continue it, launch it with {words}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .measuring import VARIANT
-from .verdict import Verdict
+from .verdict import Verdict, own_thresholds
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Judge:
     """What pictures are judged with.
 
     weights: {learned metric: path of its weights}; metric_files: Python files with a user's own metrics. device: where
-    learned metrics run. Nothing is downloaded: a metric without weights is listed as not assessed.
+    learned metrics run. near_lossless: {metric: threshold} instead of the table's own. Nothing is downloaded: a metric
+    without weights is listed as not assessed.
     """
 
     weights: Mapping[str, str] = field(default_factory=dict)
     metric_files: Sequence[str] = ()
     device: str = "cpu"
+    near_lossless: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def _learned(self) -> dict[str, tuple[Any, Callable[..., Any]]]:
@@ -85,7 +87,9 @@ class Judge:
         }
         broken = None if latents is None else broken_latents(latents)
         drifts |= _latent_metrics(reference_latents, latents)
-        (judgement,) = judge_pictures(reference, candidate, extra=[drifts], broken=[broken])
+        (judgement,) = judge_pictures(
+            reference, candidate, extra=[drifts], broken=[broken], thresholds=own_thresholds(self.near_lossless)
+        )
         qualities = {
             name: {
                 "candidate": float(score(None, candidate, [prompt])[0]),

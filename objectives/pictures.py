@@ -139,13 +139,14 @@ def judge_pictures(
     *,
     extra: Sequence[Mapping[str, float]] | None = None,
     broken: Sequence[str | None] | None = None,
+    thresholds: Sequence[verdicts.Thresholds] = verdicts.THRESHOLDS,
 ) -> list[PictureJudgement]:
     """Compare B pairs of pictures, floats (B, 3, H, W) in [0, 1], on any device -> B judgements.
 
     `extra`: per picture, values of metrics that were computed elsewhere; where `THRESHOLDS` has a row they take part in
     the verdict. `broken`: per picture, "detector: reason" when something else than its pixels shows that it is broken.
-    Raises ValueError when the shapes differ or are not pictures, when one of these does not fit, and when the reference
-    itself is not finite: nothing can be compared with it.
+    `thresholds`: the table of the verdict. Raises ValueError when the shapes differ or are not pictures, when one of
+    these does not fit, and when the reference itself is not finite: nothing can be compared with it.
     """
     check_pair(reference_BCHW, candidate_BCHW)
     if not reference_BCHW.isfinite().all():
@@ -157,7 +158,7 @@ def judge_pictures(
             raise ValueError(f"what is known of {len(what)} pictures does not belong to {len(candidate_BCHW)} pictures")
     # One at a time: the float64 maps of a whole batch of large pictures would take gigabytes.
     pairs = zip(reference_BCHW.split(1), candidate_BCHW.split(1), extra, broken, strict=True)
-    return [_judge_picture(*pair) for pair in pairs]
+    return [_judge_picture(*pair, thresholds) for pair in pairs]
 
 
 def another_size(reference_CHW: Tensor, candidate_CHW: Tensor) -> PictureJudgement:
@@ -243,7 +244,11 @@ def load_png(path: str | Path) -> Tensor:
 
 
 def _judge_picture(
-    reference_1CHW: Tensor, candidate_1CHW: Tensor, extra: Mapping[str, float], broken: str | None
+    reference_1CHW: Tensor,
+    candidate_1CHW: Tensor,
+    extra: Mapping[str, float],
+    broken: str | None,
+    thresholds: Sequence[verdicts.Thresholds],
 ) -> PictureJudgement:
     reference_u8, candidate_u8 = to_uint8(reference_1CHW), to_uint8(candidate_1CHW)
     reference, candidate = from_uint8(reference_u8), from_uint8(candidate_u8)
@@ -272,8 +277,8 @@ def _judge_picture(
     flags.extend(f"{name}: its value is no number" for name in metrics if name not in numbers)
     return PictureJudgement(
         metrics=numbers,
-        verdict=verdicts.judge(metrics, broken is not None, flagged),
-        drift=verdicts.drift(metrics, broken is not None, flagged),
+        verdict=verdicts.judge(metrics, broken is not None, flagged, thresholds),
+        drift=verdicts.drift(metrics, broken is not None, flagged, thresholds),
         flags=tuple(flags),
         broken=broken,
     )

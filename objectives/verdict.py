@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 EQUALITY_METRIC = "max_abs_difference_lsb"
@@ -164,6 +164,23 @@ THRESHOLDS: tuple[Thresholds, ...] = (
     ),
 )
 """The rules, a row per metric. Changing a number changes what verdicts mean: record it in the changelog."""
+
+
+def own_thresholds(near_lossless: Mapping[str, float]) -> tuple[Thresholds, ...]:
+    """The table with other thresholds of near-lossless, as people's ratings may ask for.
+
+    What is imperceptible has to be near-lossless as well: where that asked for less, it asks for as much.
+    """
+
+    def own(row: Thresholds) -> Thresholds:
+        value = near_lossless.get(row.metric)
+        if value is None:
+            return row
+        stricter = max if row.higher_is_better else min
+        imperceptible = None if row.imperceptible is None else stricter(row.imperceptible, value)
+        return replace(row, near_lossless=value, imperceptible=imperceptible, source="people's ratings of this study")
+
+    return tuple(map(own, THRESHOLDS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,10 +45,12 @@ def _workload_digest(study: Study) -> str:
 
 
 def _judging_digest(study: Study) -> str:
-    data = {
+    data: dict[str, Any] = {
         "sha256": {file: _sha256_if_there(Path(file)) for file in study.quality.files},
         "weights": {name: content_digest(Path(path)) for name, path in study.quality.weights.items()},
     }
+    if study.quality.near_lossless:
+        data["near_lossless"] = dict(study.quality.near_lossless)
     return _digest(data)[:8]
 
 

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     Objective = str
 else:  # what can be optimised is said by the table of figures
     Objective = Literal[tuple(figure.name for figure in FIGURES if figure.can_be_optimised)]
+RuledMetric = Literal["psnr_db", "worst_tile_psnr_db", "ssim", "ssimulacra2", "delta_e_mean", "lpips"]
+"""The metrics that near-lossless asks something of."""
+FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
 LearnedName = Literal["lpips", "dreamsim", "clip_i", "clip_score", "pick_score", "hpsv2", "image_reward"]
 
 
@@ -260,6 +263,9 @@ class Quality(Section):
     """`{metric: path of its weights}`, relative to the study file. One without weights is reported as not assessed."""
     files: OnceEach[FilePath] = []
     """Python files (relative to the study file) with metrics of your own."""
+    near_lossless: Mapping[RuledMetric, FiniteNumber] = {}
+    """`{metric: threshold}`: what a picture must reach to be near-lossless, instead of the numbers in
+    docs/quality.md. `paretune calibrate` finds them from people's ratings."""
     reordering_floor: bool = True
     """Measure how far pictures drift when only the order of arithmetic changes."""
 

@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "trial": set(),
     "results": {"trial"},
     "bundle": {"trial", "results"},
-    "review": {"trial", "results"},
+    "review": {"trial", "results", "bundle"},
     "measuring": {"trial", "results", "bundle"},
     "search": {"trial", "results", "measuring"},
 }

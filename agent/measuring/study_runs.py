@@ -177,6 +177,7 @@ class StudyRuns:
             import_s=self.import_s,
             weights={str(name): path for name, path in self.study.quality.weights.items()},
             metric_files=self.study.quality.files,
+            near_lossless={str(name): value for name, value in self.study.quality.near_lossless.items()},
             shapes=len({request.shape() for request in self.study.requests()}),
         )
         return dataclasses.replace(usual, **also)

@@ -7,6 +7,7 @@ from .doubts import Doubt, DoubtKind, ended_early_words, picture_doubts, study_d
 from .front import TIE_RULE, pareto_front
 from .limits import Limit, limit_words
 from .machine import Canary, trials_before
+from .people import MetricBesidePeople, PeopleSaid, people_said
 from .remembered import Failed, FailedBefore, failed_before
 from .results import Results
 from .summary import (
@@ -33,6 +34,8 @@ __all__ = [
     "Failed",
     "FailedBefore",
     "Limit",
+    "MetricBesidePeople",
+    "PeopleSaid",
     "Results",
     "Speed",
     "Trial",
@@ -51,6 +54,7 @@ __all__ = [
     "limit_words",
     "numbers",
     "pareto_front",
+    "people_said",
     "picture_doubts",
     "pictures_note",
     "study_doubts",

@@ -2,6 +2,7 @@
 
 from .ablation import ablation_lines
 from .app import Passwords, dashboard
+from .calibration import calibration_lines, calibration_settings
 from .explain import explain, explanation_lines, remembered
 from .listing import listed_studies, study_lines, trial_lines, trust_lines
 from .report import write_report
@@ -13,6 +14,8 @@ __all__ = [
     "Row",
     "StudyView",
     "ablation_lines",
+    "calibration_lines",
+    "calibration_settings",
     "dashboard",
     "explain",
     "explanation_lines",

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from ...objectives.figures import FIGURE, drift_text
 from ...objectives.measuring import memory
-from ...objectives.verdict import THRESHOLDS, Verdict
+from ...objectives.verdict import Verdict, own_thresholds
 from ...search_space import Loss
 from ...studies import UserError, utc_now, without_secrets
 from ..results import Results, Trial
@@ -90,7 +90,7 @@ def report_html(results: Results) -> str:
         loss_words=LOSS_WORDS,
         memory_words="; ".join(_MEMORY_WORDS.get(source, source) for source in view.memory_sources),
         study_file=without_secrets(results.study.to_yaml()),
-        thresholds=THRESHOLDS,
+        thresholds=own_thresholds({str(k): v for k, v in results.study.quality.near_lossless.items()}),
         metric_words=METRIC_WORDS,
         verdicts=[str(verdict) for verdict in Verdict],
         seconds=_seconds,

@@ -64,7 +64,8 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
         raise UserError(
             f"the Python files or models of study {study.name} have changed since its pictures were made: restore them"
         )
-    judge = Judge({str(name): path for name, path in study.quality.weights.items()}, study.quality.files)
+    quality = study.quality
+    judge = Judge(dict(quality.weights), quality.files, near_lossless=dict(quality.near_lossless))
     requests = study.requests()
     judged = [trial for trial in results.complete if trial.judged_pictures]
     total = sum(len(trial.judged_pictures) for trial in judged)
@@ -76,8 +77,8 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             on_step(done, total, str(trial.configuration))
             pictures.append(_judge_again(judge, trial, requests, known))
             done += 1
-        quality = judge.sum_up(pictures)
-        if not quality["pictures"]:
+        summary = judge.sum_up(pictures)
+        if not summary["pictures"]:
             raise UserError(
                 f"the reference's pictures in study {study.name} show nothing ({pictures[0]['file']}: "
                 f"{pictures[0]['no_evidence']}), so trial {trial.number} cannot be judged: launch the study again "
@@ -92,7 +93,7 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             study=study.name,
             trial=trial.number,
             outcome=Outcome.COMPLETE,
-            measurements={"quality": quality, "drift": quality["drift"]},
+            measurements={"quality": summary, "drift": summary["drift"]},
         )
         runs.append(judgement)
     lock.check()

@@ -62,6 +62,8 @@ class Job:
     """{learned metric: path of its weights}."""
     metric_files: list[str] = field(default_factory=list)
     """Python files with the study's own metrics."""
+    near_lossless: Mapping[str, float] = field(default_factory=dict)
+    """{metric: threshold} of the study's own."""
     known_pictures: list[dict[str, Any]] = field(default_factory=list)
     """Pictures of this configuration that were judged before: summed up together with the new ones."""
     front: list[dict[str, float]] = field(default_factory=list)
@@ -114,7 +116,7 @@ def _measure(job: Job, folder: Path, phases: Phases) -> dict[str, Any]:
         if is_reference:
             _check_repeats(judge_repeats(made))
 
-    judge = Judge(job.weights, job.metric_files, job.device)
+    judge = Judge(job.weights, job.metric_files, job.device, job.near_lossless)
     is_reference = job.judge and job.quality_assessed and job.reference_pictures is None
     copied = load_measuring(folder)
     try:

@@ -1,8 +1,10 @@
 """Known damage gets the verdict it deserves: the ladder of support/ladder.py, on pictures of the small model."""
 
+import random
 from pathlib import Path
 
 import pytest
+from paretune.objectives.people import Opinion, threshold, too_few
 from paretune.objectives.pictures import PictureJudgement
 from paretune.objectives.verdict import Verdict
 from support.ladder import LADDER, NAMES, Rung, caps_table, picture, series_of, thresholds_table
@@ -58,3 +60,32 @@ def test_the_document_shows_the_rules_in_force() -> None:
     """`python benchmarks/quality_ladder.py` prints the tables to paste."""
     for table in (thresholds_table(), caps_table()):
         assert "\n".join(table) in DOCUMENT.read_text()
+
+
+PLANTED = {"ssimulacra2": (70.0, 12.0), "psnr_db": (34.0, 3.0), "delta_e_mean": (2.0, 0.8)}
+"""What simulated raters go by, and how far from it the found threshold may be: about two rungs of the ladder."""
+CARELESS = 0.1
+"""How often one of them says the opposite."""
+
+
+@pytest.mark.parametrize("metric", PLANTED)
+def test_a_planted_threshold_is_found_again_from_noisy_raters(
+    metric: str, judgements: dict[tuple[str, str], PictureJudgement]
+) -> None:
+    """Three raters look at every picture of the ladder; what they call worse is beyond the planted threshold."""
+    planted, error = PLANTED[metric]
+    careless = random.Random(0)
+    opinions = []
+    for key, judged in judgements.items():
+        value = judged.metrics.get(metric)
+        if value is None or not abs(value) < 1e6:
+            continue
+        beyond = value > planted if metric == "delta_e_mean" else value < planted
+        opinions += [Opinion(key, beyond != (careless.random() < CARELESS), value) for _ in range(3)]
+    assert too_few(opinions) is None
+    found = threshold(opinions, higher_is_better=metric != "delta_e_mean")
+    assert abs(found.value - planted) <= error, found
+    assert found.low <= found.value <= found.high
+    assert found.low - error <= planted <= found.high + error
+    assert found.agrees > 0.8
+    assert too_few(opinions[:30]) is not None

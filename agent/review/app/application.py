@@ -10,14 +10,36 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from ....studies import Records, UserError, fault_sentence, without_secrets
-from . import assets, front_page, login_page, picture_files, pictures_page, studies_page, trial_page
+from . import (
+    assets,
+    choose_page,
+    front_page,
+    login_page,
+    picture_files,
+    pictures_page,
+    ratings_page,
+    studies_page,
+    trial_page,
+)
 from .access import Access
+from .blind import Blind
+from .exports import Exports
 from .guard import Guard
 from .optuna_pages import optuna_pages
 from .pages import render
 from .shelf import Shelf
 
-PAGES = (assets, login_page, studies_page, front_page, trial_page, picture_files, pictures_page)
+PAGES = (
+    assets,
+    login_page,
+    studies_page,
+    front_page,
+    trial_page,
+    picture_files,
+    pictures_page,
+    choose_page,
+    ratings_page,
+)
 
 
 def application(records: Records, access: Access, bundles: Path) -> ASGIApp:
@@ -25,7 +47,8 @@ def application(records: Records, access: Access, bundles: Path) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.access = access
     app.state.shelf = Shelf(records)
-    app.state.bundles = bundles
+    app.state.blind = Blind()
+    app.state.exports = Exports(records, bundles)
     for module in PAGES:
         app.include_router(module.router)
     app.add_exception_handler(HTTPException, _refused)

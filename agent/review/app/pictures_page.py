@@ -1,6 +1,5 @@
 """Looking at pictures: a configuration's beside the reference's, the worst first, and one of them at full size."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -34,8 +33,8 @@ def grid(request: Request, study: str, trial: int | None = None) -> HTMLResponse
             assessed=results.quality_assessed,
             trials=[_named(results, one) for one in known],
             trial=chosen,
-            pictures=[] if chosen is None else [{**one, **_request(results, one)} for one in judged(chosen)],
-            there=set() if chosen is None else _there(results, chosen),
+            pictures=[] if chosen is None else [{**one, **request_of(results, one["file"])} for one in judged(chosen)],
+            there=set() if chosen is None else there(results, chosen),
             ratings=_ratings(request, study),
         )
 
@@ -55,7 +54,7 @@ def one(request: Request, study: str, number: int, file: str) -> HTMLResponse:
         files = [str(picture["file"]) for picture in judged(trial)]
         at = files.index(file) if file in files else 0
         said = next((picture for picture in judged(trial) if picture["file"] == file), None)
-        others = [one for one in pictured(results) if file in _there(results, one)]
+        others = [one for one in pictured(results) if file in there(results, one)]
         base = f"/studies/{study}"
         return render(
             request,
@@ -66,7 +65,7 @@ def one(request: Request, study: str, number: int, file: str) -> HTMLResponse:
             file=file,
             said=said,
             metric_words=METRIC_WORDS,
-            request_words=_request(results, said or {"file": file, "request": file.rpartition("-")[0]}),
+            request_words=request_of(results, file),
             tile=tile,
             full_lsb=FULL_LSB,
             before=files[at - 1] if at else None,
@@ -113,18 +112,18 @@ def _verdict(trial: Trial, file: str) -> dict[str, Any]:
     return {} if said is None else {"verdict": said["verdict"], "drift": said["drift"]}
 
 
-def _there(results: Results, trial: Trial) -> set[str]:
+def there(results: Results, trial: Trial) -> set[str]:
     """The files that both the trial and the reference have."""
     return {file.name for file in trial.pictures()} & {file.name for file in results.reference.pictures()}
 
 
-def _request(results: Results, picture: Mapping[str, Any]) -> dict[str, str]:
-    """The prompt of a picture, and with which settings it was made."""
-    name, _, variant = str(picture["request"]).partition(VARIANT)
+def request_of(results: Results, file: str) -> dict[str, str]:
+    """The prompt of a picture, and with which settings it was made; "portrait~1-0.png" is the first of another seed."""
+    request_name, _, index = file.removesuffix(".png").rpartition("-")
+    name, _, variant = request_name.partition(VARIANT)
     for request in results.study.workload_description()["requests"]:
         if request["name"] == name:
-            index = int(str(picture["file"]).rpartition("-")[2].removesuffix(".png"))
-            seed = request["seed"] + index + VARIANT_SEEDS * int(variant or 0)
+            seed = request["seed"] + int(index) + VARIANT_SEEDS * int(variant or 0)
             size = f"{request['width_px']} × {request['height_px']} px"
             words = f"{size}, {request['steps']} steps, guidance {request['guidance']:g}, seed {seed}"
             return {"prompt": str(request["prompt"]), "details": words}

@@ -1,0 +1,49 @@
+"use strict";
+
+// Blind rating: the server gives pairs whose addresses say nothing; the next one is asked for when one is rated.
+const page = paretune.json("page");
+const field = (id) => document.getElementById(id);
+const base = `/studies/${page.study}/blind`;
+let pair = null, busy = false;
+
+async function next() {
+  const trial = field("of").value;
+  const found = await paretune.send(base, {by: field("by").value, trial: trial === "" ? null : Number(trial)});
+  pair = found.pair;
+  field("round").hidden = pair === null;
+  field("progress").hidden = false;
+  field("progress").max = Math.max(found.total, 1);
+  field("progress").value = found.done;
+  field("said").textContent = pair === null
+    ? `You have rated all ${found.total} pictures. Thank you.` : `${found.done} of ${found.total} rated by you`;
+  if (pair === null) return;
+  field("prompt").textContent = found.prompt;
+  await Promise.all(["left", "right"].map((side) => {
+    field(side).src = found[side];
+    return field(side).decode().catch(() => {});
+  }));
+  for (const side of ["left", "right"]) field(side).classList.toggle("sharp", field(side).naturalWidth <= 256);
+}
+async function answer(better) {
+  if (pair === null || busy) return;
+  busy = true;
+  try {
+    await paretune.send(`${base}/${pair}`, {better, by: field("by").value});
+    await next();
+  } catch (error) { field("said").textContent = error.message; }
+  busy = false;
+}
+if (field("who")) {
+  field("by").value = paretune.person;
+  field("who").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    paretune.person = field("by").value;
+    try { await next(); document.activeElement.blur(); } catch (error) { field("said").textContent = error.message; }
+  });
+  for (const button of document.querySelectorAll("[data-better]")) button.addEventListener("click", () => answer(button.dataset.better));
+  document.addEventListener("keydown", (event) => {
+    if (event.target.matches("input, select, button") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const better = {ArrowLeft: "left", ArrowRight: "right", " ": "same"}[event.key];
+    if (better && pair !== null) { event.preventDefault(); answer(better); }
+  });
+}
