@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ._technique import Technique
 from ._watch import applied_once, watch
+from .adapters.ip_adapter_swap import TECHNIQUE as IP_ADAPTER_SWAP
 from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
 from .attention.sdpa_kernel import TECHNIQUE as SDPA_KERNEL
@@ -58,6 +59,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     TF32,
     FP16_ACCUMULATION,
     EXPANDABLE_SEGMENTS,
+    IP_ADAPTER_SWAP,
     SCHEDULER,
     FUSED_QKV,  # before quantization: quantized weights cannot be concatenated
     ATTENTION_BACKEND,
