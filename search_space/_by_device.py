@@ -41,6 +41,7 @@ class Offer:
 SPEED: tuple[Offer, ...] = (
     # A few seconds more than the unchanged pipeline takes.
     Offer("cuda_graphs"),
+    Offer("ip_adapter_swap"),
     Offer("channels_last"),
     Offer("fused_qkv"),
     Offer("cudnn_benchmark"),

@@ -31,6 +31,8 @@ class Axis(StrEnum):
     CACHING = "caching"
     PRECISION = "precision"
     MEMORY = "memory"
+    ADAPTERS = "adapters"
+    """How IP-Adapters and LoRAs come and go."""
     SAMPLING = "sampling"
     """Another way from noise to picture: only on request."""
 

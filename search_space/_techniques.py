@@ -13,6 +13,7 @@ from ._artefacts import counters, open_artefacts
 from ._technique import Technique
 from ._trusted import trusted
 from ._watch import applied_once, watch
+from .adapters.ip_adapter_swap import TECHNIQUE as IP_ADAPTER_SWAP
 from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
 from .attention.sdpa_kernel import TECHNIQUE as SDPA_KERNEL
@@ -61,6 +62,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     TF32,
     FP16_ACCUMULATION,
     EXPANDABLE_SEGMENTS,
+    IP_ADAPTER_SWAP,
     SCHEDULER,
     FUSED_QKV,  # before quantization: quantized weights cannot be concatenated
     ATTENTION_BACKEND,

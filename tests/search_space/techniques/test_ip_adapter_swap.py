@@ -1,0 +1,150 @@
+"""IP-Adapters come and go without new weights or graphs, and each request's picture is what it is alone."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
+from paretune.objectives.measuring.compilations import Compilations, Made
+from paretune.search_space import Configuration, Target, apply_source, describe_pipelines, technique, with_visits
+from paretune.search_space._module_state import module_state
+from paretune.testing import picture, tiny_sdxl
+from paretune.testing.tiny_sdxl import ip_adapter
+
+NAMES = ("plain", "ann", "ben")
+
+
+class Product:
+    """A product's own way with adapters: loads and unloads them as diffusers has it."""
+
+    def __init__(self, configuration: dict[str, dict[str, Any]] | None = None) -> None:
+        self.main = tiny_sdxl()
+        self.refiner = StableDiffusionXLImg2ImgPipeline(**self.main.components)
+        self.refiner.set_progress_bar_config(disable=True)
+        self.files = {}
+        for seed, name in enumerate(NAMES[1:]):
+            torch.manual_seed(seed)
+            self.files[name] = ip_adapter(self.main.unet)
+        self.loaded = "plain"
+        if configuration is not None:
+            namespace: dict[str, Any] = {}
+            exec(apply_source(Configuration.of(configuration)), namespace)
+            namespace["apply"]({"main": self.main, "refiner": self.refiner})
+
+    def use(self, name: str) -> None:
+        if name != self.loaded:
+            if self.loaded != "plain":
+                self.main.unload_ip_adapter()
+            if name != "plain":
+                self.main.load_ip_adapter(self.files[name], subfolder="", weight_name="", image_encoder_folder=None)
+                self.main.set_ip_adapter_scale(0.6 if name == "ann" else 0.9)
+            self.loaded = name
+
+    def picture(self, name: str) -> torch.Tensor:
+        self.use(name)
+        extra = {} if name == "plain" else {"ip_adapter_image_embeds": [torch.ones(2, 1, 8)]}
+        return picture(self.main, steps=2, batch=1, seed=NAMES.index(name), **extra)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, torch.Tensor]:
+    """Each request of a product of its own, which nothing was done to."""
+    return {name: Product().picture(name) for name in NAMES}
+
+
+@pytest.mark.parametrize("how", ["stash", "in_place"])
+def test_requests_interleaved_at_random_equal_each_run_alone_bit_for_bit(
+    how: str, alone: dict[str, torch.Tensor]
+) -> None:
+    product = Product({"ip_adapter_swap": {"how": how}})
+    order = random.Random(3).choices(NAMES, k=9)
+    assert not torch.equal(alone["plain"], alone["ann"])
+    for name in (*NAMES, *order):
+        assert torch.equal(product.picture(name), alone[name]), f"{name} in {order}"
+    counts = product.main.unet.ip_adapter_swaps
+    assert counts["loaded"] == 2, "each adapter is read once"
+    assert counts["swapped"] >= 2
+    known = technique("ip_adapter_swap")
+    assert known.took_effect({"main": product.main}, how=how) is None
+
+
+def test_recorded_code_never_runs_over_freed_or_stale_weights() -> None:
+    """CUDA graphs are replayed only in a state of the module that equals the one in which they were recorded."""
+    stash = Product({"ip_adapter_swap": {"how": "stash"}})
+    look = module_state(stash.main.unet)
+    first = {}
+    for name in NAMES:
+        stash.use(name)
+        first[name] = look()
+    assert first["plain"] != first["ann"] != first["ben"] != first["plain"]
+    for name in ("ann", "plain", "ben", "ann"):
+        stash.use(name)
+        assert look() == first[name], f"{name}: the graphs that were recorded with these very weights are used again"
+
+    in_place = Product({"ip_adapter_swap": {"how": "in_place"}})
+    in_place.use("ann")
+    look = module_state(in_place.main.unet)
+    weight = next(p for p in in_place.main.unet.attn_processors.values() if hasattr(p, "to_v_ip")).to_v_ip[0].weight
+    values = {}
+    for name in ("ann", "ben", "plain", "ann"):
+        in_place.use(name)
+        # All but the scale, which is a number in the graph.
+        values.setdefault(name, (look()[:5], weight.detach().clone()))
+        assert look()[:5] == values["ann"][0], "weights stay where they are, so that graphs read the new ones"
+        assert torch.equal(weight, values[name][1])
+    assert not values["plain"][1].any()
+    assert not torch.equal(values["ann"][1], values["ben"][1])
+
+    untouched = Product()
+    look = module_state(untouched.main.unet)
+    untouched.use("ann")
+    recorded, held = look(), dict(untouched.main.unet.attn_processors)
+    untouched.use("ben")
+    assert look() != recorded, "other processors: the recording is not replayed"
+    untouched.use("ann")
+    assert look() != recorded, "read anew, it lies elsewhere, whatever is still held of the first one"
+    del held
+
+
+def test_what_the_file_holds_now_is_loaded() -> None:
+    product = Product({"ip_adapter_swap": {"how": "stash"}})
+    before = product.picture("ann")
+    product.use("plain")
+    product.files["ann"]["ip_adapter"]["1.to_v_ip.weight"].mul_(-20)
+    after = product.picture("ann")
+    assert not torch.equal(before, after)
+    assert product.main.unet.ip_adapter_swaps["loaded"] == 2
+
+
+def test_it_is_for_workloads_in_which_ip_adapters_come_and_go() -> None:
+    product, known = Product(), technique("ip_adapter_swap")
+    cpu, described = Target(device="cpu", name="cpu"), describe_pipelines({"main": product.main}, [])
+    assert known.why_not(cpu, described, known.parameters()) == "no request loads or unloads an IP-Adapter"
+    visit = {
+        "entry": "main", "batch": 1, "width_px": 64, "height_px": 64, "steps": 2, "guided": True, "adapters": [],
+    }  # fmt: skip
+    request = type("R", (), {"name": "a", "batch": 1, "width_px": 64, "height_px": 64, "guidance": 5, "adapters": (),
+                             "pipeline": "main"})()  # fmt: skip
+    seen = {"a": [visit, {**visit, "adapters": ["ip-adapter"]}]}
+    facts = with_visits(described, seen, [request])
+    assert known.why_not(cpu, facts, known.parameters()) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stash", "in_place"])
+def test_once_every_adapter_was_seen_nothing_is_compiled_again(
+    how: str, alone: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compile(function, **{"dynamic": None, "backend": "eager"})
+    )
+    product = Product({"ip_adapter_swap": {"how": how}, "torch_compile": {}})
+    for name in ("plain", "ann", "plain", "ben", "ann"):
+        product.picture(name)
+    with Compilations() as compilations:
+        for name in random.Random(5).choices(NAMES, k=8):
+            assert torch.allclose(product.picture(name), alone[name], atol=1e-5)
+        assert compilations.made() == Made(0, 0)
+    torch._dynamo.reset()
