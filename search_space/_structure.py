@@ -79,8 +79,8 @@ def module_weights(module: Any) -> dict[str, Any]:
 
 def watched_structure(module: Any) -> Any:
     """A function that returns (a hash of what the module is, its weights): the same two objects as long as nothing has
-    changed that compiled code would not see. That takes some tenths of a millisecond for the 2,000 layers of SDXL's
-    U-Net, which is walked in C; after a change, some tens of milliseconds.
+    changed that compiled code would not see. That takes up to a millisecond for the 2,000 layers of SDXL's U-Net, which
+    are walked in C; after a change, some tens of milliseconds.
     """
     import hashlib
     import json

@@ -15,9 +15,9 @@ from ...studies import UserError, pack_workload, same_workload, utc_now
 from ..results import Results, Trial, cold_start_words, evidence_words, floor_note
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .cold_table import cold_rows
-from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
+from .manifest import SCHEMA_VERSION, entries_of, is_bundle
 from .signing import read_private_key, signature_of, trust_file
-from .trust import ARTEFACTS, SIGNATURE
+from .trust import ARTEFACTS, MANIFEST, SIGNATURE
 from .verify import UNKNOWN_FLOOR
 from .ways import Artefacts, OnStep, Wanted, build_ways
 
