@@ -245,7 +245,7 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
             return result
         if store["on_miss"] == "compile":
             if ready.get(key) is not None:
-                counts["compiled"] += 1
+                counts["eager" if ready[key] is inner else "compiled"] += 1
                 return ready[key](*call[0], **call[1])
             if key not in ready and not recording():
                 ready[key] = None
