@@ -7,7 +7,7 @@ from pathlib import Path
 from ..studies import Records, UserError, read_study
 from .bundle import export, verify
 from .output import MaskedConsole
-from .progress import LaunchProgress
+from .progress import LaunchProgress, step_progress
 from .results import Results, headline, study_doubts
 from .review import write_report
 from .search import files_folder, launch
@@ -43,7 +43,8 @@ def _three_jobs(console: MaskedConsole, storage: str) -> bool:
     console.print(f"trial {best.number}: {best.configuration}", markup=False)
     console.rule("3. export the best and verify it")
     # On an unsteady machine too, to show how it is done; the doubts are printed below.
-    bundle = export(results, best, FOLDER / "bundle", unconfirmed=True)
+    with step_progress(console) as on_step:
+        bundle = export(results, best, FOLDER / "bundle", unconfirmed=True, on_step=on_step)
     # Compiling once more would take too long here; `paretune verify` does it, as a new worker would.
     verification = verify(bundle, compiled=best.folder / COMPILED)
     for check in verification.checks:

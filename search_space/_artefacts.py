@@ -173,8 +173,8 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
     bound: dict[str, Any] = {}  # {code: (the weights as look() gave them, those that the code takes, in its order)}
     ready: dict[Any, Any] = {}  # {the same: what torch.compile has made of it meanwhile, None as long as it works}
     said: set[Any] = set()
-    # "compile" makes one at a time.
-    turn, made = threading.Lock(), []
+    turn = threading.Lock()  # "compile" makes one at a time
+    made: list[Any] = []
 
     def code_of(structure: str, call: Any) -> str:
         """The name of code for such a call."""
@@ -245,7 +245,7 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
             return result
         if store["on_miss"] == "compile":
             if ready.get(key) is not None:
-                counts["compiled"] += 1
+                counts["eager" if ready[key] is inner else "compiled"] += 1
                 return ready[key](*call[0], **call[1])
             if key not in ready and not recording():
                 ready[key] = None

@@ -85,8 +85,9 @@ def load_from_folder(folder: Any, *, changing: bool = False) -> Any:
     """
     import torch
 
+    inductor: Any = torch._inductor
     with in_folder(folder, changing=changing):
-        return torch._inductor.CompiledArtifact.load(path=str(folder), format="unpacked")
+        return inductor.CompiledArtifact.load(path=str(folder), format="unpacked")
 
 
 def load_portable_cache(file: Any) -> None:

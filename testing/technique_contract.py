@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..search_space import Loss, Parameters, Target, Technique, denoisers, describe_pipelines, is_installed
+from ..search_space import Loss, Parameters, Target, Technique, counters, denoisers, describe_pipelines, is_installed
 from .tiny_sdxl import SIDE_PX, picture, relative_difference, sibling, tiny_sdxl
 
 CLOSE = {"cpu": 1e-4, "cuda": 5e-2}
@@ -57,6 +57,7 @@ def check_technique(
         check_notices_untouched(known, values, pipeline_factory, make_picture, device=device, dtype=dtype)
     if example is not None:
         check_later_changes(known, example.model_dump(), pipeline_factory, make_picture, device=device, dtype=dtype)
+        check_artefacts(known, example.model_dump(), pipeline_factory, make_picture, device=device, dtype=dtype)
     return len(combinations)
 
 
@@ -180,6 +181,28 @@ def check_later_changes(
             known.apply({"main": before}, **values)
             off, limit = relative_difference(made, make_picture(before)), CLOSE[device]
         assert off < limit, f"{known.name}: {what} after it makes a picture that is {off:.2g} from the right one"
+
+
+def check_artefacts(
+    known: Technique,
+    values: dict[str, Any],
+    pipeline_factory: PipelineFactory = tiny_sdxl,
+    make_picture: Picture = picture,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Where it has artefacts, calls that nothing was built for are counted, and make the picture of the pipeline."""
+    if not known.artefacts:
+        return
+    reference = _untouched(pipeline_factory, make_picture, device, dtype)[1]
+    pipeline = pipeline_factory(device, dtype)
+    nothing: dict[str, Any] = {"on_miss": "eager", "code": {}}
+    known.apply({"main": pipeline}, **values, artefacts=nothing)
+    made, counted = make_picture(pipeline), counters(pipeline)
+    assert torch.equal(made, reference), f"{known.name}: calls without artefacts make another picture"
+    assert counted["missed"], f"{known.name}: calls that nothing was built for are not counted as missed"
+    assert counted["missed"] == counted["calls"] == counted["eager"], f"{known.name}: they are counted wrongly"
 
 
 def load_lora(pipeline: Any) -> None:

@@ -1,10 +1,11 @@
 """What ships: the bundle of one configuration, with its evidence, and the check that it still does what that says."""
 
 from .export import bundle_readme, export
-from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, files_of, read_manifest
+from .manifest import SCHEMA_VERSION, entries_of, files_of, read_manifest
 from .proof import prove
 from .reading import Bundle, open_bundle
 from .signing import make_keys, trust_file
+from .trust import MANIFEST
 from .verify import verify
 
 __all__ = [

@@ -17,9 +17,9 @@ from ..results import Results, Trial, ablation_of, cold_start_words, evidence_wo
 from ..trial import whole_folder, write_json, write_scripts, write_text
 from .cold_table import cold_rows
 from .contents import check_picture, read_whole
-from .manifest import MANIFEST, SCHEMA_VERSION, entries_of, is_bundle
+from .manifest import SCHEMA_VERSION, entries_of, is_bundle
 from .signing import read_private_key, signature_of, trust_file
-from .trust import ARTEFACTS, SIGNATURE
+from .trust import ARTEFACTS, MANIFEST, SIGNATURE
 from .verify import UNKNOWN_FLOOR
 from .ways import Artefacts, OnStep, Wanted, build_ways
 

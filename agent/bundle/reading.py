@@ -1,6 +1,7 @@
 """Reads a bundle once: every listed file is checked while it is copied, and only the copy is used."""
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from .contents import (
     read_whole,
 )
 from .manifest import Entry, Manifest, read_manifest, shown_name
+from .trust import MANIFEST
 
 WINNER = "evidence/winner"
 CHUNK = 1 << 20
@@ -30,7 +32,7 @@ class Bundle:
     """A bundle whose every file is as its manifest says, and can be understood."""
 
     folder: Path
-    """The copy: exactly the listed files."""
+    """The copy: exactly the listed files, and their list."""
     manifest: Manifest
     evidence: Evidence
     workload: PackedWorkloadSpec
@@ -65,6 +67,9 @@ def open_bundle(folder: Path, copy: Path, trusted_key: Path | None = None) -> Bu
     manifest = read_manifest(folder, trusted_key)
     for name, entry in manifest.files.items():
         _copy(folder, name, entry, copy / name)
+    # What loads artefacts compares them with the manifest beside it; this is the one that was checked.
+    listed = {name: entry.model_dump() for name, entry in manifest.files.items()}
+    (copy / MANIFEST).write_text(json.dumps({"schema": manifest.schema_version, "files": listed}))
 
     def said(name: str) -> Path:
         return folder / name

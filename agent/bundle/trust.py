@@ -251,7 +251,7 @@ def _modules_of(pipelines: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _model(module: Any) -> dict[str, Any]:
-    configuration = getattr(module, "config", None)
+    configuration: Any = getattr(module, "config", None)
     if hasattr(configuration, "to_dict"):
         configuration = configuration.to_dict()
     plain = dict(configuration) if isinstance(configuration, Mapping) else {}

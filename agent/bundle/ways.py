@@ -18,10 +18,10 @@ from ...objectives.verdict import Verdict
 from ...studies import UserError
 from ..trial import empty_caches, run_script, write_json
 from .cold_starts import measure_cold_starts
-from .manifest import MANIFEST, SCHEMA_VERSION, entries_of
+from .manifest import SCHEMA_VERSION, entries_of
 from .proof import count_twice
 from .signing import trust_file
-from .trust import ARTEFACTS
+from .trust import ARTEFACTS, MANIFEST
 from .verify import judge_pictures
 
 COLD_STARTS = 5

@@ -14,7 +14,7 @@ import pytest
 import torch
 from paretune.search_space import Configuration, apply_source
 from paretune.search_space._structure import watched_structure
-from paretune.testing import fuse_lora, ip_adapter, load_lora, tiny_sdxl
+from paretune.testing import fuse_lora, ip_adapter, load_lora, picture, relative_difference, tiny_sdxl
 
 
 class Denoiser(torch.nn.Module):
@@ -258,6 +258,11 @@ def test_every_change_of_a_unet_that_its_code_would_not_see_is_noticed() -> None
     assert is_another(*padding)  # pictures that can be laid side by side
     assert is_another(unet.half, unet.float)
     assert is_another(unet.train, unet.eval)
+    text_encoder = pipeline.text_encoder
+    look_at_text = watched_structure(text_encoder)
+    before = look_at_text()[0]
+    text_encoder.set_attn_implementation("eager")
+    assert look_at_text()[0] != before
     fuse_lora(pipeline)
     unet.conv_in.weight.data = unet.conv_in.weight.data.clone()
     assert look()[0] == first[0]  # other numbers are read at each call
@@ -268,3 +273,37 @@ def test_every_change_of_a_unet_that_its_code_would_not_see_is_noticed() -> None
     pipeline.unload_ip_adapter()
     load_lora(pipeline)
     assert look()[0] != first[0]
+
+
+SHAPES_OF_USE: dict[str, dict[str, dict[str, Any]]] = {
+    "a step cache in two parts": {"deepcache": {"interval": 2, "branch": 0}, "torch_compile": {}, "channels_last": {}},
+    "quantized weights in equal blocks": {
+        "torchao_quantization": {"scheme": "int8_weight_only"},
+        "torch_compile": {"region": "repeated_blocks"},
+    },
+    "text encoders and decoder": {"torch_compile_vae": {}, "torch_compile_text_encoders": {}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("techniques", SHAPES_OF_USE.values(), ids=SHAPES_OF_USE.keys())
+def test_pictures_of_loaded_code_are_those_of_the_pipeline(
+    techniques: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    def applied(names: dict[str, dict[str, Any]], *arguments: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+        module: dict[str, Any] = {"__name__": "applied"}
+        exec(apply_source(Configuration.of(names)), module)
+        module["trusted"] = lambda folder, pipelines, **how: folder
+        pipeline = tiny_sdxl()
+        module["apply"](pipeline, *arguments, **options)
+        return pipeline, module
+
+    uncompiled = {name: values for name, values in techniques.items() if not name.startswith("torch_compile")}
+    wanted = picture(applied(uncompiled)[0], batch=1)
+    picture(applied(techniques, tmp_path, on_miss="build")[0], batch=1)
+    pipeline, module = applied(techniques, tmp_path, on_miss="error")
+    for _ in range(2):
+        assert relative_difference(picture(pipeline, batch=1), wanted) < 1e-4
+    counted = module["counters"](pipeline)
+    assert counted["loaded"] == counted["calls"] > 0

@@ -85,6 +85,8 @@ def test_what_was_signed_is_taken_and_says_so(bundle: Path, keys: Path, tmp_path
 
     opened = open_bundle(bundle, tmp_path / "copy", keys / "ours.pub")
     assert SIGNATURE not in opened.manifest.files
+    listed = json.loads((bundle / MANIFEST).read_text())["files"]
+    assert json.loads((opened.folder / MANIFEST).read_text())["files"] == listed, "artefacts are checked in the copy"
     assert SIGNATURE not in files_of(bundle)
     assert "signed with the key of" in files_check(opened, bundle, keys / "ours.pub").text
     assert "--trusted-key would check" in files_check(opened, bundle, None).text

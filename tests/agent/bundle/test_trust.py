@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from paretune.agent.bundle import entries_of, make_keys
+from paretune.agent.bundle import entries_of, make_keys, trust_file
 from paretune.agent.bundle.signing import read_private_key, signature_of
 from paretune.agent.bundle.trust import BUILT_FOR, ArtefactError, describe, usable
+from paretune.objectives.measuring import load_file
+from paretune.search_space import Configuration, apply_source
 from paretune.testing import tiny_sdxl
 
 CODE = "artefacts/code/0123456789abcdef/graph.py"
@@ -101,6 +103,28 @@ def test_every_difference_stands_in_the_one_warning(bundle: Path) -> None:
     assert [
         name for name in ("unet", "vae", "text_encoder") if f"main.{name} is float16" not in str(said[0].message)
     ] == []
+
+
+def test_apply_asks_it_and_compiles_or_refuses(bundle: Path, built: Path) -> None:
+    """The apply.py of a bundle, whose code here is none: it would be an error to load it."""
+    apply_py, trust_py = bundle / "apply.py", bundle / "trust.py"
+    apply_py.write_text(apply_source(Configuration.of({"torch_compile": {}})))
+    shutil.copyfile(trust_file(), trust_py)
+    pipelines = {"main": tiny_sdxl()}
+    write(bundle, {**describe(pipelines), "python": "3.9"})
+    applied, folder = load_file(apply_py, "apply"), bundle / "artefacts"
+    with pytest.raises(RuntimeError, match=r"Python is 3\.\d+ here, was 3\.9"):
+        applied.apply(pipelines, artefacts=folder, strict=True)
+    with pytest.raises(RuntimeError, match="was not signed with"):
+        applied.apply(pipelines, artefacts=folder, trusted_key=built.parent / "ours.pub")
+    with pytest.raises(RuntimeError, match="give artefacts too"):
+        applied.apply({"main": tiny_sdxl()}, trusted_key=built.parent / "ours.pub")
+    with pytest.warns(UserWarning, match="was built for something else"):
+        applied.apply(pipelines, artefacts=folder)
+    assert pipelines["main"].unet.compiled_parts["forward"]["calls"] == 0, "compiled as without artefacts"
+    trust_py.unlink()
+    with pytest.raises(RuntimeError, match=r"only after trust\.py has checked them"):
+        applied.apply({"main": tiny_sdxl()}, artefacts=folder)
 
 
 def other_schema(bundle: Path) -> None:

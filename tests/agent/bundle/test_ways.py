@@ -113,6 +113,7 @@ def test_what_is_finished_stays_when_building_is_interrupted(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_both_ways_are_built_and_measured_and_the_code_travels(bundle: Path, wanted: Wanted, tmp_path: Path) -> None:
     said: list[tuple[int, int, str]] = []
     found = build_ways(bundle, tmp_path / "work", wanted, lambda *step: said.append(step))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from paretune.search_space import technique
 from paretune.search_space.compiler.torch_compile import TorchCompileParameters, compiled_regions, torch_compile
-from paretune.testing import picture, tiny_sdxl
+from paretune.testing import check_artefacts, picture, tiny_sdxl
 
 DENOISER, VAE, TEXT = (technique(f"torch_compile{suffix}") for suffix in ("", "_vae", "_text_encoders"))
 
@@ -62,3 +62,12 @@ def test_every_mode_takes_every_recipe(mode: str, recipe: str, monkeypatch: pyte
     options = torch._inductor.list_mode_options(mode) if recipe == "none" else seen[0]["options"]
     assert options.items() >= torch._inductor.list_mode_options(mode).items()
     assert ("mode" in seen[0]) is (recipe == "none")
+
+
+@pytest.mark.parametrize(
+    ("known", "values"),
+    [(DENOISER, _how()), (VAE, {"parts": "decoder_encoder", "mode": "default"}), (TEXT, {"mode": "default"})],
+    ids=("denoiser", "vae", "text_encoders"),
+)
+def test_calls_that_no_artefact_fits_make_the_picture_of_the_pipeline(known: Any, values: dict[str, Any]) -> None:
+    check_artefacts(known, values)
