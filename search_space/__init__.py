@@ -1,6 +1,7 @@
 """Techniques by axis, configurations made of them, and the space that a study searches."""
 
 from ._apply_source import apply_source
+from ._artefacts import counters
 from ._by_device import Offer, default_space, offered
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, vaes
@@ -45,6 +46,7 @@ __all__ = [
     "Trait",
     "Value",
     "apply_source",
+    "counters",
     "default_space",
     "denoisers",
     "describe_pipelines",

@@ -38,7 +38,8 @@ def module_structure(module: Any) -> list[Any]:
         if callable(value) and hasattr(value, "__qualname__"):
             return f"{value.__module__}.{value.__qualname__}" if dictionaries else nothing
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):  # transformers' configuration
-            return plain({name: item for name, item in value.to_dict().items() if name != "transformers_version"}, True)
+            said = {name: item for name, item in value.to_dict().items() if name != "transformers_version"}
+            return plain({**said, "attention": getattr(value, "_attn_implementation", None)}, True)
         return f"{type(value).__module__}.{type(value).__qualname__}"
 
     def settings(owner: Any, dictionaries: bool) -> list[Any]:
@@ -104,10 +105,11 @@ def watched_structure(module: Any) -> Any:
     )
 
     def attributes() -> list[Any]:
-        """The dictionaries in which layers and processors keep their settings."""
+        """The dictionaries in which layers, processors and transformers' configurations keep their settings."""
         layers = [each for each in module.modules() if type(each) not in simple]
-        processors = [getattr(each, "processor", None) for each in layers]
-        return [vars(each) for each in [*layers, *processors] if hasattr(each, "__dict__")]
+        kept = [vars(each).get(name) for each in layers for name in ("processor", "config")]
+        owners = {id(each): each for each in [*layers, *kept] if hasattr(each, "__dict__")}
+        return [vars(each) for each in owners.values()]
 
     def unchanged() -> bool:
         try:

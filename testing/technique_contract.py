@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from ..search_space import Loss, Parameters, Target, Technique, denoisers, describe_pipelines, is_installed
-from ..search_space._artefacts import counters
+from ..search_space import Loss, Parameters, Target, Technique, counters, denoisers, describe_pipelines, is_installed
 from .tiny_sdxl import SIDE_PX, picture, relative_difference, sibling, tiny_sdxl
 
 CLOSE = {"cpu": 1e-4, "cuda": 5e-2}

@@ -258,6 +258,11 @@ def test_every_change_of_a_unet_that_its_code_would_not_see_is_noticed() -> None
     assert is_another(*padding)  # pictures that can be laid side by side
     assert is_another(unet.half, unet.float)
     assert is_another(unet.train, unet.eval)
+    text_encoder = pipeline.text_encoder
+    look_at_text = watched_structure(text_encoder)
+    before = look_at_text()[0]
+    text_encoder.set_attn_implementation("eager")
+    assert look_at_text()[0] != before
     fuse_lora(pipeline)
     unet.conv_in.weight.data = unet.conv_in.weight.data.clone()
     assert look()[0] == first[0]  # other numbers are read at each call
