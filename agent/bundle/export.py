@@ -118,7 +118,7 @@ def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any, artefa
             "trial": trial.number,
             "configuration_key": trial.configuration.key,
             "confirmed": trial.confirmed,
-            "figures": _figures(trial),
+            "figures": {**_figures(trial), **_with_artefacts(built)},
             "fingerprint": results.fingerprint.to_dict(),
             "files": entries_of(draft),
         }
@@ -272,6 +272,12 @@ def _figures(trial: Trial) -> dict[str, float]:
     """The one estimate of each figure that is known, as every report shows it."""
     known = {figure.name: trial.known_figure(figure.name) for figure in FIGURES}
     return {name: value for name, value in known.items() if value is not None}
+
+
+def _with_artefacts(built: Artefacts) -> dict[str, float]:
+    """The figures of the bundle that are not those of the trial: a worker loads what the trial compiled."""
+    kept = built.kept
+    return {} if kept is None or kept.cold_start_s is None else {"cold_start_s": kept.cold_start_s}
 
 
 def _evidence(trial: Trial) -> dict[str, Any]:
