@@ -47,6 +47,7 @@ def application(records: Records, access: Access, bundles: Path) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.access = access
     app.state.shelf = Shelf(records)
+    app.state.shelf.read_all()
     app.state.blind = Blind()
     app.state.exports = Exports(records, bundles)
     for module in PAGES:
