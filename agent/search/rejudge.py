@@ -65,7 +65,9 @@ def _rejudge(results: Results, settings: list[str], on_step: Callable[[int, int,
             f"the Python files or models of study {study.name} have changed since its pictures were made: restore them"
         )
     quality = study.quality
-    judge = Judge(dict(quality.weights), quality.files, near_lossless=dict(quality.near_lossless))
+    weights = {str(name): path for name, path in quality.weights.items()}
+    near_lossless = {str(name): value for name, value in quality.near_lossless.items()}
+    judge = Judge(weights, quality.files, near_lossless=near_lossless)
     requests = study.requests()
     judged = [trial for trial in results.complete if trial.judged_pictures]
     total = sum(len(trial.judged_pictures) for trial in judged)

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ....studies import Records, UserError, fault_sentence, without_secrets
 from . import (
@@ -24,7 +24,7 @@ from . import (
 from .access import Access
 from .blind import Blind
 from .exports import Exports
-from .guard import Guard
+from .guard import Guard, is_optunas
 from .optuna_pages import optuna_pages
 from .pages import render
 from .shelf import Shelf
@@ -47,6 +47,7 @@ def application(records: Records, access: Access, bundles: Path) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.access = access
     app.state.shelf = Shelf(records)
+    app.state.shelf.read_all()
     app.state.blind = Blind()
     app.state.exports = Exports(records, bundles)
     for module in PAGES:
@@ -55,8 +56,20 @@ def application(records: Records, access: Access, bundles: Path) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(UserError, _impossible)
     app.add_exception_handler(Exception, _failed)
-    app.mount("/", WSGIMiddleware(optuna_pages(records)))
+    app.mount("/", _Optunas(WSGIMiddleware(optuna_pages(records))))
     return Guard(app, access)
+
+
+class _Optunas:
+    """Optuna's dashboard where it lives; whatever else is asked for is no page."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_optunas(scope["path"]):
+            raise HTTPException(404, "There is no such page.")
+        await self._app(scope, receive, send)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from PIL import Image
 
 TILE_PX = 64
 """As the metric worst_tile_psnr_db has it."""
-FULL_LSB = 64
+SCALES_LSB = (4, 16, 64)
 """A difference of so many of 255 levels, in any channel, has the strongest colour of a map."""
 _STOPS = ((0, (8, 8, 20)), (0.12, (60, 20, 110)), (0.35, (180, 40, 100)), (0.65, (245, 130, 40)), (1, (255, 250, 190)))
 """Dark where nothing differs; lightness rises throughout, so that it reads without colours too."""
@@ -45,18 +45,28 @@ def _thumbnail(file: Path, _: int, side_px: int) -> bytes:
     return data.getvalue()
 
 
-def difference_map(reference: Path, candidate: Path) -> bytes:
-    """A PNG of how far each pixel is from the reference's, in the channel that differs most."""
-    return _difference_map(reference, reference.stat().st_mtime_ns, candidate, candidate.stat().st_mtime_ns)
+def fitting_scale(reference: Path, candidate: Path) -> int:
+    """The finest scale that has all but a thousandth of the pixels. Raises ValueError for pictures of two sizes."""
+    most = float(numpy.quantile(_levels(reference, candidate), 0.999))
+    return next((scale for scale in SCALES_LSB if most <= scale), SCALES_LSB[-1])
 
 
-@lru_cache(maxsize=64)
-def _difference_map(reference: Path, _: int, candidate: Path, __: int) -> bytes:
+def difference_map(reference: Path, candidate: Path, full_lsb: int) -> bytes:
+    """A PNG of how far each pixel is from the reference's, in the channel that differs most; see SCALES_LSB."""
+    times = reference.stat().st_mtime_ns, candidate.stat().st_mtime_ns
+    return _difference_map(reference, candidate, full_lsb, times)
+
+
+def _levels(reference: Path, candidate: Path) -> Any:
     one, other = _pixels(reference), _pixels(candidate)
     if one.shape != other.shape:
         raise ValueError("the pictures have different sizes")
-    levels = numpy.abs(one - other).max(axis=2)
-    coloured = _colours()[numpy.minimum(levels, FULL_LSB)]
+    return numpy.abs(one - other).max(axis=2)
+
+
+@lru_cache(maxsize=64)
+def _difference_map(reference: Path, candidate: Path, full_lsb: int, _: tuple[int, int]) -> bytes:
+    coloured = _colours(full_lsb)[numpy.minimum(_levels(reference, candidate), full_lsb)]
     data = io.BytesIO()
     Image.fromarray(coloured).save(data, format="PNG", compress_level=3)
     return data.getvalue()
@@ -90,9 +100,9 @@ def _pixels(file: Path) -> Any:
         return numpy.asarray(image.convert("RGB"), dtype=numpy.int16)
 
 
-@lru_cache(maxsize=1)
-def _colours() -> Any:
-    places = numpy.linspace(0, 1, FULL_LSB + 1)
+@lru_cache(maxsize=len(SCALES_LSB))
+def _colours(full_lsb: int) -> Any:
+    places = numpy.linspace(0, 1, full_lsb + 1)
     known = [place for place, _ in _STOPS]
     channels = [numpy.interp(places, known, [colour[i] for _, colour in _STOPS]) for i in range(3)]
     return numpy.stack(channels, axis=1).astype(numpy.uint8)

@@ -1,7 +1,6 @@
 """The three configurations that a reader is pointed to, under the page's limits: chosen as `paretune best` does."""
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....objectives.verdict import Verdict
@@ -61,18 +60,19 @@ def _pick(
         found = results.best(by=by, limits=limits, verdict=verdict, loss=loss)
     except UserError as error:
         return Pick(title=title, command=command, why=str(error))
-    return Pick(title=title, command=command, **_shown(found))
+    return _shown(title, command, found)
 
 
-def _shown(trial: Trial) -> dict[str, object]:
-    text: Callable[[str], str] = trial.text
-    return {
-        "trial": trial.number,
-        "text": str(trial.configuration) if trial.configuration.steps else "the reference: nothing is changed",
-        "latency": text("latency_ms"),
-        "memory": text("peak_vram_gib"),
-        "speed": str(trial.speed),
-        "verdict": trial.verdict_words(),
-        "confirmed": trial.confirmed,
-        "is_reference": trial.is_reference,
-    }
+def _shown(title: str, command: str, trial: Trial) -> Pick:
+    return Pick(
+        title=title,
+        trial=trial.number,
+        text=str(trial.configuration) if trial.configuration.steps else "the reference: nothing is changed",
+        latency=trial.text("latency_ms"),
+        memory=trial.text("peak_vram_gib"),
+        speed=str(trial.speed),
+        verdict=trial.verdict_words(),
+        confirmed=trial.confirmed,
+        is_reference=trial.is_reference,
+        command=command,
+    )

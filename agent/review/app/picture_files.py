@@ -6,7 +6,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
 from ...results import Results, Trial
-from .differences import difference_map, thumbnail
+from .differences import SCALES_LSB, difference_map, thumbnail
 from .pages import shelf_of
 from .trial_page import trial_of
 
@@ -38,12 +38,14 @@ def small(request: Request, study: str, number: int, file: str, side: int = SIDE
 
 
 @router.get("/studies/{study}/differences/{number}/{file}")
-def difference(request: Request, study: str, number: int, file: str) -> Response:
+def difference(request: Request, study: str, number: int, file: str, full: int = SCALES_LSB[-1]) -> Response:
     """Where it differs from the reference's."""
+    if full not in SCALES_LSB:
+        raise HTTPException(404, "There is no such scale.")
     with shelf_of(request).open(study) as results:
         pair = pair_of(results, trial_of(results, number), file)
     try:
-        return Response(difference_map(*pair), media_type="image/png", headers=KEPT)
+        return Response(difference_map(*pair, full), media_type="image/png", headers=KEPT)
     except (OSError, SyntaxError, ValueError):
         raise HTTPException(404, "The pictures cannot be compared.") from None
 

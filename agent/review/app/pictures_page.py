@@ -11,7 +11,7 @@ from ....studies import UserError
 from ...results import Results, Trial
 from ..report import METRIC_WORDS
 from ..rows import named_trials
-from .differences import FULL_LSB, worst_tile
+from .differences import SCALES_LSB, fitting_scale, worst_tile
 from .pages import render, shelf_of
 from .picture_files import pair_of
 from .trial_page import judged, trial_of
@@ -49,6 +49,7 @@ def one(request: Request, study: str, number: int, file: str) -> HTMLResponse:
             with Image.open(candidate) as image:
                 size = image.size
             tile = worst_tile(reference, candidate)
+            full_lsb = SCALES_LSB[-1] if tile is None else fitting_scale(reference, candidate)
         except (OSError, SyntaxError) as error:
             raise UserError(f"the picture {file} of trial {number} cannot be read ({error})") from None
         files = [str(picture["file"]) for picture in judged(trial)]
@@ -67,7 +68,7 @@ def one(request: Request, study: str, number: int, file: str) -> HTMLResponse:
             metric_words=METRIC_WORDS,
             request_words=request_of(results, file),
             tile=tile,
-            full_lsb=FULL_LSB,
+            full_lsb=full_lsb,
             before=files[at - 1] if at else None,
             after=files[at + 1] if at + 1 < len(files) else None,
             others=[{**_named(results, one), **_verdict(one, file)} for one in others],
@@ -75,7 +76,7 @@ def one(request: Request, study: str, number: int, file: str) -> HTMLResponse:
             page={
                 "reference": f"{base}/files/{results.reference.number}/{file}",
                 "candidate": f"{base}/files/{number}/{file}",
-                "difference": f"{base}/differences/{number}/{file}",
+                "difference": f"{base}/differences/{number}/{file}?full={full_lsb}",
                 "width": size[0],
                 "height": size[1],
                 "tile": None if tile is None else [tile.x, tile.y, tile.width, tile.height],

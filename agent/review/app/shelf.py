@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from ....studies import Records, UserError
@@ -31,6 +31,17 @@ class Shelf:
     def names(self) -> list[str]:
         """Of every study, oldest first."""
         return self.records.study_names()
+
+    def read_all(self) -> None:
+        """Read every study in the background, so that the first visitor does not wait for it."""
+
+        def read() -> None:
+            with suppress(UserError):
+                for name in self.names():
+                    with suppress(UserError), self.open(name):
+                        pass
+
+        threading.Thread(target=read, name="read studies", daemon=True).start()
 
     @contextmanager
     def open(self, name: str) -> Iterator[Results]:

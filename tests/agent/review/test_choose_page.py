@@ -108,7 +108,7 @@ def test_choosing_in_a_browser(visitor: Visitor, folder: Path) -> None:
         browser.evaluate("document.getElementById('by').value = 'Bo'")
         browser.evaluate("document.getElementById('note').value = 'fits the small card'")
         browser.evaluate("document.getElementById('confirm').requestSubmit()")
-        browser.wait_for("document.body?.innerText.includes('by Bo, ')")
+        browser.wait_for("document.readyState === 'complete' && document.body.innerText.includes('by Bo, ')")
         browser.evaluate("document.getElementById('export').requestSubmit()")
         browser.wait_for("!document.getElementById('ready').hidden")
         assert browser.evaluate("document.querySelector('#ready a').href").endswith(f"{STUDY}/export/7/zip")

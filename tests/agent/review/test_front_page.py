@@ -1,8 +1,12 @@
 """The front of a study in the dashboard: what it shows, filters and picks, on a server and in a browser."""
 
+import http.client
+import json
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,9 +67,6 @@ def test_the_page_shows_what_the_report_does(visitor: Visitor, folder: Path) -> 
 def test_the_picks_are_what_the_command_line_gives(
     visitor: Visitor, folder: Path, cli: Cli, asked: str, options: dict[str, str]
 ) -> None:
-    import json
-    import shlex
-
     for pick in visitor.get(f"{FRONT}/picks?{asked}").json():
         words = shlex.split(pick["command"])[1:]
         assert all(word in words for pair in options.items() for word in pair)
@@ -102,6 +103,28 @@ def test_what_is_measured_meanwhile_is_on_the_page(tmp_path: Path) -> None:
         add(results, trial_run(tmp_path, 9, results.trial(1).configuration, "cpu", outcome="oom", reason="too large"))
         time.sleep(1.1)
         assert "too large" in visitor.get(FRONT).text
+
+
+def test_the_list_brings_itself_up_to_date(tmp_path: Path) -> None:
+    results = replay(tmp_path, only=(1, 2))
+    with served(url_of(tmp_path), tmp_path) as visitor:
+        connection = http.client.HTTPConnection("127.0.0.1", visitor.port, timeout=30)
+        connection.request("GET", "/events")
+        stream = connection.getresponse()
+        assert stream.getheader("content-type") == "text/event-stream; charset=utf-8"
+        assert next_event(stream)[0]["trials"] == 3
+        add(results, trial_run(tmp_path, 9, results.trial(1).configuration, "cpu", outcome="oom", reason="too large"))
+        (changed,) = next_event(stream)
+        assert (changed["trials"], changed["failures"], changed["running"]) == (4, 1, False)
+        connection.close()
+
+
+def next_event(stream: http.client.HTTPResponse) -> Any:
+    """The data of the next event of a stream."""
+    while True:
+        line = stream.readline().decode()
+        if line.startswith("data: "):
+            return json.loads(line.removeprefix("data: "))
 
 
 def test_names_prompts_and_errors_stay_text(visitor: Visitor) -> None:

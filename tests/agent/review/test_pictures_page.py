@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("a2wsgi", reason="the dashboard extra is not installed")
 import torch
-from paretune.agent.review.app.differences import difference_map, worst_tile
+from paretune.agent.review.app.differences import difference_map, fitting_scale, worst_tile
 from paretune.objectives.drift import METRICS
 from PIL import Image
 from support.browser import CHROMIUM, Browser
@@ -72,10 +72,13 @@ def test_a_difference_map_is_dark_where_nothing_differs(tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "a.png")
     picture[40:60, 10:30, 1] += 64
     Image.fromarray(picture).save(tmp_path / "b.png")
-    drawn = numpy.asarray(Image.open(io.BytesIO(difference_map(tmp_path / "a.png", tmp_path / "b.png"))))
+    full = fitting_scale(tmp_path / "a.png", tmp_path / "b.png")
+    assert full == 64
+    drawn = numpy.asarray(Image.open(io.BytesIO(difference_map(tmp_path / "a.png", tmp_path / "b.png", full))))
     assert drawn.shape == (80, 100, 3)
     assert drawn[0, 0].max() < 30
     assert drawn[50, 20].min() > 150
+    assert fitting_scale(tmp_path / "a.png", tmp_path / "a.png") == 4
 
 
 def test_the_worst_tile_is_the_one_that_the_metric_means(folder: Path, tmp_path: Path) -> None:

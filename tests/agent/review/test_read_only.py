@@ -191,6 +191,20 @@ def test_a_files_folder_that_may_not_be_entered(closed: str, folder: Path, cli: 
     (folder / closed).chmod(0o755)
 
 
+def test_it_can_be_reviewed_and_neither_rated_nor_chosen_from(replayed: Path, folder: Path) -> None:
+    shutil.copy(replayed, folder)
+    before = content(folder)
+    with no_rights_to_write(folder):
+        records = Records(url_of(folder), must_exist=True)
+        assert records.choices(NAME) == []
+        assert records.silent_s(NAME) is None
+        with pytest.raises(UserError, match="readonly"):
+            records.rate(NAME, 2, "cat-0.png", "same", "Bo")
+        with pytest.raises(UserError, match="readonly"):
+            records.choose(NAME, 2, "", "Bo")
+    assert content(folder) == before
+
+
 def test_without_optunas_tables_the_dashboard_says_so(tmp_path: Path) -> None:
     replay(tmp_path)
     records = Records(url_of(tmp_path), must_exist=True)

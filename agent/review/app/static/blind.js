@@ -14,14 +14,16 @@ async function next() {
   field("progress").hidden = false;
   field("progress").max = Math.max(found.total, 1);
   field("progress").value = found.done;
-  field("said").textContent = pair === null
-    ? `You have rated all ${found.total} pictures. Thank you.` : `${found.done} of ${found.total} rated by you`;
-  if (pair === null) return;
+  if (pair === null) {
+    field("said").textContent = `You have rated all ${found.total} pictures. Thank you.`;
+    return;
+  }
   field("prompt").textContent = found.prompt;
   await Promise.all(["left", "right"].map((side) => {
     field(side).src = found[side];
     return field(side).decode().catch(() => {});
   }));
+  field("said").textContent = `${found.done} of ${found.total} rated by you`;
   for (const side of ["left", "right"]) field(side).classList.toggle("sharp", field(side).naturalWidth <= 256);
 }
 async function answer(better) {

@@ -206,11 +206,16 @@ function changed() {
   clearTimeout(waiting);
   waiting = setTimeout(pick, 150);
 }
-let frame = null;
+let frame = null, drawing = null;
 function show() {
   showControls();
   writeAddress();
-  frame ??= requestAnimationFrame(() => { frame = null; filter(); draw(); });
+  frame ??= requestAnimationFrame(() => {
+    frame = null;
+    filter();
+    clearTimeout(drawing);  // thousands of points are drawn when the slider rests
+    drawing = setTimeout(draw, points.length > 500 ? 120 : 0);
+  });
 }
 field("controls").addEventListener("input", changed);
 field("controls").addEventListener("submit", (event) => event.preventDefault());
