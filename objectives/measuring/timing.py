@@ -112,7 +112,7 @@ class _Watch:
     def __init__(self, requests: Sequence[Any], trace: Trace) -> None:
         self.requests = requests
         names = {request.name for request in requests}
-        self.weight = sum(request.weight for request in requests)
+        self.weight = float(sum(request.weight for request in requests))
         self.swaps_in_trace = 0
         if trace.order:
             same = requests[0].shape()
@@ -176,7 +176,7 @@ def _latency_ms(watches: Sequence[_Watch]) -> float:
     """What one request of the production mix costs, from the calls so far."""
     medians_ms = [summarize(watch.samples_ms).median_ms for watch in watches]
     swaps = [_stall_ms(watch) * watch.swaps_in_trace for watch in watches]
-    return _mix_mean(watches, medians_ms) + math.fsum(swaps) / sum(watch.weight for watch in watches)
+    return _mix_mean(watches, medians_ms) + math.fsum(swaps) / math.fsum(watch.weight for watch in watches)
 
 
 def _stall_ms(watch: _Watch) -> float:
