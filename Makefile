@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart docs test test-all test-gpu lint clean
+.PHONY: install quickstart docs notebooks test test-all test-gpu lint clean
 
 install: $(STAMP)
 
@@ -21,6 +21,10 @@ quickstart: install
 # The tables of docs/study-file.md, after a key of study files or its docstring has changed.
 docs: install
 	$(BIN)/python benchmarks/study_file_reference.py
+
+# The notebooks with the outputs of this machine; some minutes.
+notebooks: install
+	$(BIN)/python benchmarks/run_notebooks.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,7 +14,16 @@ from .bundle import export as export_bundle
 from .bundle import open_bundle
 from .measuring import Runner
 from .notebook_progress import NotebookProgress, in_notebook
-from .notebook_views import CELL, STYLE, ComparedTrials, Explanation, Pictures, explanation_of, trials_table
+from .notebook_views import (
+    CELL,
+    STYLE,
+    AgainstTorchCompile,
+    ComparedTrials,
+    Explanation,
+    Pictures,
+    explanation_of,
+    trials_table,
+)
 from .results import Limit, Results, Trial, headline, study_doubts
 from .review import StudyView
 from .review import study_view as view_of
@@ -212,6 +221,15 @@ class StudyResults:
     def compare(self, a: Trial | int, b: Trial | int) -> "ComparedTrials":
         """Two trials side by side, as they were measured; `paretune compare` measures both again in turns."""
         return ComparedTrials(self._chosen(a), self._chosen(b))
+
+    def against_torch_compile(
+        self, trial: Trial | int | None = None, *, lines: Mapping[str, int] | None = None
+    ) -> "AgainstTorchCompile":
+        """A trial (by default the best) beside the reference and torch.compile: warm-up, time, memory, pictures.
+
+        lines: {"torch.compile": 1, "paretune": 6}, of code that each took; shown where it is given.
+        """
+        return AgainstTorchCompile(self.reference, self.torch_compile, self._chosen(trial), dict(lines or {}))
 
     def explain(self, trial: Trial | int | None = None, *, code: bool = False) -> "Explanation":
         """What a configuration (by default the best) does to which modules, in what order and why."""

@@ -1,6 +1,7 @@
 """The progress bar of a launch in a notebook: one output that is written anew, without widgets."""
 
 import html
+import importlib
 import sys
 import time
 from typing import Any
@@ -29,9 +30,7 @@ class NotebookProgress:
         self._handle: Any = None
 
     def __enter__(self) -> "NotebookProgress":
-        from IPython.display import HTML, display
-
-        self._handle = display(HTML(self.html()), display_id=True)
+        self._handle = _shown(self.html(), None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,7 +58,14 @@ class NotebookProgress:
         return f"<div>{head}{html.escape(self._now)}</div><small>{lines}</small>"
 
     def _update(self) -> None:
-        from IPython.display import HTML
-
         if self._handle is not None:
-            self._handle.update(HTML(self.html()))
+            _shown(self.html(), self._handle)
+
+
+def _shown(text: str, handle: Any) -> Any:
+    """Show HTML in a new output of the cell, or in the one of this handle; returns the handle."""
+    module: Any = importlib.import_module("IPython.display")
+    if handle is None:
+        return module.display(module.HTML(text), display_id=True)
+    handle.update(module.HTML(text))
+    return handle

@@ -77,6 +77,44 @@ class ComparedTrials:
 
 
 @dataclass(frozen=True)
+class AgainstTorchCompile:
+    """What torch.compile does for a workflow, and what a trial does."""
+
+    reference: Trial
+    torch_compile: Trial | None
+    trial: Trial
+    lines: Mapping[str, int]
+
+    def rows(self) -> dict[str, dict[str, str]]:
+        """{what: {"unchanged", "torch.compile", "paretune": text}}; "not measured" where it was not."""
+        columns = {"unchanged": self.reference, "torch.compile": self.torch_compile, "paretune": self.trial}
+        known = {name: one for name, one in columns.items() if one is not None and one.complete}
+        rows = {
+            "warm-up": {name: one.text("cold_start_s") for name, one in known.items()},
+            "inference time": {name: f"{one.text('latency_ms')}, {one.speed}" for name, one in known.items()},
+            "peak memory": {name: one.text("peak_vram_gib") for name, one in known.items()},
+            "pictures": {name: one.verdict_words() for name, one in known.items()},
+        }
+        if self.lines:
+            rows["lines changed"] = {"unchanged": "0", **{name: str(count) for name, count in self.lines.items()}}
+        return {what: {name: texts.get(name, "not measured") for name in columns} for what, texts in rows.items()}
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{what}: {', '.join(f'{k} {v}' for k, v in row.items())}" for what, row in self.rows().items()
+        )
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        head = "".join(f"<th {CELL}>{name}</th>" for name in ["", *next(iter(rows.values()))])
+        body = [
+            f"<tr><th {CELL}>{what}</th>{''.join(f'<td {CELL}>{html.escape(text)}</td>' for text in row.values())}</tr>"
+            for what, row in rows.items()
+        ]
+        return f"<table {STYLE}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+@dataclass(frozen=True)
 class Explanation:
     """A configuration in words."""
 

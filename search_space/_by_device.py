@@ -42,6 +42,7 @@ SPEED: tuple[Offer, ...] = (
     # A few seconds more than the unchanged pipeline takes.
     Offer("cuda_graphs"),
     Offer("ip_adapter_swap"),
+    Offer("lora_merge"),
     Offer("channels_last"),
     Offer("fused_qkv"),
     Offer("cudnn_benchmark"),

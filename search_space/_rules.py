@@ -129,6 +129,22 @@ RULES: tuple[Rule, ...] = (
         "an adapter that is loaded later brings attention processors of its own: it is ignored, or it undoes these",
         lambda case: case.adapters,
     ),
+    Rule(
+        (Trait.WRITES_WEIGHTS, Trait.QUANTIZES),
+        "a LoRA cannot be written into quantized weights, nor taken out of them",
+    ),
+    Rule(
+        (Trait.WRITES_WEIGHTS, Trait.CASTS_WEIGHTS),
+        "a LoRA that is written into 8 bits would be rounded away",
+    ),
+    Rule(
+        (Trait.WRITES_WEIGHTS, Trait.MOVES_WEIGHTS),
+        "weights that travel have copies elsewhere, into which a LoRA would not be written",
+    ),
+    Rule(
+        (Trait.WRITES_WEIGHTS, "prompt_embedding_cache"),
+        "a LoRA may change the text encoders in place, which the cache would not see",
+    ),
     Rule((Trait.COMPILES, Trait.COMPILES), "two compilers cannot both take a module"),
     Rule(
         ("torch_compile_vae", "vae_slicing"),

@@ -105,6 +105,8 @@ class Trait(StrEnum):
     """Hooks on layers inside the denoiser decide from step to step what is computed."""
     GUIDES_LESS = "guides less"
     """Some steps run without classifier-free guidance."""
+    WRITES_WEIGHTS = "writes weights"
+    """Weights get other values between requests, in place."""
     MOVES_WEIGHTS = "moves weights"
     """Weights travel between main memory and the device while pictures are made."""
 

@@ -14,6 +14,7 @@ from ._technique import Technique
 from ._trusted import trusted
 from ._watch import applied_once, watch
 from .adapters.ip_adapter_swap import TECHNIQUE as IP_ADAPTER_SWAP
+from .adapters.lora_merge import TECHNIQUE as LORA_MERGE
 from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
 from .attention.sdpa_kernel import TECHNIQUE as SDPA_KERNEL
@@ -63,6 +64,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     FP16_ACCUMULATION,
     EXPANDABLE_SEGMENTS,
     IP_ADAPTER_SWAP,
+    LORA_MERGE,
     SCHEDULER,
     FUSED_QKV,  # before quantization: quantized weights cannot be concatenated
     ATTENTION_BACKEND,

@@ -138,7 +138,7 @@ def _save_and_load(pipelines: Mapping[str, Any], parts: Mapping[str, str], folde
             dtypes = {
                 part: str(one.dtype)
                 for part, one in own.items()
-                if hasattr(one, "dtype") and hasattr(one, "parameters")
+                if one is not None and hasattr(one, "dtype") and hasattr(one, "parameters")
             }
             if dtypes:
                 written = ", ".join(f'"{part}": {dtype}' for part, dtype in dtypes.items())

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import inspect
+import linecache
 import math
 import sys
 import textwrap
@@ -55,7 +56,9 @@ class Source:
         try:
             source = textwrap.dedent(inspect.getsource(what))
         except (OSError, TypeError):
-            raise UserError(f"the source of {name}, which {where} uses, cannot be found: {HINT}") from None
+            source = _class_source(what) or ""
+        if not source:
+            raise UserError(f"the source of {name}, which {where} uses, cannot be found: {HINT}")
         tree = ast.parse(source)
         self.definitions[name] = ""  # in its place already, because functions may call themselves
         for used, value in _globals_of(what, tree, name):
@@ -64,6 +67,18 @@ class Source:
         self.definitions[name] = (
             source.rstrip() if what.__name__ == name else f"{source.rstrip()}\n\n\n{name} = {what.__name__}"
         )
+
+
+def _class_source(what: Any) -> str | None:
+    """The source of a class in a notebook's cell: Python finds that of its methods, and nothing of the class."""
+    for method in vars(what).values() if inspect.isclass(what) else ():
+        if not inspect.isfunction(method):
+            continue
+        text = "".join(linecache.getlines(method.__code__.co_filename))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and node.name == what.__name__:
+                return textwrap.dedent(ast.get_source_segment(text, node) or "")
+    return None
 
 
 def _globals_of(what: Any, tree: ast.AST, name: str) -> Iterator[tuple[str, Any]]:

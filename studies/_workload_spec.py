@@ -103,12 +103,12 @@ def with_size(workload: Any) -> Any:
     if not isinstance(workload, Mapping) or workload.get("size") is None:
         return workload
     size, sizes = workload["size"], workload.get("sizes")
-    known = list(sizes) if isinstance(sizes, Mapping) else []
-    if size not in known or not isinstance(sizes[size], Mapping):
+    known: Mapping[Any, Any] = sizes if isinstance(sizes, Mapping) else {}
+    if not isinstance(known.get(size), Mapping):
         there = f"there are {', '.join(map(str, known))}" if known else "there are none"
         raise ValueError(f"workload.size: there is no size {size!r} under workload.sizes; {there}")
     rest = {name: value for name, value in workload.items() if name not in ("size", "sizes")}
-    chosen = dict(sizes[size])
+    chosen = dict(known[size])
     if isinstance(rest.get("options"), Mapping) and isinstance(chosen.get("options"), Mapping):
         chosen["options"] = {**chosen["options"], **rest["options"]}
     return {**rest, **chosen}

@@ -33,7 +33,7 @@ class Compilations:
 
         self._captures, self._before = 0, _graphs()
         # Of every kind: those of techniques, and those that torch.compile records in some of its modes.
-        self._owner: Any = torch.cuda.CUDAGraph
+        self._owner = torch.cuda.CUDAGraph
         self._begin: Any = getattr(self._owner, "capture_begin", None)
         if self._begin is not None:
 
@@ -42,14 +42,16 @@ class Compilations:
                 self._captures += 1
                 return self._begin(*arguments, **options)
 
-            self._owner.capture_begin = begin
+            owner: Any = self._owner
+            owner.capture_begin = begin
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._begin is not None:
-            self._owner.capture_begin = self._begin
+            owner: Any = self._owner
+            owner.capture_begin = self._begin
 
     def made(self) -> Made:
         """So far."""

@@ -1,5 +1,6 @@
 """Times calls of requests, shape by shape in turn, until each is known well enough."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -111,7 +112,7 @@ class _Watch:
     def __init__(self, requests: Sequence[Any], trace: Trace) -> None:
         self.requests = requests
         names = {request.name for request in requests}
-        self.weight = sum(request.weight for request in requests)
+        self.weight = float(sum(request.weight for request in requests))
         self.swaps_in_trace = 0
         if trace.order:
             same = requests[0].shape()
@@ -175,7 +176,7 @@ def _latency_ms(watches: Sequence[_Watch]) -> float:
     """What one request of the production mix costs, from the calls so far."""
     medians_ms = [summarize(watch.samples_ms).median_ms for watch in watches]
     swaps = [_stall_ms(watch) * watch.swaps_in_trace for watch in watches]
-    return _mix_mean(watches, medians_ms) + sum(swaps) / sum(watch.weight for watch in watches)
+    return _mix_mean(watches, medians_ms) + math.fsum(swaps) / math.fsum(watch.weight for watch in watches)
 
 
 def _stall_ms(watch: _Watch) -> float:

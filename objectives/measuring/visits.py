@@ -61,7 +61,7 @@ class Visits:
         detailed: bool = False,
         around: Callable[[str, str], AbstractContextManager[Any]] = lambda entry, kind: nullcontext(),
     ) -> None:
-        self._entries = {id(entry): (name, entry) for name, entry in reversed(pipelines.items())}
+        self._entries = {id(entry): (name, entry) for name, entry in reversed(list(pipelines.items()))}
         self._detailed = detailed
         self._around = around
         self._owners = [

@@ -37,7 +37,7 @@ def adapter_key(arguments: Any) -> Any:
         return tuple(adapter_key(value) for value in arguments)
     if isinstance(arguments, (str, os.PathLike)):
         found = []
-        for folder, _, files in os.walk(arguments):
+        for folder, _, files in os.walk(str(arguments)):
             found += [(name, os.stat(os.path.join(folder, name)).st_mtime_ns) for name in sorted(files)]
         if os.path.isfile(arguments):
             found.append((str(arguments), os.stat(arguments).st_mtime_ns))

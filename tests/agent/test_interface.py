@@ -61,7 +61,9 @@ def test_without_pandas_it_says_what_to_install(
 def test_everything_shows_itself_in_a_notebook(results: paretune.StudyResults) -> None:
     best = results.best()
     shown = [results, best, results.pictures(), results.compare(0, best), results.explain(), results.study]
+    shown.append(results.against_torch_compile(lines={"torch.compile": 1, "paretune": 6}))
     texts = [one._repr_html_() for one in shown]
+    assert "lines changed: unchanged 0, torch.compile 1, paretune 6" in str(shown[-1])
     assert str(best.configuration) in texts[0]
     assert texts[2].count("data:image/png;base64,") == 2 * len(results.pictures())
     assert "<script>" not in "".join(texts), "names and prompts are escaped"

@@ -56,6 +56,7 @@ module_dtype.dtype=bfloat16                  x    x     x    x     x     x
 stable_fast                                  x    x     x    x     x     x
 torch_tensorrt                               -    x     x    x     x     x
 cuda_graphs                                  -    x     x    x     x     x
+lora_merge                                   x    x     x    x     x     x
 ip_adapter_swap.how=stash                    x    x     x    x     x     x
 ip_adapter_swap.how=in_place                 x    x     x    x     x     x
 vae_tiling                                   x    x     x    x     x     x
@@ -106,6 +107,6 @@ def test_where_memory_is_small_what_saves_it_is_tried_first() -> None:
     for device in ("A100", "L40S", "H100", "RTX 5090"):
         assert order[device].index("cuda_graphs") < order[device].index("torch_compile")
         assert order[device].index("torch_compile") < order[device].index("model_offload")
-    assert order["CPU"][:2] == ["ip_adapter_swap", "channels_last"]
+    assert order["CPU"][:2] == ["ip_adapter_swap", "lora_merge"]
     for device, target in DEVICES.items():
         assert set(order[device]) == set(default_space(target)[0].techniques)

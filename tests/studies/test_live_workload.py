@@ -1,6 +1,9 @@
 """A workload around live pipelines and a function: written with the source it needs, or refused with the reason."""
 
+import linecache
 import math
+import sys
+import types
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +77,27 @@ def test_the_written_workload_makes_the_pictures_of_the_live_one_and_shares_what
     with torch.no_grad():
         assert torch.equal(loaded.run(again, loaded.requests[0]), expected)
     assert "cat" in written._repr_html_()
+
+
+def test_a_class_of_a_notebooks_cell_is_found_by_its_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = """import torch
+FACTOR = 2
+
+class Larger(torch.nn.Module):
+    def forward(self, pictures):
+        return pictures * FACTOR
+
+def serve(pipelines, request):
+    return pipelines["larger"](torch.ones(1, 3, 16, 16))
+"""
+    notebook = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    linecache.cache["<cell 1>"] = (len(cell), None, cell.splitlines(keepends=True), "<cell 1>")
+    exec(compile(cell, "<cell 1>", "exec"), vars(notebook))
+    written = live_workload({"larger": notebook.Larger()}, notebook.serve, REQUESTS, folder=tmp_path)
+    namespace: dict[str, Any] = {"__file__": str(written.file)}
+    exec(written.file.read_text(), namespace)
+    assert namespace["run"](namespace["load"]("cpu"), None).unique().tolist() == [2.0]
 
 
 def test_a_function_that_loads_may_stand_in_the_place_of_the_pipelines(tmp_path: Path) -> None:

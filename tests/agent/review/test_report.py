@@ -149,7 +149,7 @@ def test_the_best_row_says_what_can_be_trusted(page: Page) -> None:
 
 
 def test_finalists_stand_with_their_intervals_and_cold_starts(page: Page) -> None:
-    section = _section(page, "Confirmed finalists The search", "Where a request's time goes One call")
+    section = _section(page, "Confirmed finalists The search", "Pictures The same")
     assert "faster 2.50× 2.48 to 2.52 faster 2.00× 1.98 to 2.02 6 1.3% 1.3% against torch.compile" in section
     assert "faster 1.25× 1.25 to 1.26 itself 6 0.5%" in section
     assert "reference trial 0 0.10 s 4.2 s 2.5 s 0.30 s 1.4 s 6.0 s 3" in section
@@ -157,7 +157,7 @@ def test_finalists_stand_with_their_intervals_and_cold_starts(page: Page) -> Non
 
 
 def test_a_request_is_split_into_its_stages(page: Page) -> None:
-    section = _section(page, "Where a request's time goes One call", "Pictures The same")
+    section = _section(page, "Where a request's time goes The bar", "The front takes every difference")
     # The call that was split took 440 ms: its shares are of the latency that is shown everywhere.
     assert "best trial 2 401 ms 12 ms 321 ms 4 steps, median 80.2 ms 48 ms 8 ms 12 ms" in section
     assert "best trial 2 3.60 GiB 2.10 GiB" in section
@@ -166,7 +166,7 @@ def test_a_request_is_split_into_its_stages(page: Page) -> None:
 
 def test_on_a_gpu_its_own_times_its_use_and_its_energy_are_shown(tmp_path: Path) -> None:
     page = Page(report_html(replay(tmp_path, device="cuda")))
-    section = _section(page, "Where a request's time goes One call", "Pictures The same")
+    section = _section(page, "Where a request's time goes The bar", "The front takes every difference")
     assert "best trial 2 401 ms 12 ms 321 ms 4 steps, median 80.2 ms 48 ms 8 ms 12 ms" in section
     assert "best trial 2 3.60 GiB 2.10 GiB 96 %" in section
     assert "0.28 per 1,000 images 164 J per image" in page.text

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
-from paretune.objectives.measuring.compilations import Compilations, Made
+from paretune.objectives.measuring.graphs_made import Compilations, Made
 from paretune.search_space import Configuration, Target, apply_source, describe_pipelines, technique, with_visits
 from paretune.search_space._module_state import module_state
 from paretune.testing import picture, tiny_sdxl

@@ -1,0 +1,140 @@
+"""LoRAs that are written into the weights: no layer is added, so nothing is compiled or recorded again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .._modules import denoisers, torch_modules
+from .._target import PipelineFacts, Role, Target
+from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
+from .._visits import LORA
+
+
+def merged_loras(pipeline: Any, bases: dict[int, dict[str, Any]]) -> Any:
+    """load(...), unload() and scale(...) in place of a pipeline's own.
+
+    bases: {module: {layer: its weight without any LoRA}}, of all pipelines: they may share modules.
+    """
+    import re
+
+    import torch
+
+    loaded: dict[str, Any] = {"name": None, "changes": [], "scale": 1.0}
+    pair = re.compile(r"(.+?)\.(?:lora_A|lora\.down|lora_linear_layer\.down)(?:\.default)?\.weight")
+
+    def module_and_layer(path: str) -> Any:
+        for name in ("unet", "transformer", "text_encoder_2", "text_encoder"):
+            module = getattr(pipeline, name, None)
+            if path.startswith(f"{name}.") and module is not None:
+                inside = path.removeprefix(f"{name}.")
+                # Published files have a part that newer text encoders have not.
+                for layer in (inside, inside.removeprefix("text_model.")):
+                    try:
+                        return name, module, layer, module.get_submodule(layer).weight
+                    except AttributeError:
+                        continue
+        raise RuntimeError(f"lora_merge: the LoRA is for {path}, which the pipeline has not")
+
+    def scale_of(name: str, path: str, rank: int, alphas: Any, metadata: Any) -> float:
+        said = metadata or {}
+        if said.get(f"{name}.alpha_pattern") or said.get(f"{name}.rank_pattern") or said.get(f"{name}.use_dora"):
+            raise RuntimeError(
+                "lora_merge: the LoRA has another scale in each layer, or is a DoRA, which is not merged"
+            )
+        alpha = said.get(f"{name}.lora_alpha", (alphas or {}).get(f"{path}.alpha", rank))
+        return float(alpha) / float(said.get(f"{name}.r", rank) if f"{name}.lora_alpha" in said else rank)
+
+    def write() -> None:
+        with torch.no_grad():
+            for module, layer, weight, down, up, factor in loaded["changes"]:
+                base = bases.setdefault(id(module), {}).setdefault(layer, weight.detach().clone())
+                up, down = (part.to(weight.device, torch.float32) for part in (up, down))
+                change = up.flatten(1) @ down.flatten(1) * (factor * loaded["scale"])
+                weight.copy_(base.float() + change.reshape(base.shape))
+
+    def restore() -> None:
+        with torch.no_grad():
+            for module, layer, weight, *_ in loaded["changes"]:
+                weight.copy_(bases[id(module)][layer])
+        loaded.update(name=None, changes=[], scale=1.0)
+
+    def load(source: Any, adapter_name: Any = None, hotswap: bool = False, **kwargs: Any) -> None:
+        if loaded["changes"] and not hotswap:
+            raise RuntimeError("lora_merge: one LoRA at a time; unload the one before, or leave the technique out")
+        given = source.copy() if isinstance(source, dict) else source
+        config = getattr(getattr(pipeline, "unet", None), "config", None)
+        found = pipeline.lora_state_dict(given, unet_config=config, **kwargs, return_lora_metadata=True)
+        tensors, alphas, metadata = found if len(found) == 3 else (found[0], None, found[1])
+        changes = []
+        for key, down in tensors.items():
+            if (match := pair.fullmatch(key)) is None:
+                continue
+            path = match[1]
+            name, module, layer, weight = module_and_layer(path)
+            other = key.replace("lora_A", "lora_B").replace(".down.", ".up.")
+            factor = scale_of(name, path, down.shape[0], alphas, metadata)
+            changes.append((module, layer, weight, down, tensors[other], factor))
+        if 2 * len(changes) != sum(not key.endswith(".alpha") for key in tensors):
+            raise RuntimeError(
+                "lora_merge: the file has more than pairs of LoRA weights, and all of it would not be used"
+            )
+        if loaded["changes"]:
+            restore()
+        loaded.update(name=adapter_name or "default_0", changes=changes)
+        write()
+        pipeline.lora_merges = getattr(pipeline, "lora_merges", 0) + 1
+
+    def scale(names: Any, adapter_weights: Any = None) -> None:
+        """In place of set_adapters()."""
+        names, weights = ([one] if isinstance(one, (str, float, int)) else one for one in (names, adapter_weights))
+        if list(names) != [loaded["name"]] or any(isinstance(weight, dict) for weight in weights or ()):
+            raise RuntimeError(f"lora_merge: only the LoRA that was loaded, {loaded['name']}, can be set, as a whole")
+        loaded["scale"] = 1.0 if not weights or weights[0] is None else float(weights[0])
+        write()
+
+    return load, restore, scale
+
+
+def lora_merge(pipelines: dict[str, Any]) -> None:
+    """Take the place of load_lora_weights(), unload_lora_weights() and set_adapters() of every pipeline."""
+    bases: dict[int, dict[str, Any]] = {}
+    for pipeline in pipelines.values():
+        if hasattr(pipeline, "load_lora_weights") and denoisers({"": pipeline}):
+            load, restore, scale = merged_loras(pipeline, bases)
+            # Past __setattr__, which registers components.
+            vars(pipeline).update(load_lora_weights=load, unload_lora_weights=restore, set_adapters=scale)
+
+
+def took_effect(pipelines: dict[str, Any]) -> str | None:
+    """Whether a LoRA went this way."""
+    return None if any(getattr(each, "lora_merges", 0) for each in pipelines.values()) else "no LoRA was loaded"
+
+
+def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: NoParameters) -> str | None:
+    """Workloads in which no LoRA comes or goes."""
+    if not any(pipeline.denoisers for pipeline in pipelines.values()):
+        return "no pipeline has a denoiser"
+    kind = LORA.removesuffix(":")
+    if not any(pipeline.adapters and kind in pipeline.adapter_kinds for pipeline in pipelines.values()):
+        return "no request loads or unloads a LoRA"
+    return None
+
+
+TECHNIQUE = Technique(
+    name="lora_merge",
+    axis=Axis.ADAPTERS,
+    loss=Loss.REORDERED,
+    summary="Writes each LoRA into the weights and takes it out exactly: nothing is added, and nothing compiled again.",
+    source="https://arxiv.org/abs/2106.09685",
+    parameters=NoParameters,
+    apply=lora_merge,
+    took_effect=took_effect,
+    refuses=refuses,
+    stage=Stage.WEIGHTS,
+    roles=frozenset({Role.DENOISER, Role.TEXT_ENCODER}),
+    traits=frozenset({Trait.WRITES_WEIGHTS}),
+    adapters_later=(
+        "LoRAs are loaded and unloaded by the pipelines' own methods, one at a time; IP-Adapters as before. Weights "
+        "that a LoRA changes are held twice."
+    ),
+    helpers=(torch_modules, denoisers, merged_loras),
+)

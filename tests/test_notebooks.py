@@ -1,0 +1,53 @@
+"""The notebooks use the public API, and run (make notebooks; slow here)."""
+
+import ast
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import paretune
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def code_cells(file: Path) -> list[tuple[str, list[str]]]:
+    """(source, tags) of each."""
+    cells: list[dict[str, Any]] = json.loads(file.read_text())["cells"]
+    found = [cell for cell in cells if cell["cell_type"] == "code"]
+    return [("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in found]
+
+
+def test_there_are_three() -> None:
+    assert [file.stem for file in NOTEBOOKS] == ["01_quickstart", "02_comic_workflow", "03_read_a_study"]
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_uses_only_what_there_is(file: Path) -> None:
+    for source, _ in code_cells(file):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if node.value.id == "paretune":
+                    assert node.attr in paretune.__all__
+                elif node.value.id == "results":
+                    known = set(dir(paretune.StudyResults)) | {"results"}
+                    assert node.attr in known, f"results.{node.attr}"
+
+
+def test_the_second_adds_at_most_eight_lines_to_an_existing_notebook() -> None:
+    (added,) = [source for source, tags in code_cells(NOTEBOOKS[1]) if "paretune" in tags]
+    lines = [line for line in added.splitlines() if line.strip()]
+    assert 0 < len(lines) <= 8
+    before = [source for source, tags in code_cells(NOTEBOOKS[1])][:3]
+    assert not any("import paretune\n" in source for source in before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_they_run(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    run = importlib.import_module("run_notebooks").run
+    for file in NOTEBOOKS:
+        notebook = run(file, tmp_path)
+        assert notebook.cells[-1].outputs
