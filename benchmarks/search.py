@@ -582,7 +582,7 @@ def main() -> None:
             for name in names
         }
         parts.append(report(table, tries))
-    text = "\n".join(parts) + "\n"
+    text = "\n\n".join(part.strip() for part in parts) + "\n"
     if options.out is None:
         print(text)
     else:

@@ -112,7 +112,9 @@ class Surrogate:
         near = valued[id(good[0])] + NEAR
         starts = [_chosen(one.configuration) for one in good[:STARTS] if valued[id(one)] <= near]
         # Unless all of the best need it, to keep a limit.
-        slow = MAKES_NOTHING_FASTER - set[str].intersection(*(set(start) for start in starts)) if fast else frozenset()
+        slow = (
+            MAKES_NOTHING_FASTER - frozenset.intersection(*[frozenset(one) for one in starts]) if fast else frozenset()
+        )
         tried = {part for one in known for part in _parts(_chosen(one.configuration))}
         promises: dict[Configuration, float] = {}
         seen: set[frozenset[tuple[str, tuple[Value, ...]]]] = set()
@@ -298,7 +300,7 @@ class _Process:
         explained = np.linalg.solve(self._factor, across.T)
         alone = self._linear * wanted.sum(axis=1) + self._local
         sd = np.sqrt(np.maximum(alone - (explained**2).sum(axis=0), 1e-6))
-        return across @ self._weights * self._scale + self._middle, sd * self._scale
+        return np.asarray(across @ self._weights * self._scale + self._middle), np.asarray(sd * self._scale)
 
 
 def _normal_cdf(z: Array) -> Array:
