@@ -53,28 +53,59 @@ def compile_to_folder(program: Any, inputs: list[Any], options: dict[str, Any], 
 
     options: of TorchInductor. Raises RuntimeError where torch cannot save the code.
     """
+    import copy
     import os
+    import pathlib
     import shutil
     import tempfile
 
     import torch
 
-    # A graph that is launched as one is recorded around the loaded code; it cannot be saved.
-    options = {**options, "triton.cudagraphs": False}
-    with in_folder(folder, changing=True):
-        made = torch._inductor.standalone_compile(
-            program.graph_module,
+    # A graph that is launched as one is recorded around the loaded code; it cannot be saved. And versions of a kernel
+    # that are only thought of when it is loaded would be compiled and tried by every process that loads it.
+    options = {**options, "triton.cudagraphs": False, "dynamic_scale_rblock": False}
+    folder = pathlib.Path(folder)
+
+    def compiled() -> Any:
+        return torch._inductor.standalone_compile(
+            copy.deepcopy(program.graph_module),
             inputs,
             dynamic_shapes="from_example_inputs",
             options={"config_patches": options},
         )
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(folder))) as scratch:
-        saved = os.path.join(scratch, "saved")
-        made.save(path=saved, format="unpacked")
+
+    def forget(*names: str) -> None:
+        for name in names:
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+    with in_folder(folder, changing=True):
+        made = compiled()
+        # Some kernels come in several versions, and the first call tries which is the fastest. What it finds is left
+        # beside them, and only code that is made afterwards has no more than that one.
+        made(*inputs)
+    if any(folder.rglob("*.best_config")):
+        forget("aotautograd", "fxgraph")
+        with in_folder(folder, changing=True):
+            made = compiled()
+            made(*inputs)
+    with tempfile.TemporaryDirectory(dir=folder.resolve().parent) as scratch:
+        saved, needed = pathlib.Path(scratch, "saved"), pathlib.Path(scratch, "needed")
+        made.save(path=str(saved), format="unpacked")
         # What torch keeps beside the code while it compiles: kernels, which loading would have to make again.
-        for name in ("aotautograd", "fxgraph", "locks"):
-            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        forget("aotautograd", "fxgraph", "locks")
         shutil.copytree(saved, folder, dirs_exist_ok=True)
+        if (folder / "triton").is_dir():
+            # Loading into an empty folder unpacks the kernels that are launched, which are not all that were compiled.
+            shutil.copytree(saved, needed)
+            load_from_folder(needed, changing=True)
+            launched = {kernel.name for kernel in (needed / "triton").glob("*")}
+            for kernel in (folder / "triton").iterdir():
+                if kernel.name not in launched:
+                    shutil.rmtree(kernel)
+            # What a kernel was before it was machine code.
+            for stage in ("ttir", "ttgir", "llir", "ptx", "source"):
+                for file in (folder / "triton").rglob(f"*.{stage}"):
+                    file.unlink()
 
 
 def load_from_folder(folder: Any, *, changing: bool = False) -> Any:
