@@ -54,7 +54,6 @@ def compile_to_folder(program: Any, inputs: list[Any], options: dict[str, Any], 
     options: of TorchInductor. Raises RuntimeError where torch cannot save the code.
     """
     import copy
-    import os
     import pathlib
     import shutil
     import tempfile
