@@ -293,7 +293,11 @@ class _StudyRow(_Row):
     pipelines: dict[str, PipelineFacts]
 
 
-class _RunRow(_Row):
+class _OfTrial(_Row):
+    trial: Count
+
+
+class _RunRow(_OfTrial):
     kind: RunKind
     workload_key: str
     configuration_key: str
@@ -301,7 +305,6 @@ class _RunRow(_Row):
     fingerprint_key: str
     worker: str
     study: str
-    trial: Count
     session: int
     position: int
     outcome: Outcome
@@ -319,20 +322,14 @@ class _RunRow(_Row):
         return _time(text) if row.data.get("kind") is RunKind.TRIAL else text
 
 
-class _LinkRow(_Row):
-    trial: Count
-
-
-class _RatingRow(_Row):
-    trial: Count
+class _RatingRow(_OfTrial):
     picture: str
     rating: Literal[RATINGS]  # type: ignore[valid-type]
     rater: str
     rated_at: Time
 
 
-class _ChoiceRow(_Row):
-    trial: Count
+class _ChoiceRow(_OfTrial):
     note: str
     chosen_by: str
     chosen_at: Time
@@ -341,7 +338,7 @@ class _ChoiceRow(_Row):
 _ROWS: dict[type[Base], type[_Stored]] = {
     StudyRecord: _StudyRow,
     RunRecord: _RunRow,
-    StudyRunRecord: _LinkRow,
+    StudyRunRecord: _OfTrial,
     RatingRecord: _RatingRow,
     ChoiceRecord: _ChoiceRow,
 }

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from ....objectives.figures import FIGURES
-from ...results import Results, Trial, unconfirmed
+from ...results import Results, Trial
 from .exports import Exports
 from .pages import render, shelf_of
 from .picture_files import KEPT
@@ -60,7 +60,6 @@ def choose(request: Request, study: str, number: int) -> HTMLResponse:
             trial=trial,
             lines=_compared(results, trial),
             doubts=[str(doubt) for doubt in trial.doubts()],
-            unsure=unconfirmed(trial) is not None,
             choices=[one for one in shelf.records.choices(study) if one.trial == number],
             folder=str(exports_of(request).folder_of(study, number)),
             command=_command(request, study, trial),

@@ -1,6 +1,8 @@
 """Who gets into the dashboard, and that nothing of it can be used from elsewhere: every route, on a real server."""
 
+import http.server
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 pytest.importorskip("a2wsgi", reason="the dashboard extra is not installed")
 from paretune.agent.review.app.access import Access, Passwords, Role
 from paretune.agent.review.app.application import PAGES
-from paretune.studies import UserError
+from paretune.studies import Records, UserError
+from support.browser import CHROMIUM, Browser
 from support.page import Page
 from support.replayed import ask_optuna, replay, url_of
 from support.served import Visitor, served
@@ -230,3 +233,38 @@ def test_a_read_only_server_lets_nobody_write(study: Path) -> None:
         visitor.open("/")
         note = visitor.ask("PUT", "/api/studies/1/note", b"{}", origin=visitor.root, content_type="application/json")
         assert note.status == 403
+
+
+EVIL = """<!doctype html><title>evil</title><iframe id="frame" src="{root}/"></iframe><script>
+window.read = {{}};
+fetch("{root}/api/studies").then((a) => a.text()).then((t) => {{ read.api = t; }}, () => {{ read.api = "refused"; }});
+fetch("{root}/studies/replayed/choose/2", {{method: "POST", mode: "no-cors", body: '{{"by": "evil"}}'}})
+  .then(() => {{ read.sent = "sent"; }}, () => {{ read.sent = "refused"; }});
+const image = new Image();
+image.onload = () => {{ read.image = "loaded"; }};
+image.onerror = () => {{ read.image = "refused"; }};
+image.src = "{root}/studies/replayed/files/2/cat-0.png";
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
+def test_a_page_of_another_origin_gets_nothing_in_a_browser(local: Visitor, study: Path) -> None:
+    class Evil(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(EVIL.format(root=local.root).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Evil) as server, Browser() as browser:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.open(f"{local.root}/")  # a visitor who is known there
+        browser.open(f"http://127.0.0.1:{server.server_port}/")
+        browser.wait_for("read.api && read.sent && read.image")
+        assert browser.evaluate("read") == {"api": "refused", "sent": "refused", "image": "refused"}
+        assert [said for said in browser.console if "frame" in said.lower()]
+        server.shutdown()
+    assert Records(url_of(study)).choices("replayed") == []
