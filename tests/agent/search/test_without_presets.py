@@ -1,4 +1,4 @@
-"""A study that names no presets finds what one with presets finds: launches replayed on a table of real measurements."""
+"""A study without presets finds what one with presets finds: launches replayed on a table of real measurements."""
 
 from pathlib import Path
 
