@@ -286,7 +286,13 @@ class LoadedBundle:
             )
 
     def apply(self, pipelines: Any, **options: Any) -> Any:
-        """Run its apply() on a pipeline, or {name: pipeline}, in place; returns them. This runs the bundle's code."""
+        """Run its apply() on a pipeline, or {name: pipeline}, in place; returns them. This runs the bundle's code.
+
+        options: of that apply(); the bundle's compiled code is used where it has some, unless `artefacts` is None.
+        """
+        compiled = self.folder / "artefacts"
+        if compiled.is_dir():
+            options = {"artefacts": compiled, **options}
         namespace: dict[str, Any] = {"__name__": "apply", "__file__": str(self.folder / "apply.py")}
         exec(compile(self.source, str(self.folder / "apply.py"), "exec"), namespace)
         namespace["apply"](pipelines, **options)

@@ -22,6 +22,7 @@ from ..objectives.verdict import Verdict
 from ..search_space import PipelineFacts
 from ._errors import UserError
 from ._reading import UnreadableError, read_json
+from ._stored_visits import Swaps, Visit
 from ._study import Study, sentence_of
 from ._tables import (
     SCHEMA_VERSION,
@@ -129,34 +130,6 @@ class _Stage(_Stored):
     peak_gib: NotNegative | None = None
 
 
-class _Visit(_Stored):
-    """One call of an entry of load()."""
-
-    entry: str
-    kind: str
-    calls: Annotated[int, Field(ge=1)]
-    batch: int | None
-    width_px: int | None
-    height_px: int | None
-    steps: Count
-    guided: bool | None
-    adapters: list[str]
-
-
-class _SwapsOfShape(_Stored):
-    requests: list[str]
-    stall_ms: NotNegative
-
-
-class _Swaps(_Stored):
-    """What changes of adapters cost, within a trace."""
-
-    n: Count
-    recompiles: Count
-    recaptures: Count
-    by_shape: list[_SwapsOfShape]
-
-
 class _Stages(_Stored):
     """One call, split."""
 
@@ -240,11 +213,11 @@ class _Trial(_Floor):
     quality: _Quality
     drift: NotNegative | None
     energy_j: NotNegative | None = None
-    visits: dict[str, list[_Visit]] = {}
+    visits: dict[str, list[Visit]] = {}
     recompiles: Count = 0
     recaptures: Count = 0
     swap_stall_ms: NotNegative | None = None
-    swaps: _Swaps | None = None
+    swaps: Swaps | None = None
     dominated_by: int | None = None
 
 

@@ -100,8 +100,8 @@ def with_size(workload: Any) -> Any:
 
     Raises ValueError for a size that is not there.
     """
-    if not isinstance(workload, Mapping) or workload.get("size") is None:
-        return workload
+    if not isinstance(workload, Mapping) or not isinstance(workload.get("size"), str):
+        return workload  # what is not there or no text is the model's to say
     size, sizes = workload["size"], workload.get("sizes")
     known: Mapping[Any, Any] = sizes if isinstance(sizes, Mapping) else {}
     if not isinstance(known.get(size), Mapping):

@@ -14,7 +14,7 @@ from ..ablation import ablation_plot
 from ..explain import explain
 from ..report import LOSS_WORDS, METRIC_WORDS
 from ..rows import row_of
-from ..sections import STAGES, stages_of
+from ..sections import stage_names, stage_words, stages_of
 from .pages import render, shelf_of
 
 router = APIRouter()
@@ -43,7 +43,8 @@ def trial(request: Request, study: str, number: int) -> HTMLResponse:
             compared=compared,
             steps=explain(found.configuration, pipelines),
             stages=stages_of(compared) if found.complete else {},
-            stage_words=STAGES,
+            stage_words=stage_words,
+            stage_names=stage_names,
             memory=[row_of(one) for one in compared if one.complete] if found.complete else [],
             ablation=ablation,
             page={"plots": [] if ablation is None else [ablation_plot(ablation)]},
