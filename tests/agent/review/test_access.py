@@ -247,6 +247,7 @@ image.src = "{root}/studies/replayed/files/2/cat-0.png";
 </script>"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 def test_a_page_of_another_origin_gets_nothing_in_a_browser(local: Visitor, study: Path) -> None:
     class Evil(http.server.BaseHTTPRequestHandler):

@@ -101,6 +101,7 @@ def test_an_export_that_fails_says_why(tmp_path: Path) -> None:
         assert exported(visitor, 2)["state"] == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 def test_choosing_in_a_browser(visitor: Visitor, folder: Path) -> None:
     with Browser(390, 844) as browser:

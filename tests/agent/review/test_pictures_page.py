@@ -140,6 +140,7 @@ def test_a_picture_that_became_a_page_is_not_served(tmp_path: Path) -> None:
         assert "cannot be read" in visitor.get(f"{STUDY}/pictures/2/cat-0.png").text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 def test_comparing_in_a_browser(visitor: Visitor) -> None:
     def press(key: str) -> None:

@@ -109,6 +109,7 @@ def test_agreement_and_prediction_come_from_all_ratings(tmp_path: Path) -> None:
     assert by_name["ssim"].too_few == "every picture has the same value"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 def test_rating_in_a_browser(visitor: Visitor, folder: Path) -> None:
     with Browser(390, 844) as browser:
