@@ -6,8 +6,10 @@
 A table holds what was measured of many configurations (benchmarks/record_table.py). A search may propose any
 configuration of the table's techniques and values. What was measured is answered as it was measured. Combinations that
 are known to be impossible, and those that do the same as one that was tried, cost nothing, as in a launch. Anything
-else is answered by a model of the table, the same for every search (see `Model`): its error at the table's own rows,
-each left out, stands above the results, and so does the share of answers that came from it.
+else depends on the table, and is the same for every search. In a large one (`Table.large`) the search gets, and is told
+of, the row that differs least from its proposal, of those that it has not had: all answers are measured. A search of 60
+trials would exhaust a small one: it is filled up by a model of itself (see `Model`), whose error at the table's own
+rows, each left out, stands above the results, and so does the share of answers that came from it.
 
 A trial costs the seconds that its row took; where a compiler's cache was warm, its first call counts as long as the
 longest of the same kind. Each try is kept in a file (--kept), so that what was interrupted goes on. GPSampler needs
@@ -58,6 +60,8 @@ MARKS = (20, 40, 60)
 NEAR = 1.05
 DRIFT_LIMIT = 2.0
 """Near-lossless."""
+LARGE = 150
+"""Rows, so that a search of 60 trials sees less than half of the table."""
 FRUITLESS = 3000
 SHORT_S = 0.1
 Array = np.ndarray
@@ -116,6 +120,29 @@ class Table:
         self.space = _space(list(self.rows))
         self.by_effect = {self._same.of(one): answer for one, answer in self.rows.items()}
         self._answers: dict[Configuration, Answer] = {}
+
+    @property
+    def large(self) -> bool:
+        """Whether there is enough in it for a search to choose from."""
+        return len(self.rows) >= LARGE
+
+    def offered(self, wanted: Configuration, had: set[Any], random: np.random.Generator) -> Configuration:
+        """What is measured in the place of what a search wants: in a large table the row that differs least from it, of
+        those whose effects it has not had; of several, any.
+        """
+        if not self.large or wanted in self.rows:
+            return wanted
+        left = [row for row, effect in self._possible.items() if effect not in had]
+        differences = np.array([len(self._parts[row] ^ frozenset(_values(wanted))) for row in left])
+        return left[int(random.choice(np.flatnonzero(differences == differences.min())))]
+
+    @cached_property
+    def _possible(self) -> dict[Configuration, Any]:
+        return {row: self.effect(row) for row in self.rows if not self.impossible(row)}
+
+    @cached_property
+    def _parts(self) -> dict[Configuration, frozenset[Any]]:
+        return {row: frozenset(_values(row)) for row in self.rows}
 
     @cached_property
     def model(self) -> "Model":
@@ -280,11 +307,15 @@ class Model:
         return np.asarray(near / (near.sum(axis=1) + 0.05)[:, None])
 
 
+def _values(configuration: Configuration) -> Iterator[Any]:
+    for step in configuration.steps:
+        yield step.technique
+        yield from ((step.technique, name, value) for name, value in step.values().items())
+
+
 def _features(configuration: Configuration) -> Iterator[Any]:
     names = [step.technique for step in configuration.steps]
-    yield from names
-    for step in configuration.steps:
-        yield from ((step.technique, name, value) for name, value in step.values().items())
+    yield from _values(configuration)
     yield from map(frozenset, itertools.combinations(names, 2))
 
 
@@ -327,9 +358,13 @@ def _guided(table: Table, seed: int, first: list[Configuration], later: list[Con
     """first: in their order; later: then, the one that promises most."""
     known = [Configuration()]
     effects = {table.effect(Configuration())}
+    random = np.random.default_rng(seed)
+    wanted: set[Configuration] = set()
 
     def new(configuration: Configuration) -> bool:
-        return not table.impossible(configuration) and table.effect(configuration) not in effects
+        if configuration in wanted or table.impossible(configuration):
+            return False
+        return table.effect(configuration) not in effects
 
     surrogate = Surrogate(table.space, new, seed)
     fallback = POLICIES["tpe"](table, seed)
@@ -343,9 +378,10 @@ def _guided(table: Table, seed: int, first: list[Configuration], later: list[Con
         proposed = queue.pop(0) if queue else guessed or next(fallback)
         if not new(proposed):
             continue
-        known.append(proposed)
-        effects.add(table.effect(proposed))
-        yield proposed
+        wanted.add(proposed)
+        known.append(table.offered(proposed, effects, random))
+        effects.add(table.effect(known[-1]))
+        yield known[-1]
 
 
 def _optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, constrained: bool = True) -> Policy:
@@ -357,6 +393,7 @@ def _optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, constrained: 
         study = optuna.create_study(directions=["minimize"] * width, sampler=make(seed))
         study.enqueue_trial(table.space.optuna_parameters(Configuration()))
         seen: set[Any] = set()
+        random = np.random.default_rng(seed)
         fruitless = 0
         while fruitless < FRUITLESS:
             trial = study.ask()
@@ -368,6 +405,11 @@ def _optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, constrained: 
                 continue
             if (effect := table.effect(configuration)) in seen:
                 study.tell(trial, state=TrialState.PRUNED)
+                continue
+            if (offered := table.offered(configuration, seen, random)) != configuration:
+                # Forgotten, and asked for what is measured in its place.
+                study.tell(trial, state=TrialState.FAIL)
+                study.enqueue_trial(table.space.optuna_parameters(offered))
                 continue
             fruitless = 0
             seen.add(effect)
@@ -488,13 +530,19 @@ def report(table: Table, tries: dict[str, list[dict[str, Any]]]) -> str:
     judged = sum(row.acceptable for row in table.rows.values())
     failed = sum(not row.works for row in table.rows.values())
     whole = volume(table, list(table.rows.values())) or 1.0
+    between = (
+        "What is proposed and was not measured is replaced by the nearest row that the search has not had."
+        if table.large
+        else "What was not measured is answered by a model of the table, which is "
+        f"{table.model.error:.1%} off the latency of a row that it has not seen (median)."
+    )
     lines = [
         f"## {table.name}",
         "",
         f"{table.head['study']} on {machine}: {len(table.rows)} configurations measured, {judged} of them acceptable, "
         f"{failed} failed; a space of {table.space.size():.1e}. The reference takes "
-        f"{table.answer(Configuration()).latency_ms:.0f} ms, the best acceptable {table.best_ms:.0f} ms. The model is "
-        f"{table.model.error:.1%} off the latency of a row that it has not seen (median). {table.head.get('note', '')}",
+        f"{table.answer(Configuration()).latency_ms:.0f} ms, the best acceptable {table.best_ms:.0f} ms. {between} "
+        f"{table.head.get('note', '')}",
         "",
         "| search | n | within 5 % at 20 | at 40 | at 60 | trials until then | minutes until then | minutes, 60 trials "
         "| volume at 20 | at 40 | at 60 | failed | modelled |",
@@ -533,9 +581,10 @@ trials each. "Within 5 %": in how many of them the fastest acceptable (near-loss
 5 % of the fastest acceptable one that was ever measured there. "Until then": median over the seeds, and the middle
 half of them; a seed that never gets there counts as infinite. Minutes are what the trials would have taken one after
 the other, compiling included. Volume: what the acceptable trials dominate (latency, memory, drift), over what all
-measured rows dominate. What was not measured is answered by a model of the table, the same for every search;
-"modelled" is the share of such answers. Known impossible combinations, and repetitions of the same effect, cost
-nothing.
+measured rows dominate. What is proposed and was not measured is treated alike for every search: in a table of {large}
+rows or more the search gets, and is told of, the row that differs from it in the fewest techniques and values, of those
+that it has not had; a smaller one, which 60 trials would exhaust, is filled up by a model of itself, and "modelled" is
+the share of such answers. Known impossible combinations, and repetitions of the same effect, cost nothing.
 
 {policies}
 """
@@ -572,6 +621,7 @@ def main() -> None:
         HEAD.format(
             command=f"python benchmarks/search.py {' '.join(map(str, options.tables))} --out {options.out}",
             seeds=options.seeds,
+            large=LARGE,
             trials=TRIALS,
             policies="\n".join(f"- *{name}*: {MEANING[name]}." for name in names),
         )

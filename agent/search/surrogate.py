@@ -12,8 +12,9 @@ Gardner et al., ICML 2014; random weights for several objectives: Knowles, "ParE
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -68,10 +69,15 @@ class Surrogate:
         self._allowed = allowed
         self._random = np.random.default_rng(seed)
         self._columns: dict[tuple[str, ...], int] = {}
+        self._steps: dict[tuple[str, str], list[float]] = {}
         for name, choices in space.techniques.items():
             self._columns[name,] = len(self._columns)
             for parameter, values in choices.items():
-                for value in values if len(values) > 1 else ():
+                numbers = sorted(float(value) for value in values if _is_number(value))
+                if len(numbers) == len(values):
+                    self._steps[name, parameter] = numbers[1:]
+                    values = numbers[1:]
+                for value in values if len(values) > 1 or numbers else ():
                     self._columns[name, parameter, str(value)] = len(self._columns)
         self._known_alone: dict[tuple[str, tuple[Value, ...]], tuple[bool, float]] = {}
         self._asked = 0
@@ -217,10 +223,24 @@ class Surrogate:
         for row, chosen in zip(rows, candidates, strict=True):
             for name, values in chosen.items():
                 # What lies outside the space teaches what its techniques in the space have in common with it.
-                for column in [(name,), *((name, parameter, str(value)) for parameter, value in values.items())]:
+                for column in self._columns_of(name, values):
                     if column in self._columns:
                         row[self._columns[column]] = 1.0
         return rows
+
+    def _columns_of(self, name: str, values: dict[str, Value]) -> Iterator[tuple[str, ...]]:
+        """Of a number, each step that it has reached: 30 then lies between 0 and 50, and does about what these do."""
+        yield (name,)
+        for parameter, value in values.items():
+            if (name, parameter) in self._steps and _is_number(value):
+                reached = (step for step in self._steps[name, parameter] if step <= float(value))
+                yield from ((name, parameter, str(step)) for step in reached)
+            else:
+                yield (name, parameter, str(value))
+
+
+def _is_number(value: Value) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _parts(chosen: Chosen) -> set[tuple[str, ...]]:
