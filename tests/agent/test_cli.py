@@ -79,7 +79,7 @@ def test_a_study_file_with_one_thing_wrong(study: Path, cli: Cli, setting: str, 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "there is no study 'other.yaml': give a study file, or one that comes with paretune (quickstart, sdxl)"),
+        (None, "there is no study 'other.yaml': give a study file, or one that comes with paretune (comic, quickstart, sdxl)"),
         ("a: [", "other.yaml is not YAML: "),
         (b"\xff\xfe\x00", "other.yaml is not YAML: "),
         ("", "other.yaml is not a study file: it should be a mapping with the keys schema, name and workload"),
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_study(study: Path, cli: Cli, content: str | bytes | N
 
 def test_an_unknown_study_names_those_there_are(cli: Cli) -> None:
     assert cli("launch", "quikstart").sentence() == (
-        "there is no study 'quikstart': give a study file, or one that comes with paretune (quickstart, sdxl)"
+        "there is no study 'quikstart': give a study file, or one that comes with paretune (comic, quickstart, sdxl)"
     )
 
 
