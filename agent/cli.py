@@ -55,7 +55,7 @@ def options(
 @app.command()
 def launch(
     context: typer.Context,
-    study: Annotated[str, typer.Argument(help="A study file, or quickstart, or sdxl.")],
+    study: Annotated[str, typer.Argument(help="A study file, or quickstart, comic or sdxl.")],
     trials: Annotated[
         int | None, typer.Option(min=1, help="Measured trials in all, instead of the file's budget.")
     ] = None,

@@ -217,8 +217,14 @@ def read_study(name_or_path: str, settings: list[str] | None = None) -> Study:
         raise UserError(f"{path} {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a study file: it should be a mapping with the keys schema, name and workload")
-    for setting in settings or []:
+    # What is set by hand stands above what a size has.
+    of_size = [setting for setting in settings or [] if setting.startswith("workload.size")]
+    for setting in of_size:
         override(data, setting)
+    data = _sized(data, str(path))
+    for setting in settings or []:
+        if setting not in of_size:
+            override(data, setting)
     return parse_study(data, str(path), path.resolve().parent)
 
 
@@ -228,11 +234,7 @@ def parse_study(data: Mapping[str, Any], where: str, folder: Path) -> Study:
     Raises UserError, naming the key and what was expected.
     """
     try:
-        sized = {**data, "workload": with_size(data["workload"])} if "workload" in data else data
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-    try:
-        study = Study.model_validate(sized)
+        study = Study.model_validate(_sized(data, where))
     except ValidationError as error:
         raise UserError(f"{where}: {sentence_of(error)}") from None
     study = resolve_paths(study, folder)
@@ -240,6 +242,14 @@ def parse_study(data: Mapping[str, Any], where: str, folder: Path) -> Study:
     study.search_space()
     study.presets()
     return study
+
+
+def _sized(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A study's content with the size of its workload in place. Raises UserError for a size that is not there."""
+    try:
+        return {**data, "workload": with_size(data["workload"])} if "workload" in data else dict(data)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def override(data: dict[str, Any], setting: str) -> None:

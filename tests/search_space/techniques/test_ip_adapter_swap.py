@@ -69,6 +69,15 @@ def test_requests_interleaved_at_random_equal_each_run_alone_bit_for_bit(
     assert known.took_effect({"main": product.main}, how=how) is None
 
 
+@pytest.mark.slow
+def test_with_a_step_cache_too_each_request_equals_its_run_alone() -> None:
+    cache = {"deepcache": {"interval": 2, "branch": 0, "full_percent": 0}}
+    expected = {name: Product(cache).picture(name) for name in NAMES}
+    product = Product({"ip_adapter_swap": {"how": "stash"}, **cache})
+    for name in random.Random(4).choices(NAMES, k=8):
+        assert torch.equal(product.picture(name), expected[name])
+
+
 def test_recorded_code_never_runs_over_freed_or_stale_weights() -> None:
     """CUDA graphs are replayed only in a state of the module that equals the one in which they were recorded."""
     stash = Product({"ip_adapter_swap": {"how": "stash"}})
