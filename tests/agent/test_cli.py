@@ -81,7 +81,8 @@ def test_a_study_file_with_one_thing_wrong(study: Path, cli: Cli, setting: str, 
     [
         (
             None,
-            "there is no study 'other.yaml': give a study file, or one that comes with paretune (comic, quickstart, sdxl)",
+            "there is no study 'other.yaml': "
+            "give a study file, or one that comes with paretune (comic, quickstart, sdxl)",
         ),
         ("a: [", "other.yaml is not YAML: "),
         (b"\xff\xfe\x00", "other.yaml is not YAML: "),
