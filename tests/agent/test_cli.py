@@ -79,7 +79,11 @@ def test_a_study_file_with_one_thing_wrong(study: Path, cli: Cli, setting: str, 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "there is no study 'other.yaml': give a study file, or one that comes with paretune (comic, quickstart, sdxl)"),
+        (
+            None,
+            "there is no study 'other.yaml': "
+            "give a study file, or one that comes with paretune (comic, quickstart, sdxl)",
+        ),
         ("a: [", "other.yaml is not YAML: "),
         (b"\xff\xfe\x00", "other.yaml is not YAML: "),
         ("", "other.yaml is not a study file: it should be a mapping with the keys schema, name and workload"),
