@@ -342,11 +342,13 @@ Policy = Callable[[Table, int], Iterator[Configuration]]
 
 
 def ours(table: Table, seed: int) -> Iterator[Configuration]:
-    """As a launch: torch.compile, which reports compare with, recipes, the surrogate, and TPE where that is silent."""
-    first = [TORCH_COMPILE] if TORCH_COMPILE in table.space and not table.impossible(TORCH_COMPILE) else []
+    """As a launch: quick recipes, torch.compile, which reports compare with, the other recipes, the surrogate, and TPE
+    where that is silent.
+    """
+    compiled = [TORCH_COMPILE] if TORCH_COMPILE in table.space and not table.impossible(TORCH_COMPILE) else []
     recipes = list(fitting_recipes(table.space, table.target, table.pipelines))
     quick = [one for recipe, one in recipes if is_quick(recipe, one)]
-    yield from _guided(table, seed, first + quick, [one for _, one in recipes if one not in quick])
+    yield from _guided(table, seed, quick + compiled, [one for _, one in recipes if one not in quick])
 
 
 def without_recipes(table: Table, seed: int) -> Iterator[Configuration]:
@@ -435,7 +437,7 @@ POLICIES: dict[str, Policy] = {
     "random": _optuna(lambda seed: RandomSampler(seed=seed)),
 }
 MEANING = {
-    "ours": "what a launch does: torch.compile, recipes, then the surrogate",
+    "ours": "what a launch does: quick recipes, torch.compile, the other recipes, then the surrogate",
     "ours without recipes": "the surrogate from the reference on",
     "tpe": "Optuna's TPESampler, multivariate, constrained, several objectives",
     "gp": "Optuna's GPSampler, constrained, several objectives",
