@@ -84,7 +84,7 @@ class SearchLoop:
             quick = [one for recipe, one in recipes if is_quick(recipe, one)]
             later = [one for recipe, one in recipes if not is_quick(recipe, one)]
             self._enqueue(self._runs.study.presets() + quick)
-            self._enqueue_baseline()
+            later = self._baseline() + later
             if self._runs.study.sampler.guided:
                 self._later_recipes = later
             else:
@@ -129,14 +129,15 @@ class SearchLoop:
     def _results(self) -> Results:
         return self._runs.results
 
-    def _enqueue_baseline(self) -> None:
-        """torch.compile as people use it, which every report compares with: after what answers in seconds."""
+    def _baseline(self) -> list[Configuration]:
+        """torch.compile as people use it, which every report compares with; it takes its turn among the recipes that
+        take minutes. Nothing where it is a preset; what lies outside of the space is measured at once.
+        """
         if not self._runs.study.torch_compile_baseline or TORCH_COMPILE in self._runs.study.presets():
-            return
-        if TORCH_COMPILE in self._space:
-            self._enqueue([TORCH_COMPILE])
-        elif self._unknown(TORCH_COMPILE):
+            return []
+        if TORCH_COMPILE not in self._space and self._unknown(TORCH_COMPILE):
             self._settle(self._sampler.ask_for(TORCH_COMPILE), TORCH_COMPILE)
+        return [TORCH_COMPILE] if TORCH_COMPILE in self._space else []
 
     def _left_over(self) -> bool:
         """In a small space, queue a configuration that is not known yet; False when all of them are."""
