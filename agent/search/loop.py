@@ -8,7 +8,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 import optuna
 
 from ...objectives.figures import FIGURE
-from ...search_space import Configuration, PipelineFacts, SameEffect, SearchSpace, fitting_recipes, impossible, is_quick
+from ...search_space import (
+    Configuration,
+    PipelineFacts,
+    Recipe,
+    SameEffect,
+    SearchSpace,
+    fitting_recipes,
+    impossible,
+    is_quick,
+)
 from ...studies import Outcome, UserError
 from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
 from ..results import TORCH_COMPILE, FailedBefore, Results, Trial, age_words, failed_before
@@ -69,12 +78,17 @@ class SearchLoop:
         if study.measurement.canary_every > 0 and (any(moved) or unchecked_trials(self._results) > 0):
             self._check_machine()  # has the machine changed since an earlier launch, or is it back?
         try:
-            self._enqueue(self._presets())
+            recipes: list[tuple[Recipe, Configuration]] = []
             if self._runs.study.space.recipes:
                 recipes = list(fitting_recipes(self._space, self._target, self._pipelines))
-                if self._runs.study.sampler.guided:
-                    self._later_recipes = [one for recipe, one in recipes if not is_quick(recipe, one)]
-                self._enqueue([one for _, one in recipes if one not in self._later_recipes])
+            quick = [one for recipe, one in recipes if is_quick(recipe, one)]
+            later = [one for recipe, one in recipes if not is_quick(recipe, one)]
+            self._enqueue(self._runs.study.presets() + quick)
+            later = self._baseline() + later
+            if self._runs.study.sampler.guided:
+                self._later_recipes = later
+            else:
+                self._enqueue(later)
             self._search()
         except BaseException:
             for asked, _ in self._in_flight.values():  # interrupted: the next launch measures them
@@ -115,16 +129,15 @@ class SearchLoop:
     def _results(self) -> Results:
         return self._runs.results
 
-    def _presets(self) -> list[Configuration]:
-        """What is measured first. torch.compile, which every report compares with, leads unless it is a preset."""
-        presets = self._runs.study.presets()
-        if not self._runs.study.torch_compile_baseline or TORCH_COMPILE in presets:
-            return presets
-        if TORCH_COMPILE in self._space:
-            return [TORCH_COMPILE, *presets]
-        if self._unknown(TORCH_COMPILE):
+    def _baseline(self) -> list[Configuration]:
+        """torch.compile as people use it, which every report compares with; it takes its turn among the recipes that
+        take minutes. Nothing where it is a preset; what lies outside of the space is measured at once.
+        """
+        if not self._runs.study.torch_compile_baseline or TORCH_COMPILE in self._runs.study.presets():
+            return []
+        if TORCH_COMPILE not in self._space and self._unknown(TORCH_COMPILE):
             self._settle(self._sampler.ask_for(TORCH_COMPILE), TORCH_COMPILE)
-        return presets
+        return [TORCH_COMPILE] if TORCH_COMPILE in self._space else []
 
     def _left_over(self) -> bool:
         """In a small space, queue a configuration that is not known yet; False when all of them are."""

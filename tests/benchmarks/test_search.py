@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 from search import NEAR, POLICIES, Model, Table, report, try_policy
 
@@ -30,6 +31,18 @@ def test_what_was_not_measured_is_worked_out_for_every_search_alike(table: Table
         assert found.latency_ms >= 0.999 * best, "nothing is made up that beats what was measured"
         assert found == Model(table).answer(configuration)
     assert table.model.error < 0.3
+
+
+def test_in_a_large_table_a_search_gets_measured_rows_only() -> None:
+    """In the place of what was not measured, the nearest row that it has not had: no answer is made up."""
+    large = Table(TABLES / "quickstart-h200.jsonl.gz")
+    assert large.large
+    first = [list(itertools.islice(POLICIES[name](large, 0), 16)) for name in ("random", "ours")]
+    for configurations in first:
+        assert len({large.effect(one) for one in configurations}) == 16, "never the same one twice"
+        assert all(one in large.rows for one in configurations)
+    known = first[0][0]
+    assert large.offered(known, set(), np.random.default_rng(0)) == known
 
 
 def test_sdxl_is_solved_by_what_a_launch_does(table: Table) -> None:

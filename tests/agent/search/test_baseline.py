@@ -12,9 +12,11 @@ CHANNELS_LAST: dict[str, Any] = {"channels_last": {}}
 
 
 @pytest.mark.parametrize(
-    ("presets", "place"), [([CHANNELS_LAST], 1), ([CHANNELS_LAST, BASELINE], 2)], ids=["first", "where presets have it"]
+    ("presets", "place"),
+    [([CHANNELS_LAST], 2), ([BASELINE, CHANNELS_LAST], 1)],
+    ids=["after them", "where presets have it"],
 )
-def test_it_comes_first_unless_the_presets_give_it_a_place(
+def test_it_comes_after_what_takes_seconds_unless_the_presets_give_it_a_place(
     presets: list[dict[str, Any]], place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = world_in(tmp_path, monkeypatch)
