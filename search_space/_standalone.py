@@ -99,7 +99,8 @@ def compile_to_folder(program: Any, inputs: list[Any], options: dict[str, Any], 
             load_from_folder(needed, changing=True)
             launched = {kernel.name for kernel in (needed / "triton").glob("*")}
             for kernel in (folder / "triton").iterdir():
-                if kernel.name not in launched:
+                # And Triton's own access to the driver, a library, which it would otherwise compile again.
+                if kernel.name not in launched and not any(kernel.rglob("*.so")):
                     shutil.rmtree(kernel)
             # What a kernel was before it was machine code.
             for stage in ("ttir", "ttgir", "llir", "ptx", "source"):
