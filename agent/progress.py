@@ -91,6 +91,7 @@ def step_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]
         TextColumn("{task.description}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda done, total, text: progress.update(

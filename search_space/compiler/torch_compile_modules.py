@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._compiled import compiled, not_compiled
+from .._compiled import COMPILED_HELPERS, compiled, not_compiled
 from .._modules import torch_modules, user_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
@@ -16,10 +16,10 @@ class TorchCompileModulesParameters(Parameters):
     mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = "default"
 
 
-def torch_compile_modules(pipelines: dict[str, Any], *, mode: str) -> None:
+def torch_compile_modules(pipelines: dict[str, Any], *, mode: str, artefacts: Any = None) -> None:
     """Compile in place of `forward`; what torch cannot put into a graph stays as it is."""
     for module in user_modules(pipelines):
-        compiled(module, "forward", mode=mode)
+        compiled(module, "forward", artefacts, mode=mode)
 
 
 def took_effect(pipelines: dict[str, Any], *, mode: str) -> str | None:
@@ -63,5 +63,6 @@ TECHNIQUE = Technique(
     traits=traits,
     roles=frozenset({Role.OTHER}),
     adapters_later="LoRAs and IP-Adapters may be loaded into the pipelines after it.",
-    helpers=(torch_modules, user_modules, compiled),
+    helpers=(torch_modules, user_modules, *COMPILED_HELPERS),
+    artefacts=True,
 )

@@ -389,6 +389,7 @@ def test_a_worker_that_has_no_bundle_to_serve_says_so_and_ends(bundles: Bundles,
         assert [line for line in worker.log().splitlines() if line.startswith("ERROR") and line.endswith(words)]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_while_it_loads_leaves_nothing_behind(bundles: Bundles, start: Start) -> None:
     worker = start(bundles.folder / "new")
     worker.wait_for("loading the pipelines")

@@ -34,14 +34,17 @@ def test_key_is_the_same_on_every_machine_and_in_every_version() -> None:
     # Measurements in people's databases are found by it.
     assert Configuration().key == "26e1bc714975fd3b"
     assert Configuration.of({"fused_qkv": {}}).key == "7d6960668709fc18"
-    assert Configuration.of(EVERY_TECHNIQUE).key == "734143c6a8fc4854"
+    assert Configuration.of(EVERY_TECHNIQUE).key == "5f9f2c5989752ec7"
     assert [step.technique for step in Configuration.of(EVERY_TECHNIQUE).steps] == [
         "dtype",
         "vae_dtype",
+        "module_dtype",
         "cudnn_benchmark",
         "tf32",
         "fp16_accumulation",
         "expandable_segments",
+        "ip_adapter_swap",
+        "lora_merge",
         "scheduler",
         "fused_qkv",
         "attention_backend",
@@ -55,6 +58,7 @@ def test_key_is_the_same_on_every_machine_and_in_every_version() -> None:
         "torch_compile",
         "torch_compile_vae",
         "torch_compile_text_encoders",
+        "torch_compile_modules",
         "stable_fast",
         "torch_tensorrt",
         "cuda_graphs",

@@ -22,6 +22,12 @@ def asset(request: Request, name: str) -> Response:
     return Response(content, media_type=kind, headers=headers)
 
 
+@router.get("/favicon.ico")
+def favicon(request: Request) -> Response:
+    """Asked for by browsers on pages that name no icon, as Optuna's do not."""
+    return asset(request, "icon.svg")
+
+
 @cache
 def _known() -> dict[str, Path]:
     report = Path(__file__).parent.parent / "templates" / "report.css"

@@ -124,6 +124,7 @@ def test_a_bundle_can_be_compared_with_its_own_study(bundle: Path, tiny_model: P
     assert shipped.workload["pipelines"]["main"]["model"] == str(tiny_model), "found where it was"
 
 
+@pytest.mark.slow
 def test_what_compiles_nothing_is_proven_to_start_ready(bundle: Path, cli: Cli) -> None:
     said = cli("verify", str(bundle), "--cold", "--json")
     found = json.loads(said.out)

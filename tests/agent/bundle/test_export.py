@@ -158,4 +158,5 @@ def test_no_code_is_built_where_it_could_not_be_used_and_the_evidence_says_why(
         assert not (tmp_path / "b" / "artefacts").exists()
     compiled = study.results.torch_compile
     assert compiled is not None
-    assert "measured before there were artefacts" in str(why_no_artefacts(study.results, compiled))
+    why_not = str(why_no_artefacts(study.results, compiled))
+    assert "not the machine of the evidence" in why_not or "NVML cannot describe cuda" in why_not
