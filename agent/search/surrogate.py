@@ -74,10 +74,10 @@ class Surrogate:
             self._columns[name,] = len(self._columns)
             for parameter, values in choices.items():
                 numbers = sorted(float(value) for value in values if _is_number(value))
+                columns: Sequence[Value] = values
                 if len(numbers) == len(values):
-                    self._steps[name, parameter] = numbers[1:]
-                    values = numbers[1:]
-                for value in values if len(values) > 1 or numbers else ():
+                    columns = self._steps[name, parameter] = numbers[1:]
+                for value in columns if len(columns) > 1 or numbers else ():
                     self._columns[name, parameter, str(value)] = len(self._columns)
         self._known_alone: dict[tuple[str, tuple[Value, ...]], tuple[bool, float]] = {}
         self._asked = 0
