@@ -222,5 +222,5 @@ def test_torch_compile_is_found_by_its_configuration(world: World) -> None:
     study = world.study("a", [], space=SPACE, torch_compile_baseline=True, budget={"trials": 5})
     results = world.launch(study)
     assert results.torch_compile is not None
-    assert results.torch_compile.number == 1
+    assert results.torch_compile.configuration == TORCH_COMPILE
     assert Results(Records(world.storage), "a").torch_compile is not None

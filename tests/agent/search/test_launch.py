@@ -168,7 +168,7 @@ class TestContinued:
         assert results.of(Configuration.of(wanted)) is not None, "what was queued and never measured is measured now"
 
     def test_what_was_compiled_is_kept_where_it_is_asked_for(self, launched: Launched) -> None:
-        on_front = launched.results().front[0].folder / "compiled"
+        on_front = launched.launch(8).front[0].folder / "compiled"
         on_front.mkdir()
         results = launch(read_study(str(launched.file)), storage=launched.storage, trials=8, keep_compiled=True)
         assert [trial.folder for trial in results.trials if (trial.folder / "compiled").exists()] == [on_front.parent]
