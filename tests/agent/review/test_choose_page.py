@@ -3,7 +3,6 @@
 import io
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,6 @@ from support.replayed import HOSTILE, ask_optuna, replay, url_of
 from support.served import Visitor, served
 
 STUDY = "/studies/replayed"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    replay(folder)
-    ask_optuna(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def visitor(folder: Path) -> Iterator[Visitor]:
-    with served(url_of(folder), folder) as visitor:
-        visitor.open("/")
-        yield visitor
 
 
 def exported(visitor: Visitor, number: int) -> dict[str, Any]:

@@ -17,18 +17,10 @@ from support.browser import CHROMIUM, Browser
 from support.launched import Cli
 from support.many import many
 from support.page import Page
-from support.replayed import HOSTILE, add, ask_optuna, replay, trial_run, url_of
+from support.replayed import HOSTILE, add, replay, trial_run, url_of
 from support.served import Visitor, served
 
 FRONT = "/studies/replayed"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    replay(folder)
-    ask_optuna(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

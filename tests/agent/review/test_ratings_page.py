@@ -1,7 +1,6 @@
 """Rating pictures blind in the dashboard, and what the ratings come to."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,25 +10,10 @@ from paretune.agent.results import Results, people_said
 from paretune.studies import Records
 from support.browser import CHROMIUM, Browser
 from support.page import Page
-from support.replayed import ask_optuna, replay, url_of
+from support.replayed import replay, url_of
 from support.served import Visitor, served
 
 STUDY = "/studies/replayed"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    replay(folder)
-    ask_optuna(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def visitor(folder: Path) -> Iterator[Visitor]:
-    with served(url_of(folder), folder) as visitor:
-        visitor.open("/")
-        yield visitor
 
 
 def test_a_pair_says_nothing_of_its_sides(visitor: Visitor, folder: Path) -> None:
