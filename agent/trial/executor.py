@@ -74,7 +74,7 @@ class Executor:
         started = time.time()
         log = LimitedLog(folder / LOG)
         result = self._watch(job, folder, log)
-        log.limit()
+        log.finish()
         hide_secrets(folder / LOG)
         tail = "" if result.outcome is Outcome.COMPLETE else result.log_tail or log_tail(folder)
         return replace(result, log_tail=tail, phases_s=with_start(result.phases_s, folder, started))

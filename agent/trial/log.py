@@ -1,6 +1,8 @@
 """A process's log: kept short on disk while it is written, and read from its end."""
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ...studies import without_secrets
@@ -9,10 +11,8 @@ MOST_BYTES = 16 * 2**20
 """What a log may grow to before its middle is left out."""
 KEPT_BYTES = 2**20
 """What then stays of its beginning, and of its end."""
-
-
-TRIES = 5
-"""How often the end is read anew because more was written meanwhile: a process's last words should be in it."""
+KEEP_SIZE_AND_PUNCH_HOLE = 0x01 | 0x02
+"""FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of fallocate(2)."""
 
 
 class LimitedLog:
@@ -20,33 +20,48 @@ class LimitedLog:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._given_back = KEPT_BYTES
         self._left_out = 0
         self._note = b""
 
     def limit(self) -> None:
-        """Leave out the middle of a log that has grown too long, and say there how much that was.
+        """Give the disk back what stands between the beginning and the end of a log that has grown too long.
 
-        Called several times a second. What a process writes at the very moment of cutting may be lost.
+        Called several times a second while a process writes: nothing that it writes meanwhile is lost, since the file
+        is not cut but gets a hole. Where the file system has none (NFS before 4.2), it is cut as by `finish`, and what
+        is written at the very moment of cutting is lost.
         """
-        try:
-            log = os.open(self._file, os.O_RDWR | os.O_APPEND)
-        except FileNotFoundError:
-            return
-        try:
-            size = os.fstat(log).st_size
+        with suppress(FileNotFoundError), self._file.open("r+b") as log:
+            size = os.fstat(log.fileno()).st_size
+            if size - self._given_back <= MOST_BYTES - KEPT_BYTES:
+                return
+            if _punch_hole(log.fileno(), KEPT_BYTES, size - 2 * KEPT_BYTES):
+                self._given_back = size - KEPT_BYTES
+            else:
+                self.finish()
+
+    def finish(self) -> None:
+        """Once nothing writes to it any more: leave out the middle of a log that is too long, and say how much."""
+        with suppress(FileNotFoundError), self._file.open("r+b") as log:
+            size = os.fstat(log.fileno()).st_size
             if size <= MOST_BYTES:
                 return
-            for _ in range(TRIES):
-                end = os.pread(log, KEPT_BYTES, size - KEPT_BYTES)
-                before, size = size, os.fstat(log).st_size
-                if before == size:
-                    break
+            end = os.pread(log.fileno(), KEPT_BYTES, size - KEPT_BYTES)
             self._left_out += size - 2 * KEPT_BYTES - len(self._note)
             self._note = f"\n[... {self._left_out / 2**20:.1f} MiB of output are left out here ...]\n".encode()
-            os.ftruncate(log, KEPT_BYTES)
-            os.write(log, self._note + end)
-        finally:
-            os.close(log)
+            log.truncate(KEPT_BYTES)
+            log.seek(KEPT_BYTES)
+            log.write(self._note + end)
+            self._given_back = KEPT_BYTES
+
+
+def _punch_hole(file: int, start: int, count: int) -> bool:
+    """Whether the file system could forget these bytes of a file without changing where the others stand."""
+    fallocate = getattr(ctypes.CDLL(None), "fallocate64", None)
+    if fallocate is None:
+        return False
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return bool(fallocate(file, KEEP_SIZE_AND_PUNCH_HOLE, start, count) == 0)
 
 
 def hide_secrets(file: Path) -> None:

@@ -138,7 +138,7 @@ def run_process(
             limited.limit()
             if time.monotonic() > deadline:
                 raise TimeoutError
-    limited.limit()
+    limited.finish()
     return ended
 
 

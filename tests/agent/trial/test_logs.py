@@ -64,18 +64,54 @@ def test_what_is_left_out_is_counted_over_several_times(tmp_path: Path) -> None:
         for _ in range(5):
             written += process.write(b"x" * (MOST_BYTES + 1))
             log.limit()
-            assert file.stat().st_size < 2 * KEPT_BYTES + 200
+            assert file.stat().st_blocks * 512 < 3 * KEPT_BYTES, "the disk has it back while the process still writes"
+    log.finish()
+    assert file.stat().st_size < 2 * KEPT_BYTES + 200
     text = file.read_text()
     left_out = float(text.partition("[... ")[2].partition(" MiB")[0])
     assert left_out == pytest.approx((written - 2 * KEPT_BYTES) / 2**20, abs=0.1)
 
 
+def test_last_words_that_come_while_the_log_is_shortened_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / LOG
+    file.touch()
+    log, over = LimitedLog(file), threading.Event()
+    shortening = threading.Thread(target=lambda: [log.limit() for _ in iter(over.is_set, True)])
+    shortening.start()
+    with file.open("ab", buffering=0) as process:
+        for number in range(40):
+            process.write(b"x" * MOST_BYTES)
+            process.write(f"word {number}\n".encode())
+    over.set()
+    shortening.join()
+    log.finish()
+    assert file.read_text().endswith("xword 39\n")
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_where_files_have_no_holes_the_log_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    monkeypatch.setattr("paretune.agent.trial.log._punch_hole", lambda *_: False)
+    file = tmp_path / LOG
+    file.write_bytes(b"first")
+    log = LimitedLog(file)
+    for _ in range(times):
+        with file.open("ab") as process:
+            process.write(b"x" * (MOST_BYTES + 1) + b"last")
+        log.limit()
+        assert file.stat().st_size < 2 * KEPT_BYTES + 200
+    text = file.read_text()
+    assert text.startswith("first")
+    assert text.endswith("last")
+    assert text.count("left out here") == 1
+
+
 def test_a_short_log_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / LOG).write_text("ä" * 3000)
-    LimitedLog(tmp_path / LOG).limit()
+    LimitedLog(tmp_path / LOG).finish()
     assert log_tail(tmp_path) == "ä" * 3000
     assert log_tail(tmp_path / "nothing") == ""
     LimitedLog(tmp_path / "nothing").limit()
+    LimitedLog(tmp_path / "nothing").finish()
 
 
 def test_a_bundles_process_that_prints_without_end_says_its_last_words(tmp_path: Path) -> None:
