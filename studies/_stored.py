@@ -324,24 +324,27 @@ def checked(record: R, database: Callable[[], str]) -> R:
     Raises UserError, with the table and the row, for one that this version of paretune would not have written.
     """
     values = {column.key: getattr(record, column.key) for column in inspect(type(record)).columns}
-    (key,) = inspect(type(record)).primary_key_from_instance(record)
-    row = f"row {key!r} of {record.__tablename__} in {database()}"
+
+    def row() -> str:
+        (key,) = inspect(type(record)).primary_key_from_instance(record)
+        return f"row {key!r} of {record.__tablename__} in {database()}"
+
     version = values["schema_version"]
     if type(version) is int and version != SCHEMA_VERSION:
         which = "a newer" if version > SCHEMA_VERSION else "an earlier"
         raise UserError(
-            f"{row} is of {which} version of paretune (schema {version}, this one reads {SCHEMA_VERSION}): "
+            f"{row()} is of {which} version of paretune (schema {version}, this one reads {SCHEMA_VERSION}): "
             "use that version, or name another --storage"
         )
     for key, value in values.items():
         if isinstance(value, Unreadable):
-            raise UserError(_damaged(row, f"{key} {value.why}"))
+            raise UserError(_damaged(row(), f"{key} {value.why}"))
     try:
         _validate(_ROWS[type(record)], values)
         if isinstance(record, RunRecord):
             _validate(_MEASURED[record.kind] if record.complete else _Incomplete, record.measurements, "measurements")
     except _MismatchError as error:
-        raise UserError(_damaged(row, str(error))) from None
+        raise UserError(_damaged(row(), str(error))) from None
     return record
 
 
