@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from paretune.studies import SCHEMA_VERSION, Outcome, Records, RunKind, RunRecord, StudyRecord, UserError, utc_now
 from sqlalchemy.exc import SQLAlchemyError
-from support.replayed import fingerprint, measured
+from support.machines import fingerprint
+from support.replayed import measured
 
 
 def study_of(name: str, prompt: str) -> dict[str, Any]:

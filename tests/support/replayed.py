@@ -10,7 +10,6 @@ import optuna
 from paretune.agent.results import TORCH_COMPILE, Results
 from paretune.agent.trial import COLD_PHASES
 from paretune.objectives.evidence import evidence_words
-from paretune.objectives.fingerprint import PACKAGES
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration, SearchSpace, apply_source
 from paretune.studies import (
@@ -25,6 +24,8 @@ from paretune.studies import (
 )
 from PIL import Image
 from sqlalchemy.orm import Session
+
+from .machines import fingerprint
 
 NAME = "replayed"
 HOSTILE = "a cat</script><script>alert(1)</script> & \"quoted\" <img src=http://example.com/x onerror='alert(2)'>"
@@ -70,22 +71,6 @@ THREE_HOURS_AGO = (datetime.now(UTC) - timedelta(hours=3, minutes=5)).isoformat(
 def url_of(folder: Path) -> str:
     """The storage of a study that was replayed into `folder`."""
     return f"sqlite:///{folder / 'paretune.db'}"
-
-
-def fingerprint(device: str) -> dict[str, Any]:
-    """A machine that does not exist, with names that would do harm if they were not escaped."""
-    gpu = {"compute_capability": "9.0", "memory_gib": 79.6, "driver": "580.1", "cuda": "13.0"}
-    return {
-        "schema_version": 1,
-        "device_kind": device,
-        "device_name": "Example <GPU> 9000" if device == "cuda" else "Example <CPU> 9000",
-        **(gpu if device == "cuda" else dict.fromkeys(gpu)),
-        "python": "3.11.9",
-        "platform": "Linux-x86_64",
-        "cpu_model": "Example <CPU> 9000",
-        "cpu_threads": 4,
-        "packages": {**dict.fromkeys(PACKAGES), "torch": "2.13.0"},
-    }
 
 
 def quality(
