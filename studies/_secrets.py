@@ -81,6 +81,16 @@ _PATTERNS = (
 )
 
 
+_given: set[str] = set()
+
+
+def keep_secret(url: str) -> None:
+    """Star the passwords in the URL of a database from now on, wherever they stand: it was given to this process, and
+    whoever fails to use it may quote any part of it.
+    """
+    _given.update(password for password in _passwords_of(url) if len(password) >= 4)
+
+
 def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
     """A text with stars for every secret in it: passwords in URLs and settings, tokens and keys in the known forms, and
     whatever the environment (by default this process's) calls one.
@@ -130,6 +140,8 @@ def plain_without_secrets(data: Any) -> Any:
 def _secrets_of(environment: Mapping[str, str]) -> list[str]:
     """The longest first, so that none leaves a part of another."""
     found: set[str] = set()
+    for password in _given:
+        found |= {password, quote(password, safe=""), unquote(password)}
     for name, value in environment.items():
         if _SECRET_NAME.search(name) and len(value) >= 6:
             found |= {value, quote(value, safe=""), unquote(value)}
@@ -140,10 +152,11 @@ def _secrets_of(environment: Mapping[str, str]) -> list[str]:
 
 def _passwords_of(url: str) -> Iterator[str]:
     """The passwords in a URL that are not also its user's name, which would be starred wherever it stands."""
-    for word in _WORD.findall(url):
+    # The whole of it, where it is one URL with a space in its password, and each word, where it has several.
+    for word in {url, *_WORD.findall(url)}:
         if (found := _password_in(word)) is not None:
             password = word[found[0] : found[1]]
             if not word[: found[0]].endswith(f"//{password}:"):
                 yield password
     if "://" in url:
-        yield from (match[1] for match in re.finditer(r"(?i)[?&](?:ssl)?password=([^&\s#]+)", url))
+        yield from (match[1] for match in re.finditer(r"(?i)[?&](?:ssl)?password=([^&#]+)", url))

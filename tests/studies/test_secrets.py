@@ -124,6 +124,15 @@ def test_however_long_a_text_is_it_is_read_once(piece: str) -> None:
         "mysql://ann:s3cret@nowhere.invalid/x",
         "postgresql//ann:s3cret@nowhere.invalid/x?password=s3cret",
         "sqlite://ann:s3cret@/",
+        "postgresql://ann:p/@s3cret@nowhere.invalid/x",
+        "postgresql://ann:p?@s3cret@nowhere.invalid/x",
+        "postgresql://ann:p s3cret@nowhere.invalid/x",
+        "postgresql://ann:p\ns3cret@nowhere.invalid/x",
+        "postgresql://nowhere.invalid/x?password=p@s3cret",
+        "postgresql://nowhere.invalid/x?password=p's3cret&user=ann",
+        'postgresql://nowhere.invalid/x?password=p"s3cret',
+        "postgresql://nowhere.invalid/x?password=p s3cret",
+        "postgresql://nowhere.invalid/x?password=p&s3cret",
     ],
 )
 def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str) -> None:
