@@ -99,6 +99,9 @@ class PipelineFacts:
     """Whether any request calls it, as recorded while the reference served them; None where that is unknown."""
     scheduler: str = ""
     """The class of its scheduler; empty where it has none."""
+    noise_by_betas: bool = True
+    """Whether its scheduler's settings describe the noise that the model was trained with by betas, as most do, and not
+    for EDM or flow matching."""
 
     @property
     def denoisers(self) -> list[ModuleFacts]:
@@ -157,6 +160,7 @@ def describe_pipelines(pipelines: Mapping[str, Any], requests: Iterable[Any]) ->
 
 def _describe(pipeline: Any, roles: Mapping[int, Role], beside: set[int], requests: list[Any]) -> PipelineFacts:
     modules = torch_modules(pipeline).items()
+    scheduler = getattr(pipeline, "scheduler", None)
     return PipelineFacts(
         class_name=type(pipeline).__name__,
         modules={name: _describe_module(module, roles.get(id(module), Role.OTHER)) for name, module in modules},
@@ -165,8 +169,15 @@ def _describe(pipeline: Any, roles: Mapping[int, Role], beside: set[int], reques
         guided=any(r.guidance > 1 for r in requests),
         adapters=any(r.adapters for r in requests),
         beside=any(id(module) in beside for _, module in modules),
-        scheduler=type(scheduler).__name__ if (scheduler := getattr(pipeline, "scheduler", None)) is not None else "",
+        scheduler="" if scheduler is None else type(scheduler).__name__,
+        noise_by_betas=scheduler is None or _noise_by_betas(scheduler),
     )
+
+
+def _noise_by_betas(scheduler: Any) -> bool:
+    settings = getattr(scheduler, "config", {})
+    flow = settings.get("use_flow_sigmas") or settings.get("prediction_type") == "flow_prediction"
+    return not flow and bool({"beta_schedule", "trained_betas"} & set(settings))
 
 
 def _describe_module(module: Any, role: Role) -> ModuleFacts:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ._errors import UserError
 from ._faults import database_fault
-from ._secrets import without_secrets
+from ._secrets import STARS, keep_secret, without_secrets
 from ._stored import from_json
 from ._tables import Base, StudyRecord
 
@@ -25,6 +25,7 @@ def connect(url: str, *, must_exist: bool) -> Engine:
 
     must_exist: for reading: an error unless there are our tables. Raises UserError when it cannot be used.
     """
+    keep_secret(url)
     if _has_bare_at(url):
         raise UserError(f"--storage {shown(url)}: write an @ in the password as %40")
     try:
@@ -133,12 +134,16 @@ def shown(url: str) -> str:
         make_url(url)
     except (ArgumentError, ValueError):
         return repr(without_secrets(url)) if "@" not in url else "that was given"
-    return without_secrets(url)
+    before, question, query = url.partition("?")
+    # What stands behind a password that was not written as a URL has it is a part of it.
+    return without_secrets(before) + question + (STARS if "password" in query.lower() else without_secrets(query))
 
 
 def _has_bare_at(url: str) -> bool:
-    """Whether a password has an @ of its own, and would end there."""
-    return url.partition("://")[2].partition("/")[0].count("@") > 1
+    """Whether a password has an @ of its own, and would end there, or what stands before the @ would be one."""
+    backend, _, rest = url.partition("://")
+    before, _, query = rest.partition("?")
+    return not backend.startswith("sqlite") and (before.count("@") > 1 or "@" in query)
 
 
 def optuna_engine(url: str) -> dict[str, Any]:

@@ -186,8 +186,8 @@ def parse_plain(model: type[C], data: Any, file: Path, *, schema: int | None = N
         raise UserError(f"{file} is damaged: export the bundle again ({_reason(error)})") from None
 
 
-def check_picture(content: bytes, file: Path) -> None:
-    """Whether a file is a whole PNG of a size that can be a picture. Raises UserError."""
+def check_picture(content: bytes, file: Path) -> tuple[int, int]:
+    """(width, height) in px of a file that is a whole PNG of a size that can be a picture. Raises UserError."""
     import io
     import warnings
 
@@ -200,6 +200,7 @@ def check_picture(content: bytes, file: Path) -> None:
                 if image.width * image.height > MOST_PIXELS:
                     raise UserError(f"{file} is damaged: export the bundle again ({image.width} x {image.height})")
                 image.load()
+                return image.width, image.height
     except UserError:
         raise
     except Exception:  # Pillow's decoders raise whatever they stumble over

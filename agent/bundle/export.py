@@ -68,8 +68,7 @@ def export(
             "a bundle needs its evidence"
         )
     key = None if sign is None else read_private_key(sign)
-    for picture in (*trial.pictures(), *results.reference.pictures()):
-        _check_evidence(picture)
+    _check_evidence(results, trial)
     try:
         return _write_bundle(results, trial, folder, key, artefacts, on_step)
     except OSError as error:
@@ -78,15 +77,23 @@ def export(
         raise UserError(f"{folder} cannot be written ({why}): mend that, or choose another folder with -o") from None
 
 
-def _check_evidence(picture: Path) -> None:
+def _check_evidence(results: Results, trial: Trial) -> None:
     """As `verify` will: a bundle that it refuses is of no use. Raises UserError."""
-    try:
-        check_picture(read_whole(picture), picture)
-    except UserError:
-        raise UserError(
-            f"{picture} is not there, or no picture any more, and a bundle needs it as evidence: export another trial, "
-            "or launch the study again under another --name"
-        ) from None
+    mend = "export another trial, or launch the study again under another --name"
+    sizes: dict[str, tuple[int, int]] = {}
+    for picture in (*results.reference.pictures(), *trial.pictures()):
+        try:
+            size = check_picture(read_whole(picture), picture)
+        except UserError:
+            raise UserError(
+                f"{picture} is not there, or no picture any more, and a bundle needs it as evidence: {mend}"
+            ) from None
+        expected = sizes.setdefault(picture.name, size)
+        if size != expected:
+            raise UserError(
+                f"{picture} has {size[0]} x {size[1]} px, and the reference's {expected[0]} x {expected[1]}: it is not "
+                f"the picture that was judged; {mend}"
+            )
 
 
 def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any, artefacts: bool, on_step: OnStep) -> Path:

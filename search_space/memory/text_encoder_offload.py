@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .._calls import wrap_forward
 from .._modules import denoisers, text_encoders, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
@@ -27,19 +28,15 @@ def text_encoder_offload(pipelines: dict[str, Any]) -> None:
 
         return leave
 
-    def before(denoiser: Any, leaving: list[Any]) -> None:
-        inner = denoiser.forward
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            for leave in leaving:
-                leave()
-            return inner(*args, **kwargs)
-
-        denoiser.forward = forward
-
     leaving = [offload(encoder) for encoder in text_encoders(pipelines)]
+
+    def without_encoders(inner: Any, *args: Any, **kwargs: Any) -> Any:
+        for leave in leaving:
+            leave()
+        return inner(*args, **kwargs)
+
     for denoiser in denoisers(pipelines):
-        before(denoiser, leaving)
+        wrap_forward(denoiser, "text_encoder_offload", without_encoders)
 
 
 def took_effect(pipelines: dict[str, Any]) -> str | None:
@@ -75,5 +72,5 @@ TECHNIQUE = Technique(
     roles=frozenset({Role.TEXT_ENCODER}),
     adapters_later="LoRAs and IP-Adapters may be loaded after it.",
     traits=frozenset({Trait.MOVES_WEIGHTS}),
-    helpers=(torch_modules, denoisers, text_encoders),
+    helpers=(torch_modules, denoisers, text_encoders, wrap_forward),
 )

@@ -24,8 +24,9 @@ def scheduler(pipelines: dict[str, Any], *, scheduler: str) -> None:
     import diffusers
 
     for pipeline in pipelines.values():
-        if hasattr(getattr(pipeline, "scheduler", None), "config"):
-            pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
+        own = getattr(pipeline, "scheduler", None)
+        if hasattr(own, "config"):
+            pipeline.scheduler = getattr(diffusers, scheduler).from_config(own.config)
 
 
 def took_effect(pipelines: dict[str, Any], *, scheduler: str) -> str | None:
@@ -35,8 +36,8 @@ def took_effect(pipelines: dict[str, Any], *, scheduler: str) -> str | None:
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: SchedulerParameters) -> str | None:
-    """The scheduler that there is already, and pipelines without a U-Net: most transformers are trained for flow
-    matching, which these do not do.
+    """The scheduler that there is already; models that were trained with other noise than these schedulers know, for EDM
+    or flow matching, which most transformers are.
     """
     found = [denoiser for pipeline in pipelines.values() for denoiser in pipeline.denoisers]
     if not found:
@@ -46,6 +47,9 @@ def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: 
     for denoiser in found:
         if not denoiser.is_unet:
             return f"these schedulers are for U-Nets, and the denoiser is a {denoiser.class_name}"
+    for pipeline in pipelines.values():
+        if not pipeline.noise_by_betas:
+            return f"a {pipeline.scheduler} says nothing of betas, so the noise of a {parameters.scheduler} is unknown"
     return None
 
 

@@ -435,3 +435,15 @@ def test_evidence_that_verify_would_refuse_is_not_exported(
     with pytest.raises(UserError, match=f"{picture} is not there, or no picture any more"):
         export(results, results.trial(2), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("trial", [0, 2], ids=["the reference's", "the trial's"])
+def test_evidence_of_another_size_is_not_exported(trial: int, tmp_path: Path) -> None:
+    results = replay(tmp_path)
+    picture = results.trial(trial).pictures()[0]
+    with Image.open(picture) as judged:
+        other = judged.resize((judged.width * 2, judged.height))
+    other.save(picture)
+    with pytest.raises(UserError, match=r" px, and the reference's \d+ x \d+: it is not the picture that was judged"):
+        export(results, results.trial(2), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -39,6 +39,18 @@ from paretune.studies import Records, UserError, plain_without_secrets, without_
         ("wandb: api-key: s3cret", "wandb: api-key: ***"),
         ("sk-abcdefghijklmnop0123", "sk-***"),
         ("ghp_abcdefghijklmnop0123", "ghp_***"),
+        ("sshpass -p s3cret ssh ann@host", "sshpass -p *** ssh ann@host"),
+        ("mysqldump -u ann -ps3cret shop", "mysqldump -u ann -p*** shop"),
+        ("docker login -u ann -p s3cret registry.org", "docker login -u ann -p *** registry.org"),
+        ("redis-cli -h db -a s3cret ping", "redis-cli -h db -a *** ping"),
+        ("curl -s -u ann:s3cret https://x.org", "curl -s -u ann:*** https://x.org"),
+        ("ALTER USER ann WITH PASSWORD 's3 cret';", "ALTER USER ann WITH PASSWORD ***;"),
+        ("CREATE USER ann IDENTIFIED BY 's3cret'", "CREATE USER ann IDENTIFIED BY ***"),
+        ("machine db login ann password hunter", "machine db login ann password ***"),
+        ("ENV DB_PASSWORD hunter", "ENV DB_PASSWORD ***"),
+        ("set PGPASSWORD s3cret", "set PGPASSWORD ***"),
+        ("PASSWORD s3cret was refused", "PASSWORD *** was refused"),
+        ("DB_PASSWORD s3cret", "DB_PASSWORD ***"),
     ],
 )
 def test_secrets_become_stars(text: str, shown: str) -> None:
@@ -57,6 +69,12 @@ def test_secrets_become_stars(text: str, shown: str) -> None:
         'password authentication failed for user "ann"',
         "a prompt has 77 tokens, pad_token=<|endoftext|>, token=None",
         "tokenizer.model_max_length = 77",
+        "mkdir -p /tmp/a && docker run -p 8080:80 image",
+        "psql -p 5432 -h db",
+        "HF_TOKEN is not set, and PASSWORD must be given",
+        "the password was wrong; set a password first",
+        "TOKEN count 77 of 77",
+        "curl -u needs a name",
     ],
 )
 def test_what_is_not_secret_stays(text: str) -> None:
@@ -81,6 +99,22 @@ def test_every_text_in_plain_data() -> None:
     assert plain_without_secrets(data) == {"a": ["postgresql://ann:***@db/x", {"b": "hf_***"}], "n": 1, "none": None}
 
 
+def test_what_a_key_of_plain_data_calls_secret() -> None:
+    data = {"DB_PASSWORD": "hunter", "options": {"hub_token": "abc", "tokens": 77, "pad_token": "<|end|>"}}
+    assert plain_without_secrets(data) == {
+        "DB_PASSWORD": "***",
+        "options": {"hub_token": "***", "tokens": 77, "pad_token": "<|end|>"},
+    }
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("piece", ["a-", "A_", "//a:", "eyJaaaaaaaa-", "mysql ", "docker ", "password ", "token "])
+def test_however_long_a_text_is_it_is_read_once(piece: str) -> None:
+    """A process may print what it likes, and its whole log goes through this."""
+    text = piece * (300_000 // len(piece))
+    assert without_secrets(text, {}) == text
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -90,6 +124,15 @@ def test_every_text_in_plain_data() -> None:
         "mysql://ann:s3cret@nowhere.invalid/x",
         "postgresql//ann:s3cret@nowhere.invalid/x?password=s3cret",
         "sqlite://ann:s3cret@/",
+        "postgresql://ann:p/@s3cret@nowhere.invalid/x",
+        "postgresql://ann:p?@s3cret@nowhere.invalid/x",
+        "postgresql://ann:p s3cret@nowhere.invalid/x",
+        "postgresql://ann:p\ns3cret@nowhere.invalid/x",
+        "postgresql://nowhere.invalid/x?password=p@s3cret",
+        "postgresql://nowhere.invalid/x?password=p's3cret&user=ann",
+        'postgresql://nowhere.invalid/x?password=p"s3cret',
+        "postgresql://nowhere.invalid/x?password=p s3cret",
+        "postgresql://nowhere.invalid/x?password=p&s3cret",
     ],
 )
 def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str) -> None:
