@@ -2,13 +2,15 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from paretune.agent.bundle import cold_starts, ways
+from paretune.agent.bundle import WAY, cold_starts, ways, with_compiled_code
+from paretune.agent.bundle.proof import count_twice, judge_counts
 from paretune.agent.bundle.ways import Artefacts, Wanted, Way, build_ways
 from paretune.agent.trial import write_scripts
 from paretune.objectives.measuring.building import WAYS
@@ -156,6 +158,23 @@ def test_cold_starts_end_when_their_time_is_over_but_one_is_made(
     monkeypatch.setattr(cold_starts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     made = [cold_starts.measure_cold_starts(tmp_path, "cpu", 5, most_s=most_s).n for most_s in (-1.0, 35.0, 1000.0)]
     assert made == [1, 3, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_trial_is_started_with_compiled_code_before_anything_is_exported(bundle: Path, tmp_path: Path) -> None:
+    trial = tmp_path / "trial"
+    shutil.copytree(bundle / "check", trial)
+    shutil.copyfile(bundle / "apply.py", trial / "apply.py")
+    before = sorted(trial.rglob("*"))
+    with with_compiled_code(trial, "cpu", [], 500) as folder:
+        assert folder is not None
+        found = count_twice(folder / "run.py", "cpu", tmp_path / "twice", folder)
+        assert all(check.passed for check in judge_counts(found, 0, WAY))
+    assert sorted(trial.rglob("*")) == before
+    (trial / "workload.json").write_text("{")
+    with with_compiled_code(trial, "cpu", [], 500) as folder:
+        assert folder is None, "nothing can be built"
 
 
 @pytest.mark.slow
