@@ -205,15 +205,24 @@ def export(
         raise UserError(f"--trial {trial} says which one already: leave out {', '.join(asked)}")
     results = Results(Records(storage, must_exist=True), name)
     chosen = results.trial(trial) if trial is not None else _choose(results, limit, verdict, by or FASTEST, loss)
+    built: list[str] = []
     try:
         with step_progress(console) as on_step:
             folder = run(
-                results, chosen, output, unconfirmed=unconfirmed, sign=sign, artefacts=artefacts, on_step=on_step
+                results,
+                chosen,
+                output,
+                unconfirmed=unconfirmed,
+                sign=sign,
+                artefacts=artefacts,
+                on_step=on_step,
+                on_built=lambda artefacts: built.append(artefacts.words()),
             )
     except KeyboardInterrupt:
         say("Interrupted. What was built is kept: the same command goes on from there.")
         raise typer.Exit(130) from None
     say(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}")
+    say("\n".join(built))
     if doubts := chosen.doubts():
         print_error("warning", " ".join(map(str, doubts)))
 

@@ -7,7 +7,7 @@ from typing import Any
 from ._artefacts import counters, open_artefacts
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, user_modules, vaes
-from ._standalone import load_portable_cache
+from ._standalone import load_portable_cache, start_triton
 from ._technique import Technique
 from ._techniques import technique
 from ._trusted import trusted
@@ -79,7 +79,7 @@ def apply_source(configuration: Configuration, versions: Mapping[str, str] | Non
     finders = [finder for finder in ALL_FINDERS if finder in changing]
     around = [torch_modules, *(FINDERS if other_modules in finders else ()), *finders, watch, applied_once]
     helpers = [function for known in used for function in known.helpers] + (around if used else [])
-    helpers += [trusted, load_portable_cache, open_artefacts, counters] if loading else []
+    helpers += [trusted, load_portable_cache, start_triton, open_artefacts, counters] if loading else []
     functions = _unique(helpers + [known.apply for known in used])
     needed = [p for step in configuration.steps for p in technique(step.technique).packages_with(step.parameters)]
     packages = "".join(f", {package}" for package in _unique(needed))

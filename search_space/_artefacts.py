@@ -5,9 +5,11 @@ Exported with the techniques that compile, as the functions of `_modules` are.
 
 from typing import Any
 
+from ._aot_compile import compile_call_to_folder, load_call_from_folder
+from ._aotinductor import compile_to_library, load_library
 from ._call_shape import call_key, described, described_switches, put_together, switches
 from ._modules import torch_modules
-from ._standalone import compile_to_folder, load_from_folder, load_portable_cache
+from ._standalone import compile_to_folder, load_from_folder, load_portable_cache, start_triton
 from ._structure import module_weights, watched_structure
 
 
@@ -16,7 +18,8 @@ def open_artefacts(folder: Any, on_miss: str) -> Any:
     none.
 
     on_miss: what becomes of a call that nothing in it fits. "compile": it is answered eagerly while torch.compile works
-    in another thread; "eager"; "error": RuntimeError; "build": what it would need is built and put into the folder.
+    in another thread; "eager"; "error": RuntimeError; "build": what it would need is built and put into the folder, in
+    the way that its index.json names (standalone_compile where there is none).
     Raises ValueError for another one, and RuntimeError where the folder cannot be used.
     """
     import json
@@ -32,14 +35,14 @@ def open_artefacts(folder: Any, on_miss: str) -> Any:
     folder = pathlib.Path(folder)
     file = folder / "index.json"
     if on_miss == "build" and not file.exists():
-        (folder / "code").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"schema": 1, "way": "standalone_compile", "torch": torch.__version__, "parts": []}))
     try:
         index = json.loads(file.read_text())
         schema, way = index["schema"], index["way"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RuntimeError(f"{file} cannot be used ({error}): export the bundle again") from None
-    if schema != 1 or way not in ("standalone_compile", "portable_cache"):
+    if schema != 1 or way not in ("standalone_compile", "aot_compile", "aotinductor", "portable_cache"):
         raise RuntimeError(f"{file} is of another version ({schema}, {way}): export the bundle again")
     if index["torch"] != torch.__version__:
         raise RuntimeError(f"{folder} was compiled by torch {index['torch']}, and this is torch {torch.__version__}")
@@ -47,16 +50,80 @@ def open_artefacts(folder: Any, on_miss: str) -> Any:
         load_portable_cache(folder / "cache.bin")
         return None
     store: dict[str, Any] = {"folder": folder, "on_miss": on_miss, "index": index, "code": {}}
+    if torch.cuda.is_available():
+        start_triton(folder / "driver", changing=on_miss == "build")
     for entry in index["parts"]:
         if "failed" in entry:
             continue
         try:
-            run = load_from_folder(folder / "code" / entry["code"], changing=on_miss == "build")
+            run = load_code(store, entry)
         except Exception as error:
             logging.getLogger("artefacts").warning("%s of %s: %s", entry["part"], entry["module"], error)
         else:
             store["code"][entry["code"]] = (entry, run)
     return store
+
+
+def load_code(store: Any, entry: Any) -> Any:
+    """The code of an entry: a function of tensors, in the order of the entry's inputs, that returns tensors; where
+    these are "call", a function of (inner, args, kwargs) that returns what inner does.
+    """
+    place, changing = store["folder"] / "code" / entry["code"], store["on_miss"] == "build"
+    way = store["index"]["way"]
+    if way == "aot_compile":
+        return load_call_from_folder(place, changing=changing)
+    if way == "aotinductor":
+        return load_library(place, device=entry["device"])
+    return load_from_folder(place, changing=changing)
+
+
+def exported(module: Any, inner: Any, structure: Any, tensors: list[Any]) -> Any:
+    """inner, which is of the module, for a call of that structure, as torch.export has it: (its program; the weights
+    and inputs that its graph takes, in order; what each of them is, as plain data).
+
+    Raises TypeError for what would not be right with other weights.
+    """
+    import torch
+
+    class Boundary(torch.nn.Module):
+        """Only tensors go in and come out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = module
+
+        def forward(self, *given: Any) -> Any:
+            args, kwargs = put_together(structure, given)
+            returned: list[Any] = []
+            described(inner(*args, **kwargs), returned)
+            return tuple(returned)
+
+    # torch.export leaves copies of dictionaries that are attributes in their place.
+    before = [(each, dict(vars(each))) for each in module.modules()]
+    try:
+        program = torch.export.export(Boundary(), tuple(tensors), strict=False)
+    finally:
+        for each, kept in before:
+            vars(each).update(kept)
+    signature = program.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        raise TypeError("it changes weights or inputs in place")
+    weights, flat, inputs, given = module_weights(module), [], [], iter(tensors)
+    for number, spec in enumerate(signature.input_specs):
+        name = (spec.target or "").removeprefix("inside.")
+        if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:
+            inputs.append("input")
+            flat.append(next(given))
+        elif name in weights:
+            inputs.append(["weight", name])
+            flat.append(weights[name])
+        else:
+            constant = program.constants.get(spec.target)
+            if constant is None or constant.numel() > 8:
+                raise TypeError(f"{name or f'input {number}'} is no weight of the {type(module).__name__}")
+            inputs.append(["constant", str(constant.dtype), str(constant.device), constant.tolist()])
+            flat.append(constant)
+    return program, flat, inputs
 
 
 def build_artefact(store: Any, code: str, call: Any, module: Any, part: str, inner: Any, options: Any) -> Any:
@@ -72,70 +139,39 @@ def build_artefact(store: Any, code: str, call: Any, module: Any, part: str, inn
 
     import torch
 
-    folder, began = store["folder"], time.perf_counter()
+    folder, way, began = store["folder"], store["index"]["way"], time.perf_counter()
     entry: dict[str, Any] = {"code": code, "part": part, "module": type(module).__name__}
     result = inner(*call[0], **call[1])
     draft = folder / "code" / f"draft-{code}"
 
     def build() -> Any:
         tensors: list[Any] = []
-        made: list[Any] = []
+        wanted: list[Any] = []
         structure = described(call, tensors)
-        entry.update(call=structure, result=described(result, made), switches=described_switches(), options=options)
-
-        class Boundary(torch.nn.Module):
-            """Only tensors go in and come out."""
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.inside = module
-
-            def forward(self, *given: Any) -> Any:
-                args, kwargs = put_together(structure, given)
-                returned: list[Any] = []
-                described(inner(*args, **kwargs), returned)
-                return tuple(returned)
-
+        entry.update(call=structure, result=described(result, wanted), switches=described_switches(), options=options)
+        entry["device"] = str(next((one.device for one in tensors if one.device.type != "cpu"), "cpu"))
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.parent.mkdir(exist_ok=True)
         with torch.inference_mode(False), torch.no_grad():
-            # torch.export leaves copies of dictionaries that are attributes in their place.
-            before = [(each, dict(vars(each))) for each in module.modules()]
-            try:
-                program = torch.export.export(Boundary(), tuple(tensors), strict=False)
-            finally:
-                for each, kept in before:
-                    vars(each).update(kept)
-            signature = program.graph_signature
-            if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-                raise TypeError("it changes weights or inputs in place")
-            weights, flat, given = module_weights(module), [], iter(tensors)
-            entry["inputs"] = []
-            for number, spec in enumerate(signature.input_specs):
-                name = (spec.target or "").removeprefix("inside.")
-                if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:
-                    entry["inputs"].append("input")
-                    flat.append(next(given))
-                elif name in weights:
-                    entry["inputs"].append(["weight", name])
-                    flat.append(weights[name])
-                else:
-                    constant = program.constants.get(spec.target)
-                    if constant is None or constant.numel() > 8:
-                        raise TypeError(f"{name or f'input {number}'} is no weight of the {entry['module']}")
-                    kind = [str(constant.dtype), str(constant.device)]
-                    entry["inputs"].append(["constant", *kind, constant.tolist()])
-                    flat.append(constant)
-            shutil.rmtree(draft, ignore_errors=True)
-            compile_to_folder(program, flat, options, draft)
+            if way == "aot_compile":
+                entry["inputs"], given = "call", [inner, *call]
+                compile_call_to_folder(inner, call, options, draft)
+            else:
+                program, given, entry["inputs"] = exported(module, inner, structure, tensors)
+                compile_now = compile_to_library if way == "aotinductor" else compile_to_folder
+                compile_now(program, given, options, draft)
             os.replace(draft, folder / "code" / code)
-            run = load_from_folder(folder / "code" / code, changing=True)
-            # Rounding differs, and nothing else.
-            entry["difference"] = 0.0
-            for found, wanted in zip(run(*flat), made, strict=True):
-                found, wanted = found.double(), wanted.double()
-                apart = float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
-                entry["difference"] = max(entry["difference"], apart)
-            if not entry["difference"] < 0.05:
-                raise TypeError(f"it computes something else: the difference is {entry['difference']:.3g}")
+            run = load_code(store, entry)
+            found: list[Any] = []
+            described(run(*given), found)
+        # Rounding differs, and nothing else.
+        entry["difference"] = 0.0
+        for ours, theirs in zip(found, wanted, strict=True):
+            ours, theirs = ours.double(), theirs.double()
+            apart = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12))
+            entry["difference"] = max(entry["difference"], apart)
+        if not entry["difference"] < 0.05:
+            raise TypeError(f"it computes something else: the difference is {entry['difference']:.3g}")
         return run
 
     try:
@@ -181,8 +217,10 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
         about = [part, structure, described(call, []), described_switches(), options]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
-    def run_loaded(found: Any, weights: Any, tensors: list[Any]) -> Any:
+    def run_loaded(found: Any, weights: Any, call: Any, tensors: list[Any]) -> Any:
         entry, run = found
+        if entry["inputs"] == "call":
+            return run(inner, *call)
         if entry["code"] not in bound or bound[entry["code"]][0] is not weights:
             taken: list[Any] = []
             for one in entry["inputs"]:
@@ -269,7 +307,7 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
             known[key] = store["code"].get(code_of(structure, (args, kwargs)))
         if known[key]:
             counts["loaded"] += 1
-            return run_loaded(known[key], weights, tensors)
+            return run_loaded(known[key], weights, (args, kwargs), tensors)
         if known[key] is False:
             counts["missed"] += 1
             counts["eager"] += 1

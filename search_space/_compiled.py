@@ -5,7 +5,9 @@ Exported with the techniques that use it, as the functions of `_modules` are.
 
 from typing import Any
 
-from ._artefacts import answered, build_artefact
+from ._aot_compile import compile_call_to_folder, load_call_from_folder
+from ._aotinductor import compile_to_library, load_library
+from ._artefacts import answered, build_artefact, exported, load_code
 from ._call_shape import (
     call_key,
     described,
@@ -15,7 +17,7 @@ from ._call_shape import (
     switches,
 )
 from ._module_state import module_state
-from ._standalone import compile_to_folder, in_folder, load_from_folder
+from ._standalone import compile_to_folder, in_folder, keep_needed, load_from_folder
 from ._structure import module_structure, module_weights, watched_structure
 
 
@@ -78,8 +80,15 @@ COMPILED_HELPERS = (
     module_weights,
     watched_structure,
     in_folder,
+    keep_needed,
     compile_to_folder,
     load_from_folder,
+    compile_call_to_folder,
+    load_call_from_folder,
+    compile_to_library,
+    load_library,
+    load_code,
+    exported,
     build_artefact,
     answered,
     compiled,

@@ -1,4 +1,5 @@
-"""torch's compiled code as files: the only place where its private interfaces are used, for torch 2.11 to 2.13.
+"""torch's compiled code as files, for torch 2.11 to 2.13: with `_aot_compile` and `_aotinductor` the only places where
+its private interfaces are used for that.
 
 Exported with the techniques that compile, as the functions of `_modules` are.
 """
@@ -73,39 +74,72 @@ def compile_to_folder(program: Any, inputs: list[Any], options: dict[str, Any], 
             options={"config_patches": options},
         )
 
-    def forget(*names: str) -> None:
-        for name in names:
-            shutil.rmtree(folder / name, ignore_errors=True)
-
     with in_folder(folder, changing=True):
         made = compiled()
         # Some kernels come in several versions, and the first call tries which is the fastest. What it finds is left
         # beside them, and only code that is made afterwards has no more than that one.
         made(*inputs)
     if any(folder.rglob("*.best_config")):
-        forget("aotautograd", "fxgraph")
+        for name in ("aotautograd", "fxgraph"):
+            shutil.rmtree(folder / name, ignore_errors=True)
         with in_folder(folder, changing=True):
             made = compiled()
             made(*inputs)
     with tempfile.TemporaryDirectory(dir=folder.resolve().parent) as scratch:
-        saved, needed = pathlib.Path(scratch, "saved"), pathlib.Path(scratch, "needed")
-        made.save(path=str(saved), format="unpacked")
-        # What torch keeps beside the code while it compiles: kernels, which loading would have to make again.
-        forget("aotautograd", "fxgraph", "locks")
-        shutil.copytree(saved, folder, dirs_exist_ok=True)
-        if (folder / "triton").is_dir():
-            # Loading into an empty folder unpacks the kernels that are launched, which are not all that were compiled.
-            shutil.copytree(saved, needed)
-            load_from_folder(needed, changing=True)
-            launched = {kernel.name for kernel in (needed / "triton").glob("*")}
-            for kernel in (folder / "triton").iterdir():
-                # And Triton's own access to the driver, a library, which it would otherwise compile again.
-                if kernel.name not in launched and not any(kernel.rglob("*.so")):
-                    shutil.rmtree(kernel)
-            # What a kernel was before it was machine code.
-            for stage in ("ttir", "ttgir", "llir", "ptx", "source"):
-                for file in (folder / "triton").rglob(f"*.{stage}"):
-                    file.unlink()
+        made.save(path=str(pathlib.Path(scratch, "saved")), format="unpacked")
+        keep_needed(folder, pathlib.Path(scratch, "saved"), load_from_folder)
+
+
+def keep_needed(folder: Any, saved: Any, load: Any) -> None:
+    """Of what torch left in `folder` while it compiled, keep the kernels that are launched, which loading would make
+    again, and put the content of the folder `saved` beside them: what load(folder, changing=...) reads.
+    """
+    import pathlib
+    import shutil
+    import tempfile
+
+    folder = pathlib.Path(folder)
+    for name in ("aotautograd", "fxgraph", "locks"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.copytree(saved, folder, dirs_exist_ok=True)
+    if not (folder / "triton").is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=folder.resolve().parent) as scratch:
+        # Loading into an empty folder unpacks the kernels that are launched, which are not all that were compiled.
+        needed = pathlib.Path(scratch, "needed")
+        shutil.copytree(saved, needed)
+        load(needed, changing=True)
+        launched = {kernel.name for kernel in (needed / "triton").glob("*")}
+    for kernel in (folder / "triton").iterdir():
+        # A library is a launcher, which Triton would otherwise compile again.
+        if kernel.name not in launched and not any(kernel.rglob("*.so")):
+            shutil.rmtree(kernel)
+    # What a kernel was before it was machine code.
+    for stage in ("ttir", "ttgir", "llir", "ptx", "source"):
+        for file in (folder / "triton").rglob(f"*.{stage}"):
+            file.unlink()
+
+
+def start_triton(folder: Any, *, changing: bool) -> None:
+    """Let Triton take its access to the driver, a library that it compiles where it finds none, from `folder`, or, when
+    `changing`, put it there. Left to itself it would compile it into whatever folder is used first.
+
+    Does nothing where there is no Triton for NVIDIA's GPUs.
+    """
+    import os
+
+    if not changing and not os.path.isdir(folder):
+        return
+    try:
+        from triton.backends.nvidia.driver import CudaUtils
+        from triton.runtime import driver
+    except ImportError:
+        return
+    with in_folder(folder, changing=changing):
+        if changing:
+            CudaUtils()  # looks for the library once more, whatever was loaded before
+        else:
+            _ = driver.active.utils
 
 
 def load_from_folder(folder: Any, *, changing: bool = False) -> Any:

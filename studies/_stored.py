@@ -228,6 +228,8 @@ class _ColdStart(_Stored):
     apply_s: NotNegative
     first_image_s: NotNegative
     cold_start_s: Positive
+    way: str | None = None
+    """In which the compiled code was kept that it loaded; None where it compiled what it had to."""
 
 
 class _Incomplete(_Stored):

@@ -5,12 +5,14 @@ from .manifest import SCHEMA_VERSION, entries_of, files_of, read_manifest
 from .proof import prove
 from .reading import Bundle, open_bundle
 from .signing import make_keys, trust_file
+from .trial_code import WAY, with_compiled_code
 from .trust import MANIFEST
 from .verify import verify
 
 __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
+    "WAY",
     "Bundle",
     "bundle_readme",
     "entries_of",
@@ -22,4 +24,5 @@ __all__ = [
     "read_manifest",
     "trust_file",
     "verify",
+    "with_compiled_code",
 ]

@@ -1,6 +1,8 @@
 """How long a worker that has a bundle takes until its first picture, by phase: with its artefacts and without them."""
 
+import math
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +38,25 @@ class ColdStarts:
 
 
 def measure_cold_starts(
-    bundle: Path, device: str, n: int, *, artefacts: bool = True, on_step: Callable[[str], None] = lambda text: None
+    bundle: Path,
+    device: str,
+    n: int,
+    *,
+    artefacts: bool = True,
+    most_s: float = math.inf,
+    on_step: Callable[[str], None] = lambda text: None,
 ) -> ColdStarts:
     """Start a bundle's check/run.py `n` times. Without `artefacts`, those that it has are left out.
 
+    most_s: no further one begins that would end later than that, as the others took.
     Raises UserError when a process cannot be run.
     """
     options = [] if artefacts or not (bundle / "artefacts").is_dir() else ["--no-artefacts"]
     found, peaks = [], []
+    began = time.monotonic()
     for number in range(n):
+        if number and (time.monotonic() - began) * (number + 1) / number > most_s:
+            break
         on_step(f"cold start {number + 1} of {n} {'with' if artefacts else 'without'} artefacts")
         try:
             measured = run_cold(bundle / "check" / "run.py", device, TIMEOUT_S, *options)
@@ -57,7 +69,7 @@ def measure_cold_starts(
             peaks.append(float(peak))
     totals = [figures["cold_start_s"] for figures in found]
     return ColdStarts(
-        n=n,
+        n=len(found),
         medians={name: statistics.median(figures[name] for figures in found) for name in COLD_START_FIGURES},
         least_s=min(totals),
         most_s=max(totals),

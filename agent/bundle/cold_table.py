@@ -45,12 +45,12 @@ def _measured(results: Results, trial: Trial, ways: Sequence[Way]) -> Iterator[t
     yield "eager: the pipelines unchanged", results.reference.cold_start_measured
     compiled = results.torch_compile
     if compiled is not None:
-        yield "torch.compile, default mode", compiled.cold_start_measured
+        yield "torch.compile, default mode", compiled.cold_starts.get(None)
     for other in results.trials:
         if other.complete and "max-autotune" in str(_mode(other)) and other.number != trial.number:
-            yield f"torch.compile, {_mode(other)} (trial {other.number})", other.cold_start_measured
+            yield f"torch.compile, {_mode(other)} (trial {other.number})", other.cold_starts.get(None)
     if compiled is None or compiled.number != trial.number:
-        yield "this configuration without artefacts", trial.cold_start_measured
+        yield "this configuration without artefacts", trial.cold_starts.get(None)
     for way in ways:
         yield f"this bundle, {way.name}", way.cold_start
 

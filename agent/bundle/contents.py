@@ -100,6 +100,7 @@ class TrialEvidence(Content):
 class WayEvidence(Content):
     """One way to keep compiled code (ways.Way), as far as it is compared."""
 
+    name: Annotated[str, Field(max_length=100)]
     failed: str | None = None
     captures: Annotated[int, Field(ge=0)] | None = None
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,15 @@ def export(
     sign: Path | None = None,
     artefacts: bool = True,
     on_step: OnStep = lambda done, total, text: None,
+    on_built: Callable[[Artefacts], None] = lambda built: None,
 ) -> Path:
     """Write the bundle of `trial` to `folder`, whole or not at all. Returns the folder.
 
     unconfirmed: also where nothing is known of its gain, because the reference was never again where it had been.
     sign: the file of a private key (signing.py), which signs the manifest.
     artefacts: whether compiled code goes into it, where the configuration compiles: it is built and measured here, in
-    fresh processes, which takes a few times as long as compiling. Interrupted and called again, it goes on.
+    fresh processes, which takes a few times as long as compiling (ways.TIMES_COMPILING). Interrupted and called again,
+    it goes on. on_built hears what came of it.
     Raises UserError in that case without it, and when the folder holds something that is not a bundle.
     """
     if not (trial.exportable or unconfirmed):
@@ -70,11 +73,13 @@ def export(
     key = None if sign is None else read_private_key(sign)
     _check_evidence(results, trial)
     try:
-        return _write_bundle(results, trial, folder, key, artefacts, on_step)
+        bundle, built = _write_bundle(results, trial, folder, key, artefacts, on_step)
     except OSError as error:
         # What cannot be read of the study is not the folder's fault.
         why = fault_sentence(error) or error.strerror
         raise UserError(f"{folder} cannot be written ({why}): mend that, or choose another folder with -o") from None
+    on_built(built)
+    return bundle
 
 
 def _check_evidence(results: Results, trial: Trial) -> None:
@@ -96,7 +101,9 @@ def _check_evidence(results: Results, trial: Trial) -> None:
             )
 
 
-def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any, artefacts: bool, on_step: OnStep) -> Path:
+def _write_bundle(
+    results: Results, trial: Trial, folder: Path, key: Any, artefacts: bool, on_step: OnStep
+) -> tuple[Path, Artefacts]:
     packed = pack_workload(results.study)
     work = folder.resolve().with_name(f".{folder.resolve().name}.building")
     with whole_folder(folder.resolve()) as draft:
@@ -134,7 +141,7 @@ def _write_bundle(results: Results, trial: Trial, folder: Path, key: Any, artefa
             (draft / SIGNATURE).write_bytes(signature_of((draft / MANIFEST).read_bytes(), key))
     packed.remember()
     shutil.rmtree(work, ignore_errors=True)
-    return folder
+    return folder, built
 
 
 def why_no_artefacts(results: Results, trial: Trial) -> str | None:
@@ -242,7 +249,7 @@ def _write_evidence(folder: Path, results: Results, trial: Trial, artefacts: Art
     for name, one in (("torch_compile", results.torch_compile), ("torch_compile_best", results.torch_compile_best)):
         if one is not None and one.complete:
             measured[name] = _evidence(one)
-    measured["artefacts"] = asdict(artefacts)
+    measured["artefacts"] = {**asdict(artefacts), "times_compiling": artefacts.times_compiling}
     write_json(folder / "measurements.json", measured)
     if (ablation := ablation_of(results, trial)) is not None:
         write_json(folder / "ablation.json", ablation.to_dict())

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from ...objectives.measuring.compilations import CAPTURED, COMPILING
+from ...objectives.measuring.building import PORTABLE
+from ...objectives.measuring.compilations import CAPTURED, COMPILING, GRAPHS
 from ...studies import UserError
 from ..trial import empty_caches, run_script
 from .cold_starts import measure_cold_starts
@@ -44,8 +45,9 @@ def prove(
 ) -> Verification:
     """Load a bundle in a fresh process with empty caches, and serve every request twice.
 
-    It passes when nothing is compiled or tuned, CUDA graphs are captured as its evidence announces and none in the
-    second round, no call misses the artefacts, and the pictures are those of the evidence.
+    It passes when nothing is compiled or tuned (what torch's portable cache keeps is traced, and found there), CUDA
+    graphs are captured as its evidence announces and none in the second round, no call misses the artefacts, and the
+    pictures are those of the evidence.
 
     starts: so many cold starts are measured too, with its artefacts and without them.
     Raises UserError as `verify` does.
@@ -64,7 +66,7 @@ def prove(
             (
                 files_check(bundle, folder, trusted_key),
                 compare_machine(bundle.manifest.machine()),
-                *judge_counts(counted, bundle.announced_captures, with_artefacts=(bundle.folder / ARTEFACTS).is_dir()),
+                *judge_counts(counted, bundle.announced_captures, bundle.kept_way),
                 compare_pictures(bundle, out / "pictures.npz", folder, shown),
                 *cold,
             )
@@ -102,19 +104,27 @@ def count_twice(script: Path, device: str, out: Path, folder: Path) -> Counted:
         raise UserError(f"{folder} could not be run: what it counted cannot be read") from None
 
 
-def judge_counts(counted: Counted, announced_captures: int | None, *, with_artefacts: bool) -> tuple[Check, ...]:
-    """What a process may have counted: no compilation, and the announced captures; each request at fault is named."""
+def judge_counts(counted: Counted, announced_captures: int | None, way: str | None) -> tuple[Check, ...]:
+    """What a process may have counted: no compilation, and the announced captures; each request at fault is named.
+
+    way: in which the bundle keeps compiled code; None where it has none. With torch's portable cache each graph is
+    traced once more, and then found in the cache: that is no compilation, and is said.
+    """
+    kinds = tuple(kind for kind in COMPILING if way != PORTABLE or kind != GRAPHS)
     first, second = counted.rounds
     steps = {"while loading": counted.loading}
     steps |= {f"request {name}": counts for name, counts in first.items()}
     steps |= {f"request {name} in the second round": counts for name, counts in second.items()}
     compiled = [
-        f"{where}: {', '.join(f'{counts[kind]} {kind}' for kind in COMPILING if counts.get(kind))}"
+        f"{where}: {', '.join(f'{counts[kind]} {kind}' for kind in kinds if counts.get(kind))}"
         for where, counts in steps.items()
-        if any(counts.get(kind) for kind in COMPILING)
+        if any(counts.get(kind) for kind in kinds)
     ]
-    advice = "" if with_artefacts else f"; it holds no compiled code: {EXPORT_WITH}"
+    advice = "" if way is not None else f"; it holds no compiled code: {EXPORT_WITH}"
     nothing = f"nothing while loading, and nothing at {len(first)} requests, each served twice"
+    if way == PORTABLE:
+        traced = sum(counts.get(GRAPHS, 0) for counts in steps.values())
+        nothing += f"; {traced} graphs were traced, and found in torch's portable cache: that takes time, too"
     missed = [f"request {name}: {count}" for name, count in counted.missed.items()]
     return (
         Check("compiled", not compiled, "; ".join(compiled) + advice if compiled else nothing),
@@ -124,7 +134,7 @@ def judge_counts(counted: Counted, announced_captures: int | None, *, with_artef
             not missed,
             f"calls that fit none of them: {'; '.join(missed)}; {EXPORT_WITH}"
             if missed
-            else ("every call fits one" if with_artefacts else "it has none, and needs none"),
+            else ("it has none, and needs none" if way is None else "every call fits one"),
         ),
     )
 

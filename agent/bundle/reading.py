@@ -21,7 +21,7 @@ from .contents import (
     read_whole,
 )
 from .manifest import Entry, Manifest, read_manifest, shown_name
-from .trust import MANIFEST
+from .trust import ARTEFACTS, MANIFEST
 
 WINNER = "evidence/winner"
 CHUNK = 1 << 20
@@ -44,6 +44,12 @@ class Bundle:
         """How many CUDA graphs a process captures until it has served every request; None where nobody counted."""
         ways = [] if self.evidence.artefacts is None else self.evidence.artefacts.ways
         return ways[0].captures if ways else None
+
+    @property
+    def kept_way(self) -> str | None:
+        """The way in which it keeps compiled code (ways.WAYS); None where it has none."""
+        ways = [] if self.evidence.artefacts is None else self.evidence.artefacts.ways
+        return ways[0].name if ways and (self.folder / ARTEFACTS).is_dir() else None
 
     @property
     def floor(self) -> NoiseFloor | None:

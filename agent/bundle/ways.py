@@ -8,8 +8,9 @@ import hashlib
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,14 @@ COLD_STARTS = 5
 TIMEOUT_S = 3600
 AS_FAST = 0.05
 """A way whose code is slower than another's by more than this, relative, and the noise floor, is no choice."""
+TIMES_COMPILING = 4.0
+"""Building and measuring may take so many times as long as the building alone: what is over is used for cold starts,
+and a way that comes when nothing is over is not tried."""
 HOW_IT_ENDED = "way.json"
+BUILDING, COUNTING, TIMING = 12, 2, 3
+"""How long the steps of a way take, against a cold start: for the progress bar."""
+
+NOT_TRIED = "not tried"
 
 OnStep = Callable[[int, int, str], None]
 
@@ -46,6 +54,7 @@ class Way:
     reasons: Mapping[str, str] = field(default_factory=dict)
     """{part: why nothing was built for it}: it runs as it does without artefacts."""
     build_s: float | None = None
+    """The process that built it, in which everything was compiled."""
     cold_start_s: float | None = None
     """Interpreter, imports, apply() and the first request, without loading weights; the median of fresh processes."""
     cold_start: Mapping[str, float] = field(default_factory=dict)
@@ -54,9 +63,16 @@ class Way:
     """Memory until the first picture: of the GPU, or on a CPU of the process."""
     captures: int | None = None
     """CUDA graphs that loading and one round of all requests capture: what `verify --cold` expects."""
+    took_s: float = 0.0
+    """Building, and everything that was measured."""
     latency_ms: float | None = None
     size_bytes: int | None = None
     pictures: str = ""
+
+    @property
+    def not_tried(self) -> bool:
+        """Whether there was no time for it."""
+        return self.failed is not None and self.failed.startswith(NOT_TRIED)
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,25 @@ class Artefacts:
     """Why none was built."""
     ways: tuple[Way, ...] = ()
     """The best one first."""
+
+    @property
+    def times_compiling(self) -> float | None:
+        """How many times as long all of it took as building what was built; None where nothing was."""
+        building = sum(way.build_s for way in self.ways if way.build_s is not None)
+        return sum(way.took_s for way in self.ways) / building if building else None
+
+    def words(self) -> str:
+        """What was built and how long that took, in sentences."""
+        if self.why_not is not None:
+            return f"It has no compiled code: {self.why_not}."
+        tried = [way for way in self.ways if not way.not_tried]
+        took = f"Trying {len(tried)} of {len(self.ways)} ways to keep compiled code took "
+        took += f"{sum(way.took_s for way in tried):.0f} s"
+        if self.times_compiling is not None:
+            took += f", {self.times_compiling:.1f} times as long as the building alone"
+        if self.kept is None:
+            return f"{took}, and none works: every worker compiles."
+        return f"{took}. {self.kept.name} is in the bundle: a cold start takes {self.kept.cold_start_s:.1f} s."
 
     @property
     def kept(self) -> Way | None:
@@ -89,7 +124,8 @@ class Wanted:
     """The evidence."""
     verdict: Verdict
     cold_starts: int = COLD_STARTS
-    """Fresh processes of each way."""
+    """Fresh processes of each way; one, where building was so short that more would take longer than it may."""
+    times_compiling: float = TIMES_COMPILING
 
 
 def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambda done, total, text: None) -> list[Way]:
@@ -100,10 +136,9 @@ def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambd
     """
     files = {name: entry["sha256"] for name, entry in entries_of(bundle).items()}
     key = hashlib.sha256(json.dumps([files, wanted.device, wanted.calls]).encode()).hexdigest()
-    steps = (1 + wanted.cold_starts + 2) * len(WAYS)
-    ways = []
+    each = BUILDING + wanted.cold_starts + COUNTING + TIMING
+    ways: list[Way] = []
     for number, name in enumerate(WAYS):
-        done = number * (steps // len(WAYS))
         place = work / name
         if not (place / "key").is_file() or (place / "key").read_text() != key:
             shutil.rmtree(place, ignore_errors=True)
@@ -114,16 +149,35 @@ def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambd
         if ended.is_file():
             ways.append(Way(**json.loads(ended.read_text())))
             continue
+        if ways and (way := _no_time(name, ways, wanted)) is not None:
+            ways.append(way)
+            continue
+        began = time.monotonic()
+
+        def step(done: int, text: str, number: int = number) -> None:
+            on_step(number * each + done, each * len(WAYS), text)
+
         try:
-            way = _try(name, place, wanted, lambda more, text, done=done: on_step(done + more, steps, text))  # type: ignore[misc]
+            way = replace(_try(name, place, wanted, step), took_s=time.monotonic() - began)
             write_json(ended, asdict(way))
         except (RuntimeError, TimeoutError, UserError) as error:
-            way = Way(name, failed=" ".join(str(error).split())[:500] or "it took too long")
+            reason = " ".join(str(error).split())[:500] or "it took too long"
+            way = Way(name, failed=reason, took_s=time.monotonic() - began)
         ways.append(way)
     ways.sort(key=lambda way: _rank(way, ways, wanted.floor))
     if ways[0].failed is None:
         shutil.copytree(work / ways[0].name / "bundle" / ARTEFACTS, bundle / ARTEFACTS)
     return ways
+
+
+def _no_time(name: str, ways: Sequence[Way], wanted: Wanted) -> Way | None:
+    """A way that is not tried, because what was tried has taken as long as all of it may."""
+    building = sum(way.build_s for way in ways if way.build_s is not None)
+    took = sum(way.took_s for way in ways)
+    if not building or took <= wanted.times_compiling * building:
+        return None
+    why = f"the others took {took:.0f} s, {wanted.times_compiling:g} times as long as building them"
+    return Way(name, failed=f"{NOT_TRIED}: {why}")
 
 
 def _rank(way: Way, ways: Sequence[Way], floor: float) -> tuple[bool, bool, float]:
@@ -149,18 +203,25 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
             )
 
     on_step(0, f"{name}: building")
+    began = time.monotonic()
     built = run("build", "--build", name, "--artefacts", str(artefacts), "--packages", *wanted.packages)
+    built_s = time.monotonic() - began
     files = entries_of(bundle)
     write_json(bundle / MANIFEST, {"schema": SCHEMA_VERSION, "files": files})
-    begun = itertools.count(1)
-    cold = measure_cold_starts(
-        bundle, wanted.device, wanted.cold_starts, on_step=lambda text: on_step(next(begun), f"{name}: {text}")
-    )
-    on_step(1 + wanted.cold_starts, f"{name}: what is captured")
+    # What has to be measured first: what is left of the time is for cold starts.
+    on_step(BUILDING, f"{name}: what is captured")
     counted = count_twice(script, wanted.device, place / "twice", bundle)
-    on_step(2 + wanted.cold_starts, f"{name}: latency and pictures")
+    on_step(BUILDING + COUNTING, f"{name}: latency and pictures")
     calls = ["--calls", str(wanted.calls), "--most-calls", str(wanted.calls)]
     measured = run("steady", *calls, "--warm-up-calls", str(wanted.warm_up_calls))
+    done = itertools.count(BUILDING + COUNTING + TIMING)
+    cold = measure_cold_starts(
+        bundle,
+        wanted.device,
+        wanted.cold_starts,
+        most_s=wanted.times_compiling * built_s - (time.monotonic() - began),
+        on_step=lambda text: on_step(next(done), f"{name}: {text}"),
+    )
     if entries_of(bundle) != files:
         raise RuntimeError("loading it changes its files")
     asked = {request["name"] for request in json.loads((script.parent / "workload.json").read_text())["requests"]}
@@ -172,7 +233,7 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
         name,
         parts=built["parts"],
         reasons=built["reasons"],
-        build_s=built["seconds"],
+        build_s=built_s,
         cold_start_s=cold.medians["cold_start_s"],
         cold_start={**cold.medians, "n": cold.n},
         peak_gib=cold.peak_gib,

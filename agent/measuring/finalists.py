@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ...studies import RunKind
-from ..results import Results, Trial
+from ..bundle import WAY
+from ..results import Results, Trial, carries_code
 from ..trial import COMPILED, trial_folder
 from .compare import in_turns
 from .more_pictures import judge_more
@@ -94,10 +96,31 @@ def _run_blocks(runs: StudyRuns, contenders: Sequence[Trial], say: Callable[[str
 
 
 def _start_cold(runs: StudyRuns, trial: Trial, say: Callable[[str], None]) -> None:
-    """Start cold as often as the study asks for; the median stands beside the estimate that every trial has."""
+    """Start cold as often as the study asks for; the median stands beside the estimate that every trial has.
+
+    What compiles does so once, for comparison; the others load compiled code, as a worker that has its bundle.
+    """
     wanted = runs.study.finalists.cold_starts
-    made = trial.runs(RunKind.COLD_START)
-    while sum(run.complete for run in made) < wanted and len(made) < 2 * wanted:
-        say(f"cold start {len(made) + 1} of {wanted}: {trial.configuration}")
-        run = runs.cold_start(trial.number, trial.configuration, trial.folder, len(made))
-        made.append(runs.records.add_run(run))
+    compiling, loading = (min(1, wanted), wanted) if carries_code(trial.configuration) else (wanted, 0)
+    _start(runs, trial, trial.folder, None, compiling, say)
+    if loading and _made(trial, WAY) < loading:
+        say(f"building compiled code: {trial.configuration}")
+        with runs.with_compiled_code(trial.configuration, trial.folder) as folder:
+            if folder is not None:
+                _start(runs, trial, folder, WAY, loading, say)
+
+
+def _made(trial: Trial, way: str | None) -> int:
+    return sum(run.complete and run.measurements.get("way") == way for run in trial.runs(RunKind.COLD_START))
+
+
+def _start(
+    runs: StudyRuns, trial: Trial, folder: Path, way: str | None, wanted: int, say: Callable[[str], None]
+) -> None:
+    """Start a folder until `wanted` cold starts of this way have succeeded, or as many have failed."""
+    done, tried, before = _made(trial, way), 0, len(trial.runs(RunKind.COLD_START))
+    while done < wanted and tried < 2 * wanted:
+        say(f"cold start {done + 1} of {wanted}{'' if way is None else ' with compiled code'}: {trial.configuration}")
+        run = runs.cold_start(trial.number, trial.configuration, folder, before + tried, way)
+        done, tried = done + run.complete, tried + 1
+        runs.records.add_run(run)

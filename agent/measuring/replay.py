@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle
 from pathlib import Path
 
@@ -47,6 +48,12 @@ class ReplayRunner:
         """As recorded for the configuration in a trial's folder."""
         configuration = Configuration.from_yaml((folder / "configuration.yaml").read_text())
         return self._answer(RunKind.COLD_START, configuration, folder / PICTURES)
+
+    def with_compiled_code(
+        self, folder: Path, packages: Sequence[str], timeout_s: float
+    ) -> AbstractContextManager[Path | None]:
+        """None: it was not recorded."""
+        return nullcontext(None)
 
     def close(self) -> None:
         """Nothing runs."""

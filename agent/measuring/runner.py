@@ -1,12 +1,14 @@
 """Where processes run: on this machine, or nowhere (recorded runs are replayed, see replay.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from ...objectives.fingerprint import Fingerprint
 from ...studies import Outcome, RunKind, UserError, check_calls
+from ..bundle import with_compiled_code
 from ..trial import Executor, Job, TrialResult, cold_import_s, measure_cold_start, write_trial_folder
 
 INFRASTRUCTURE_TRIES = 3
@@ -37,6 +39,12 @@ class Runner(Protocol):
 
     def cold_start(self, folder: Path, timeout_s: float) -> TrialResult:
         """Start a trial's folder once in a fresh process with empty compiler caches."""
+        ...
+
+    def with_compiled_code(
+        self, folder: Path, packages: Sequence[str], timeout_s: float
+    ) -> AbstractContextManager[Path | None]:
+        """A copy of a trial's folder that loads compiled code; None where that cannot be built."""
         ...
 
     def close(self) -> None:
@@ -93,6 +101,12 @@ class LocalRunner:
     def cold_start(self, folder: Path, timeout_s: float) -> TrialResult:
         """See measure_cold_start."""
         return measure_cold_start(folder, self.device, timeout_s)
+
+    def with_compiled_code(
+        self, folder: Path, packages: Sequence[str], timeout_s: float
+    ) -> AbstractContextManager[Path | None]:
+        """See bundle.with_compiled_code."""
+        return with_compiled_code(folder, self.device, packages, timeout_s)
 
     def close(self) -> None:
         """End the fork server."""

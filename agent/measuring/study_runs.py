@@ -4,12 +4,15 @@ import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from ...objectives.measuring import Plan
 from ...objectives.measuring.stopping import interval_target
-from ...search_space import Configuration, apply_source
+from ...search_space import Configuration, apply_source, technique
 from ...studies import Outcome, Records, RunKind, RunRecord, Study, UserError, picture_names, workload_key
 from ..results import Results
 from ..trial import PICTURES, Job, TrialResult, finished_trial, run_folder, trial_folder
@@ -127,13 +130,26 @@ class StudyRuns:
         result = TrialResult(outcome=Outcome.UNSUPPORTED, reason=reason)
         return self._record(kind, configuration, result, trial=trial, **also)
 
-    def cold_start(self, number: int, configuration: Configuration, folder: Path, position: int) -> RunRecord:
-        """Start a trial's folder cold. The run is not stored."""
+    def with_compiled_code(self, configuration: Configuration, folder: Path) -> AbstractContextManager[Path | None]:
+        """A copy of a trial's folder that loads compiled code, which is built for it; None where that fails."""
+        used = [(technique(step.technique), step.parameters) for step in configuration.steps]
+        needed = {Requirement(package).name for known, values in used for package in known.packages_with(values)}
+        deadlines_s = self.study.deadlines_s
+        # Each request may need code of its own, and each is compiled once.
+        timeout_s = deadlines_s.load + deadlines_s.apply + 2 * deadlines_s.first_call + deadlines_s.pictures
+        return self.runner.with_compiled_code(folder, sorted(needed), timeout_s)
+
+    def cold_start(
+        self, number: int, configuration: Configuration, folder: Path, position: int, way: str | None = None
+    ) -> RunRecord:
+        """Start a trial's folder cold, or a copy of it that loads code kept in a `way`. The run is not stored."""
         deadlines_s = self.study.deadlines_s
         timeout_s = deadlines_s.load + deadlines_s.apply + deadlines_s.first_call
         if not folder.is_dir():
             raise UserError(f"{folder} was deleted, so it cannot be started cold: {FILES_GONE}")
         result = self.runner.cold_start(folder, timeout_s)
+        if way is not None and result.outcome is Outcome.COMPLETE:
+            result = dataclasses.replace(result, measurements={**result.measurements, "way": way})
         return self._record(RunKind.COLD_START, configuration, result, trial=number, position=position)
 
     def _record(

@@ -2,6 +2,7 @@
 
 from .ablation import Ablation, Earned, ablation_of, alone, without
 from .baselines import TORCH_COMPILE, is_torch_compile_alone
+from .cold_estimate import carries_code
 from .confirmation import Speed
 from .doubts import Doubt, DoubtKind, ended_early_words, picture_doubts, study_doubts, unconfirmed
 from .front import TIE_RULE, pareto_front
@@ -14,6 +15,7 @@ from .summary import (
     age_words,
     call_words,
     cold_start_words,
+    compiling_text,
     cost_words,
     evidence_words,
     floor_note,
@@ -43,7 +45,9 @@ __all__ = [
     "age_words",
     "alone",
     "call_words",
+    "carries_code",
     "cold_start_words",
+    "compiling_text",
     "cost_words",
     "ended_early_words",
     "evidence_words",

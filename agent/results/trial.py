@@ -14,6 +14,7 @@ from ...objectives.verdict import Verdict, configuration_drift
 from ...search_space import Configuration
 from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError, without_secrets
 from ..trial import COLD_START_FIGURES, PICTURES
+from .cold_estimate import estimated_cold_start_s
 from .confirmation import Confirmation, Speed
 from .machine import in_doubt
 
@@ -160,13 +161,29 @@ class Trial:
         return self.measurements.get("dominated_by")
 
     @cached_property
+    def cold_starts(self) -> dict[str | None, Mapping[str, float]]:
+        """{the way in which compiled code was kept and loaded, None where it compiled whatever it had to: medians of
+        real cold processes, in s: each phase, `cold_start_s` in all, and how many (`n`)}.
+        """
+        by_way: dict[str | None, list[Mapping[str, Any]]] = {}
+        for run in self.runs(RunKind.COLD_START):
+            if run.complete:
+                by_way.setdefault(run.measurements.get("way"), []).append(run.measurements)
+        return {
+            way: {name: statistics.median(one[name] for one in found) for name in COLD_START_FIGURES}
+            | {"n": len(found)}
+            for way, found in by_way.items()
+        }
+
+    @property
+    def cold_start_way(self) -> str | None:
+        """The way in which the processes of `cold_start_measured` loaded compiled code."""
+        return max(self.cold_starts, key=lambda way: way is not None, default=None)
+
+    @property
     def cold_start_measured(self) -> Mapping[str, float] | None:
-        """Medians of real cold processes, in s: each phase, `cold_start_s` in all, and how many (`n`); None without."""
-        found = [run.measurements for run in self.runs(RunKind.COLD_START) if run.complete]
-        if not found:
-            return None
-        medians = {name: statistics.median(one[name] for one in found) for name in COLD_START_FIGURES}
-        return {**medians, "n": len(found)}
+        """Its cold starts with compiled code, where there are some, else without; None where it was not started so."""
+        return self.cold_starts.get(self.cold_start_way)
 
     # The one estimate of each figure, which every text, table and plot shows.
 
@@ -174,12 +191,14 @@ class Trial:
         """The estimate of a figure, for a complete trial.
 
         latency_ms: on one scale for all trials of the study (see `Results.latency_ms`). drift: of the pictures that
-        all trials have, so that trials can be compared.
+        all trials have, so that trials can be compared. cold_start_s: see cold_estimate.py.
         """
         if name == "latency_ms":
             return self.results.latency_ms(self)
         if name == "drift":
             return self.drift
+        if name == "cold_start_s":
+            return estimated_cold_start_s(self)
         return float(self.measurements[name])
 
     def known_figure(self, name: str) -> float | None:

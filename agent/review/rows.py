@@ -13,6 +13,7 @@ from ..results import (
     age_words,
     call_words,
     cold_start_words,
+    compiling_text,
     cost_words,
     ended_early_words,
     evidence_words,
@@ -68,6 +69,8 @@ class Row:
     cold_start_measured: dict[str, float] | None = None
     """Medians of `n` real cold processes, in s; the figure `cold_start_s` is the estimate that every trial has."""
     cold_start_text: str = ""
+    cold_start_compiling: str = ""
+    """What it takes when it compiles, where it can load compiled code instead."""
     calls: list[str] = field(default_factory=list)
     """How far the timed calls of its own process lie apart and why no more were made, a line per shape of request."""
     call_range: tuple[float, float] | None = None
@@ -151,6 +154,7 @@ def row_of(trial: Trial, by: str = "latency_ms") -> Row:
         speed_text=str(trial.speed),
         cold_start_measured=None if measured is None else dict(measured),
         cold_start_text=cold_start_words(trial),
+        cold_start_compiling=compiling_text(trial),
         calls=call_words(trial),
         call_range=_call_range(trial),
         setup_memory=Shown(setup_gib, FIGURE["peak_vram_gib"].text(setup_gib)),

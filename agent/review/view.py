@@ -1,5 +1,6 @@
 """A study in one object that can be written as JSON: what report, dashboard, notebook and `--json` show."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..results import (
     Canary,
     Doubt,
     Results,
+    Trial,
     ablation_of,
     floor_note,
     headline,
@@ -24,6 +26,17 @@ from .explain import remembered
 from .rows import Row, row_of
 
 SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """Real processes of a trial with empty compiler caches."""
+
+    number: int
+    way: str | None
+    """In which the compiled code was kept that they loaded; None: they compiled what they had to."""
+    seconds: dict[str, float]
+    """COLD_START_FIGURES, each the median of `n`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +78,8 @@ class StudyView:
     """The fastest first."""
     finalists: list[int]
     """What confirming blocks compared with the reference or torch.compile, the fastest first."""
-    cold_starts: list[int]
-    """The reference and the finalists, as far as real cold processes were timed."""
+    cold_starts: list[ColdStart]
+    """The reference, torch.compile and the finalists, as far as real cold processes were timed."""
     rows: list[Row]
     """Every trial, failures included."""
 
@@ -118,6 +131,11 @@ class StudyView:
         return asdict(self)
 
 
+def _cold_starts(trials: Sequence[Trial | None]) -> list[ColdStart]:
+    each = {trial.number: trial for trial in trials if trial is not None}.values()
+    return [ColdStart(one.number, way, dict(medians)) for one in each for way, medians in one.cold_starts.items()]
+
+
 def study_view(results: Results) -> StudyView:
     """Built once. Raises UserError when the study has no measured reference yet."""
     record, study = results.record, results.study
@@ -149,7 +167,7 @@ def study_view(results: Results) -> StudyView:
         optimised=list(study.optimised),
         front=[trial.number for trial in results.front],
         finalists=[trial.number for trial in finalists],
-        cold_starts=[trial.number for trial in (reference, *finalists) if trial.cold_start_measured is not None],
+        cold_starts=_cold_starts([reference, compiled, results.torch_compile_best, *finalists]),
         rows=rows,
         techniques={known.name: known.summary for known in known_techniques() if known.name in used},
         floor=results.floor,

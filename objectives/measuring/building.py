@@ -10,9 +10,11 @@ from .latency import synchronize
 from .loading import find_apply, load_file, only_sources
 from .phases import Phases
 
-STANDALONE, PORTABLE = "standalone_compile", "portable_cache"
-WAYS = (STANDALONE, PORTABLE)
-"""torch.export and standalone_compile of each call; torch.compile, and what torch has kept of it in its caches."""
+PORTABLE = "portable_cache"
+"""torch.compile, and what torch has kept of it in its caches."""
+WAYS = ("standalone_compile", "aot_compile", PORTABLE, "aotinductor")
+"""Of each call: torch.export and standalone_compile; torch.compile(...).aot_compile; torch.export and AOTInductor. What
+is most likely to be the best, or quick to build, comes first."""
 
 
 def build_artefacts(
@@ -38,7 +40,9 @@ def build_artefacts(
     began = time.perf_counter()
     with phases("apply"):
         applied = load_file(file, "apply")
-        if way == STANDALONE:
+        if way != PORTABLE:
+            if not (artefacts / "index.json").exists():
+                _write_index(artefacts, way)
             applied.apply(pipelines, artefacts=artefacts, on_miss="build")
         else:
             applied.apply(pipelines)
@@ -47,7 +51,7 @@ def build_artefacts(
             checked_pictures(workload.run(pipelines, request), request)
         synchronize(device)
     seconds = time.perf_counter() - began
-    if way == STANDALONE:
+    if way != PORTABLE:
         index = json.loads((artefacts / "index.json").read_text())
         reasons = {f"{one['part']} of {one['module']}": one["failed"] for one in index["parts"] if "failed" in one}
         if not any("failed" not in one for one in index["parts"]):
@@ -59,6 +63,13 @@ def build_artefacts(
     if saved is None:
         raise RuntimeError("torch has nothing in its caches")
     (artefacts / "cache.bin").write_bytes(saved[0])
-    index = {"schema": 1, "way": PORTABLE, "torch": torch.__version__, "parts": []}
-    (artefacts / "index.json").write_text(json.dumps(index, indent=1))
+    _write_index(artefacts, way)
     return {"seconds": seconds, "parts": 1, "reasons": {}}
+
+
+def _write_index(artefacts: Path, way: str) -> None:
+    """Of a folder that holds nothing yet; search_space/_artefacts.py reads it."""
+    import torch
+
+    index = {"schema": 1, "way": way, "torch": torch.__version__, "parts": []}
+    (artefacts / "index.json").write_text(json.dumps(index, indent=1))

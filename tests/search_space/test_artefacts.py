@@ -1,5 +1,6 @@
 """Compiled code that travels: it computes with the weights that are there, for the calls that it was built for."""
 
+import json
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from paretune.search_space import Configuration, apply_source
+from paretune.search_space._standalone import start_triton
 from paretune.search_space._structure import watched_structure
 from paretune.testing import fuse_lora, ip_adapter, load_lora, picture, relative_difference, tiny_sdxl
 
@@ -48,18 +50,32 @@ def apply_py() -> types.ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def artefacts(apply_py: types.ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built once, from the call of a denoiser with other weights than any test has."""
-    folder = tmp_path_factory.mktemp("bundle") / "artefacts"
-    denoiser = Denoiser(seed=1)
+def build(apply_py: types.ModuleType, folder: Path, way: str, denoiser: torch.nn.Module) -> Path:
+    """Code for the call of a denoiser."""
+    folder.mkdir()
+    (folder / "index.json").write_text(json.dumps({"schema": 1, "way": way, "torch": torch.__version__, "parts": []}))
     pipelines = {"main": SimpleNamespace(unet=denoiser)}
     apply_py.apply(pipelines, folder, on_miss="build")
     call(denoiser)
     call(denoiser)
     counted = apply_py.counters(pipelines)
-    assert (counted["missed"], counted["loaded"]) == (1, 1)
+    assert (counted["missed"], counted["loaded"]) == (1, 1), (folder / "index.json").read_text()
     return folder
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "standalone_compile",
+        pytest.param("aot_compile", marks=pytest.mark.slow),
+        pytest.param("aotinductor", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
+)
+def artefacts(
+    request: pytest.FixtureRequest, apply_py: types.ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Built once in each way, from the call of a denoiser with other weights than any test has."""
+    return build(apply_py, tmp_path_factory.mktemp("bundle") / "artefacts", request.param, Denoiser(seed=1))
 
 
 def call(denoiser: Any, batch: int = 4, **changed: Any) -> torch.Tensor:
@@ -101,6 +117,64 @@ def test_code_computes_with_the_weights_of_the_live_module(apply_py: types.Modul
         assert torch.allclose(call(denoiser), eager(denoiser), atol=1e-5), number
         assert apply_py.counters(pipelines)["loaded"] == number
     assert apply_py.counters(pipelines)["graphs"] == 0
+
+
+class Plain(torch.nn.Module):
+    """Nothing but products of matrices, which torch need not compile anything for."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last = torch.nn.Linear(8, 16), torch.nn.Linear(16, 8)
+        self.eval()
+
+    def forward(self, sample: torch.Tensor, **others: Any) -> Any:
+        """The noise alone."""
+        return (self.last(self.first(sample)),)
+
+
+def test_code_of_aot_compile_takes_other_weights_too(apply_py: types.ModuleType, tmp_path: Path) -> None:
+    folder = build(apply_py, tmp_path / "artefacts", "aot_compile", Plain(seed=1))
+    denoiser = Plain()
+    apply_py.apply({"main": SimpleNamespace(unet=denoiser)}, folder, on_miss="error")
+
+    def fits() -> bool:
+        return torch.allclose(call(denoiser), call(lambda **arguments: Plain.forward(denoiser, **arguments)), atol=1e-5)
+
+    assert fits()
+    denoiser.first.weight.data.mul_(3)
+    denoiser.last.bias = torch.nn.Parameter(torch.randn(8))
+    assert fits()
+    with pytest.raises(RuntimeError, match="nothing was built for such a call"):
+        call(denoiser, batch=3)
+
+
+def test_triton_finds_its_access_to_the_driver_in_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Triton does it: compiled into whatever its folder is when it is first needed."""
+
+    class CudaUtils:
+        def __init__(self) -> None:
+            library = Path(os.environ["TRITON_CACHE_DIR"], "key", "cuda_utils.so")
+            if not library.exists():
+                library.parent.mkdir(parents=True)
+                library.write_text(f"compiled {sum(1 for _ in tmp_path.rglob('*.so'))}")
+            self.found = library.read_text()
+
+    class Driver:
+        @property
+        def active(self) -> Any:
+            return SimpleNamespace(utils=CudaUtils())
+
+    monkeypatch.setitem(sys.modules, "triton.backends.nvidia.driver", types.ModuleType("driver"))
+    monkeypatch.setattr(sys.modules["triton.backends.nvidia.driver"], "CudaUtils", CudaUtils, raising=False)
+    for name in ("triton", "triton.backends", "triton.backends.nvidia", "triton.runtime"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys.modules["triton.runtime"], "driver", Driver(), raising=False)
+    start_triton(tmp_path / "driver", changing=False)
+    assert not list(tmp_path.rglob("*.so")), "a bundle that has none is left as it is"
+    start_triton(tmp_path / "driver", changing=True)
+    start_triton(tmp_path / "driver", changing=False)
+    assert [file.read_text() for file in tmp_path.rglob("*.so")] == ["compiled 0"]
 
 
 @pytest.fixture

@@ -37,16 +37,24 @@ CASES: dict[str, tuple[Counted, int | None, str | None]] = {
 
 @pytest.mark.parametrize(("found", "announced", "words"), CASES.values(), ids=CASES)
 def test_whoever_compiles_captures_or_misses_is_named(found: Counted, announced: int | None, words: str | None) -> None:
-    checks = judge_counts(found, announced, with_artefacts=True)
+    checks = judge_counts(found, announced, "standalone_compile")
     failed = [check.text for check in checks if not check.passed]
     assert len(failed) == (words is not None)
     assert words is None or words in failed[0]
 
 
 def test_a_bundle_without_compiled_code_that_compiles_is_told_how_to_have_some() -> None:
-    compiled, *_ = judge_counts(counted(first={"cat": {GRAPHS: 1}}), None, with_artefacts=False)
+    compiled, *_ = judge_counts(counted(first={"cat": {GRAPHS: 1}}), None, None)
     assert compiled.text.endswith("it holds no compiled code: export it with artefacts on a machine like this one")
-    assert all(check.passed for check in judge_counts(counted(), None, with_artefacts=False)), "it needs none"
+    assert all(check.passed for check in judge_counts(counted(), None, None)), "it needs none"
+
+
+def test_what_torchs_portable_cache_is_found_for_is_traced_and_not_compiled() -> None:
+    compiled, *_ = judge_counts(counted(first={"cat": {GRAPHS: 2}, "dog": {GRAPHS: 1}}), 0, "portable_cache")
+    assert compiled.passed
+    assert compiled.text.endswith("; 3 graphs were traced, and found in torch's portable cache: that takes time, too")
+    compiled, *_ = judge_counts(counted(first={"cat": {GRAPHS: 2, CPP: 1}}), 0, "portable_cache")
+    assert (compiled.passed, compiled.text) == (False, "request cat: 1 C++ files compiled")
 
 
 def test_cold_starts_are_told_by_phase_with_and_without_the_artefacts(

@@ -1,14 +1,19 @@
 """Compiled code for a bundle: every way is tried in fresh processes, what is finished stays, the best is taken."""
 
 import json
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from paretune.agent.bundle import ways
-from paretune.agent.bundle.ways import Wanted, Way, build_ways
+from paretune.agent.bundle import WAY, cold_starts, ways, with_compiled_code
+from paretune.agent.bundle.proof import count_twice, judge_counts
+from paretune.agent.bundle.ways import Artefacts, Wanted, Way, build_ways
 from paretune.agent.trial import write_scripts
+from paretune.objectives.measuring.building import WAYS
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration, apply_source
 from paretune.studies import sha256
@@ -59,7 +64,7 @@ def bundle(tmp_path: Path) -> Path:
 def wanted(tmp_path: Path) -> Wanted:
     """Random weights: pictures are only looked at for numbers that are not finite."""
     shown = [tmp_path / f"{name}.png" for name in ("cat-0", "dog-0", "dog-1")]
-    return Wanted("cpu", [], 1, 1, 0.02, shown, Verdict.NOT_ASSESSED, cold_starts=1)
+    return Wanted("cpu", [], 1, 1, 0.02, shown, Verdict.NOT_ASSESSED, cold_starts=1, times_compiling=math.inf)
 
 
 def way(name: str, **known: Any) -> Way:
@@ -99,25 +104,85 @@ def test_what_is_finished_stays_when_building_is_interrupted(
         build_ways(bundle, work, wanted)
     assert not (bundle / "artefacts").exists()
     found = build_ways(bundle, work, wanted)
-    assert tried == ["standalone_compile", "portable_cache", "portable_cache"]
-    assert [(one.name, one.failed) for one in found] == [
-        ("standalone_compile", None),
-        ("portable_cache", "torch has nothing in its caches"),
-    ]
+    assert tried == ["standalone_compile", "aot_compile", "portable_cache", "portable_cache", "aotinductor"]
+    assert {one.name: one.failed for one in found} == {
+        "standalone_compile": None,
+        "aot_compile": None,
+        "portable_cache": "torch has nothing in its caches",
+        "aotinductor": None,
+    }
     assert (bundle / "artefacts" / "index.json").read_text() == "standalone_compile"
     (bundle / "artefacts" / "index.json").unlink()
     (bundle / "artefacts").rmdir()
     (bundle / "apply.py").write_text("another")
     build_ways(bundle, work, wanted)
-    assert tried[3:] == ["standalone_compile", "portable_cache"]
+    assert tried[5:] == list(WAYS)
+
+
+def test_a_way_is_not_tried_when_the_others_took_as_long_as_all_may(
+    bundle: Path, wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    took = {"standalone_compile": 100.0, "aot_compile": 130.0, "portable_cache": 30.0}
+
+    def run(name: str, place: Path, wanted: Wanted, on_step: Any) -> Way:
+        clock[0] += took[name]
+        if name == "portable_cache":
+            raise RuntimeError("torch has nothing in its caches")
+        (place / "bundle" / "artefacts").mkdir()
+        return way(name, build_s=30.0)
+
+    monkeypatch.setattr(ways, "_try", run)
+    monkeypatch.setattr(ways, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    built = Artefacts(ways=tuple(build_ways(bundle, tmp_path / "work", replace(wanted, times_compiling=4.0))))
+    assert [one.failed for one in built.ways if one.not_tried] == [
+        "not tried: the others took 260 s, 4 times as long as building them"
+    ]
+    assert built.words() == (
+        "Trying 3 of 4 ways to keep compiled code took 260 s, 4.3 times as long as the building alone. "
+        "standalone_compile is in the bundle: a cold start takes 5.0 s."
+    )
+
+
+def test_cold_starts_end_when_their_time_is_over_but_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def run_cold(*about: Any) -> dict[str, Any]:
+        clock[0] += 10.0
+        phases = {"import": 1.0, "load": 1.0, "apply": 1.0}
+        return {"phases_s": phases, "first_call_ms": 1000.0, "after_s": 0.0, "process_s": 5.0}
+
+    monkeypatch.setattr(cold_starts, "run_cold", run_cold)
+    monkeypatch.setattr(cold_starts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    made = [cold_starts.measure_cold_starts(tmp_path, "cpu", 5, most_s=most_s).n for most_s in (-1.0, 35.0, 1000.0)]
+    assert made == [1, 3, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_trial_is_started_with_compiled_code_before_anything_is_exported(bundle: Path, tmp_path: Path) -> None:
+    trial = tmp_path / "trial"
+    shutil.copytree(bundle / "check", trial)
+    shutil.copyfile(bundle / "apply.py", trial / "apply.py")
+    before = sorted(trial.rglob("*"))
+    with with_compiled_code(trial, "cpu", [], 500) as folder:
+        assert folder is not None
+        found = count_twice(folder / "run.py", "cpu", tmp_path / "twice", folder)
+        assert all(check.passed for check in judge_counts(found, 0, WAY))
+    assert sorted(trial.rglob("*")) == before
+    (trial / "workload.json").write_text("{")
+    with with_compiled_code(trial, "cpu", [], 500) as folder:
+        assert folder is None, "nothing can be built"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_both_ways_are_built_and_measured_and_the_code_travels(bundle: Path, wanted: Wanted, tmp_path: Path) -> None:
+def test_every_way_is_built_and_measured_and_the_code_travels(bundle: Path, wanted: Wanted, tmp_path: Path) -> None:
     said: list[tuple[int, int, str]] = []
     found = build_ways(bundle, tmp_path / "work", wanted, lambda *step: said.append(step))
-    assert {one.name: one.failed for one in found} == {"standalone_compile": None, "portable_cache": None}
+    assert {one.name: one.failed for one in found} == dict.fromkeys(WAYS)
     (standalone,) = [one for one in found if one.name == "standalone_compile"]
     assert (standalone.parts, standalone.reasons) == (2, {})
     assert standalone.cold_start_s is not None
