@@ -15,7 +15,7 @@ from .._visits import LORA
 
 
 class LoraHotswapParameters(Parameters):
-    """most_rank: the largest rank of any LoRA that will come. Smaller ones are filled up with zeros, and cost as much."""
+    """most_rank: of any LoRA that will come. Smaller ones are filled up with zeros, and cost as much."""
 
     most_rank: Literal[16, 32, 64, 128] = 64
 
