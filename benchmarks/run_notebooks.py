@@ -1,11 +1,14 @@
 """Runs the notebooks and keeps their outputs: python benchmarks/run_notebooks.py [NAME ...] [--into FOLDER]
 
-They run in the order of their names, because the third reads what the first has measured.
+They run in the order of their names, because the third reads what the first has measured. --folder keeps what they have
+measured, and a later run goes on with it.
 """
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -15,13 +18,28 @@ TIMEOUT_S = 3600
 
 
 def run(file: Path, folder: Path) -> nbformat.NotebookNode:
-    """A notebook with its outputs, run in `folder`. Raises CellExecutionError."""
+    """A notebook with its outputs, run in `folder`, without what belongs to this machine. Raises CellExecutionError."""
+    # Figures as data: with plotly's own JavaScript, each notebook would have megabytes of it.
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     notebook = nbformat.read(file, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=TIMEOUT_S, resources={"metadata": {"path": str(folder)}})
     client.execute()
     for cell in notebook.cells:
         cell.get("metadata", {}).pop("execution", None)  # when it ran, which is another time on every run
+        if cell.cell_type == "code":
+            # What libraries warn of, with the paths where they are installed.
+            shown = [one for one in cell.outputs if one.get("name") != "stderr"]
+            cell.outputs = [_without_path(one, str(folder.resolve())) for one in shown]
+    notebook.metadata.pop("widgets", None)
     return notebook
+
+
+def _without_path(value: Any, path: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(path, ".")
+    if isinstance(value, dict):
+        return type(value)({name: _without_path(item, path) for name, item in value.items()})
+    return [_without_path(item, path) for item in value] if isinstance(value, list) else value
 
 
 def main() -> None:
@@ -29,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="beginnings of notebooks' names; by default all of them")
     parser.add_argument("--into", type=Path, default=NOTEBOOKS, help="by default over themselves")
+    parser.add_argument("--folder", type=Path, help="where they run; by default one that is deleted afterwards")
     options = parser.parse_args()
     chosen = [
         file
@@ -36,9 +55,11 @@ def main() -> None:
         if not options.names or any(file.name.startswith(name) for name in options.names)
     ]
     with tempfile.TemporaryDirectory(prefix="paretune-notebooks-") as scratch:
+        folder = options.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         for file in chosen:
             print(f"{file.name} ...", flush=True)
-            nbformat.write(run(file, Path(scratch)), options.into / file.name)
+            nbformat.write(run(file, folder), options.into / file.name)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ SPEED: tuple[Offer, ...] = (
     Offer("cuda_graphs"),
     Offer("ip_adapter_swap"),
     Offer("lora_merge"),
+    Offer("lora_hotswap", {"most_rank": (16, 64)}),
     Offer("channels_last"),
     Offer("fused_qkv"),
     Offer("cudnn_benchmark"),

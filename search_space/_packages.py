@@ -6,6 +6,7 @@ from packaging.requirements import Requirement
 
 COMMANDS = {
     "torchao": "pip install 'paretune[torchao]'",
+    "peft": "pip install 'paretune[adapters]'",
     # A source distribution: with its CUDA kernels where nvcc is; elsewhere its tracing and its CUDA graphs remain.
     "stable-fast": (
         "WITH_CUDA=$(command -v nvcc > /dev/null && echo 1 || echo 0) BUILD_VERSION=1.0.5 "

@@ -129,6 +129,11 @@ RULES: tuple[Rule, ...] = (
         "an adapter that is loaded later brings attention processors of its own: it is ignored, or it undoes these",
         lambda case: case.adapters,
     ),
+    Rule(("lora_merge", "lora_hotswap"), "each takes the place of the other: choose one way for LoRAs"),
+    Rule(
+        ("lora_hotswap", Trait.QUANTIZES),
+        "the layers of a LoRA are added after quantization, which PEFT does for few kinds of quantized weights",
+    ),
     Rule(
         (Trait.WRITES_WEIGHTS, Trait.QUANTIZES),
         "a LoRA cannot be written into quantized weights, nor taken out of them",

@@ -14,6 +14,7 @@ from ._technique import Technique
 from ._trusted import trusted
 from ._watch import applied_once, watch
 from .adapters.ip_adapter_swap import TECHNIQUE as IP_ADAPTER_SWAP
+from .adapters.lora_hotswap import TECHNIQUE as LORA_HOTSWAP
 from .adapters.lora_merge import TECHNIQUE as LORA_MERGE
 from .attention.attention_backend import TECHNIQUE as ATTENTION_BACKEND
 from .attention.fused_qkv import TECHNIQUE as FUSED_QKV
@@ -65,6 +66,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     EXPANDABLE_SEGMENTS,
     IP_ADAPTER_SWAP,
     LORA_MERGE,
+    LORA_HOTSWAP,
     SCHEDULER,
     FUSED_QKV,  # before quantization: quantized weights cannot be concatenated
     ATTENTION_BACKEND,

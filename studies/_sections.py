@@ -208,10 +208,10 @@ class Budget(Section):
 class Measurement(Section):
     """How each trial is measured."""
 
-    calls: int = Field(default=5, ge=5, le=MOST_CALLS)
+    calls: int = Field(default=5, ge=3, le=MOST_CALLS)
     """Timed calls per shape of request, at least. More follow until the median's 95 % interval is half as wide as the
     noise floor, or `most_calls` or `most_seconds` are reached."""
-    most_calls: int = Field(default=100, ge=5, le=MOST_CALLS)
+    most_calls: int = Field(default=100, ge=3, le=MOST_CALLS)
     """Timed calls per shape of request, at most."""
     most_seconds: float = Field(default=20, gt=0, le=MOST_SECONDS)
     """Timed seconds per shape of request, at most (at least `calls` calls are made)."""

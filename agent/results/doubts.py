@@ -143,6 +143,8 @@ def unconfirmed(trial: Trial) -> Doubt | None:
         text = f"Trial {trial.number} is faster than the reference, {still}: {found.words()}"
         return Doubt(DoubtKind.TORCH_COMPILE_FASTER, text)
     if found is not None and found.reference is not None:
+        if results.reference.broken_limits() and trial.acceptable:
+            return None  # to keep the limits is its gain; the headline has the times
         text = f"Confirming trial {trial.number} did not show a gain: {found.words()}"
         return Doubt(DoubtKind.NO_GAIN, text)
     # A launch that has confirmed others already would not confirm this one if it were launched again.

@@ -20,8 +20,11 @@ def headline(results: Results) -> str:
     if best is None:
         return f"No measured configuration of {results.name} keeps the study's limits."
     confirmation = best.confirmation
+    fits = _fits(best) if reference.broken_limits() and best is not reference else ""
     if confirmation is not None and confirmation.reference is not None and confirmation.faster:
-        return _claim(results, best, confirmation, confirmation.reference)
+        return fits + _claim(results, best, confirmation, confirmation.reference)
+    if fits and not results.reference_contradicted:
+        return f"{fits}{_traded(best)}"
     if results.reference_contradicted and (confirmation is None or confirmation.reference is None):
         return (
             f"There is no result for {results.name}: the reference took a different time whenever it was measured "
@@ -40,6 +43,33 @@ def headline(results: Results) -> str:
     return (
         f"No gain of {results.name} is confirmed. Trial {best.number} ({best.configuration}) was faster than the "
         "reference when each was measured once: it is unconfirmed."
+    )
+
+
+def _fits(best: Trial) -> str:
+    """That the limits rule the unchanged pipelines out, and what keeps them."""
+    broken = "; ".join(best.results.reference.broken_limits())
+    return f"The unchanged pipelines break the study's limits ({broken}); trial {best.number} keeps them. "
+
+
+def _traded(best: Trial) -> str:
+    """What a configuration that keeps the limits costs, where it is not faster than the reference."""
+    results, reference = best.results, best.results.reference
+    found = None if best.confirmation is None else best.confirmation.reference
+    if found is None:
+        time = f"{best.text('latency_ms')} against {reference.text('latency_ms')} when each was measured once"
+    else:
+        least, most = (1 / times for times in reversed(found.interval))
+        time = (
+            f"{found.ratio:.2f} times as long ({best.text('latency_ms')} against {reference.text('latency_ms')}; 95 % "
+            f"interval {least:.2f} to {most:.2f} in {found.blocks} blocks of fresh processes)"
+        )
+    pictures = best.verdict_words()
+    if best.picture_count and results.quality_assessed:
+        pictures += f" (on {best.picture_count} pictures)"
+    return (
+        f"What was traded: memory {best.text('peak_vram_gib')} against {reference.text('peak_vram_gib')}; {time}; "
+        f"pictures: {pictures}."
     )
 
 

@@ -10,6 +10,7 @@ import optuna
 from ...objectives.figures import FIGURE
 from ...search_space import (
     Configuration,
+    Goal,
     PipelineFacts,
     Recipe,
     SameEffect,
@@ -83,6 +84,10 @@ class SearchLoop:
                 recipes = list(fitting_recipes(self._space, self._target, self._pipelines))
             quick = [one for recipe, one in recipes if is_quick(recipe, one)]
             later = [one for recipe, one in recipes if not is_quick(recipe, one)]
+            if self._results.reference.constraint_values.get("peak_vram_gib", 0) > 0:
+                # What needs too much memory, however fast, is no answer to this study.
+                small = [one for recipe, one in recipes if recipe.goal is Goal.LEAST_MEMORY]
+                quick, later = small + quick, [one for one in later if one not in small]
             self._enqueue(self._runs.study.presets() + quick)
             later = self._baseline() + later
             if self._runs.study.sampler.guided:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique
+from .._turns import take_turns
 from .._visits import IP_ADAPTER
 
 
@@ -45,15 +46,12 @@ def adapter_key(arguments: Any) -> Any:
     return arguments if arguments is None or isinstance(arguments, (bool, int, float)) else id(arguments)
 
 
-def kept_adapters(unet: Any, how: str) -> Any:
-    """An object that has load(pipeline, original, args, kwargs) and unload(pipeline, original) for this U-Net."""
-    import threading
-
+def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
+    """load(pipeline, original, args, kwargs) and unload(pipeline, original) for this U-Net. lock: of its pictures."""
     import torch
 
     counts = {"loaded": 0, "swapped": 0, "unloaded": 0}
     unet.ip_adapter_swaps = counts
-    lock = threading.RLock()
     if "encoder_hid_proj" in vars(unet) and unet.encoder_hid_proj is None:
         # As it is once an adapter has gone: compiled and recorded code would take the difference for a change.
         del unet.encoder_hid_proj
@@ -209,7 +207,7 @@ def ip_adapter_swap(pipelines: dict[str, Any], *, how: str) -> None:
         if not hasattr(pipeline, "load_ip_adapter") or all(unet is not one for one in denoisers(pipelines)):
             continue
         if id(unet) not in ways:
-            ways[id(unet)] = kept_adapters(unet, how)
+            ways[id(unet)] = kept_adapters(unet, how, take_turns(pipelines, unet))
         load, unload = ways[id(unet)]
         # Past __setattr__, which registers components.
         own = vars(pipeline)
@@ -247,5 +245,5 @@ TECHNIQUE = Technique(
     stage=Stage.WEIGHTS,
     roles=frozenset({Role.DENOISER}),
     adapters_later="IP-Adapters are loaded and unloaded by the pipelines' own methods, as before.",
-    helpers=(torch_modules, denoisers, adapter_key, kept_adapters),
+    helpers=(torch_modules, denoisers, take_turns, adapter_key, kept_adapters),
 )

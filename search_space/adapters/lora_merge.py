@@ -6,19 +6,21 @@ from typing import Any
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
+from .._turns import take_turns
 from .._visits import LORA
 
 
-def merged_loras(pipeline: Any, bases: dict[int, dict[str, Any]]) -> Any:
+def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[str, Any]], lock: Any) -> Any:
     """load(...), unload() and scale(...) in place of a pipeline's own.
 
-    bases: {module: {layer: its weight without any LoRA}}, of all pipelines: they may share modules.
+    loaded: what all pipelines with this denoiser have loaded. bases: {module: {layer: its weight without any LoRA}}, of
+    all pipelines: they may share modules. lock: of the denoiser's pictures.
     """
     import re
 
     import torch
 
-    loaded: dict[str, Any] = {"name": None, "changes": [], "scale": 1.0}
+    loaded.update(name=None, changes=[], scale=1.0)
     pair = re.compile(r"(.+?)\.(?:lora_A|lora\.down|lora_linear_layer\.down)(?:\.default)?\.weight")
 
     def module_and_layer(path: str) -> Any:
@@ -44,7 +46,7 @@ def merged_loras(pipeline: Any, bases: dict[int, dict[str, Any]]) -> Any:
         return float(alpha) / float(said.get(f"{name}.r", rank) if f"{name}.lora_alpha" in said else rank)
 
     def write() -> None:
-        with torch.no_grad():
+        with lock, torch.no_grad():
             for module, layer, weight, down, up, factor in loaded["changes"]:
                 base = bases.setdefault(id(module), {}).setdefault(layer, weight.detach().clone())
                 up, down = (part.to(weight.device, torch.float32) for part in (up, down))
@@ -52,10 +54,10 @@ def merged_loras(pipeline: Any, bases: dict[int, dict[str, Any]]) -> Any:
                 weight.copy_(base.float() + change.reshape(base.shape))
 
     def restore() -> None:
-        with torch.no_grad():
+        with lock, torch.no_grad():
             for module, layer, weight, *_ in loaded["changes"]:
                 weight.copy_(bases[id(module)][layer])
-        loaded.update(name=None, changes=[], scale=1.0)
+            loaded.update(name=None, changes=[], scale=1.0)
 
     def load(source: Any, adapter_name: Any = None, hotswap: bool = False, **kwargs: Any) -> None:
         if loaded["changes"] and not hotswap:
@@ -77,10 +79,10 @@ def merged_loras(pipeline: Any, bases: dict[int, dict[str, Any]]) -> Any:
             raise RuntimeError(
                 "lora_merge: the file has more than pairs of LoRA weights, and all of it would not be used"
             )
-        if loaded["changes"]:
+        with lock:
             restore()
-        loaded.update(name=adapter_name or "default_0", changes=changes)
-        write()
+            loaded.update(name=adapter_name or "default_0", changes=changes)
+            write()
         pipeline.lora_merges = getattr(pipeline, "lora_merges", 0) + 1
 
     def scale(names: Any, adapter_weights: Any = None) -> None:
@@ -97,9 +99,11 @@ def merged_loras(pipeline: Any, bases: dict[int, dict[str, Any]]) -> Any:
 def lora_merge(pipelines: dict[str, Any]) -> None:
     """Take the place of load_lora_weights(), unload_lora_weights() and set_adapters() of every pipeline."""
     bases: dict[int, dict[str, Any]] = {}
+    loaded: dict[int, dict[str, Any]] = {}
     for pipeline in pipelines.values():
-        if hasattr(pipeline, "load_lora_weights") and denoisers({"": pipeline}):
-            load, restore, scale = merged_loras(pipeline, bases)
+        if hasattr(pipeline, "load_lora_weights") and (found := denoisers({"": pipeline})):
+            lock = take_turns(pipelines, found[0])
+            load, restore, scale = merged_loras(pipeline, loaded.setdefault(id(found[0]), {}), bases, lock)
             # Past __setattr__, which registers components.
             vars(pipeline).update(load_lora_weights=load, unload_lora_weights=restore, set_adapters=scale)
 
@@ -136,5 +140,5 @@ TECHNIQUE = Technique(
         "LoRAs are loaded and unloaded by the pipelines' own methods, one at a time; IP-Adapters as before. Weights "
         "that a LoRA changes are held twice."
     ),
-    helpers=(torch_modules, denoisers, merged_loras),
+    helpers=(torch_modules, denoisers, take_turns, merged_loras),
 )

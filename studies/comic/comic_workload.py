@@ -5,14 +5,15 @@ changes; see `load`.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
-from networks import Matting, Upscaler
-from safetensors.torch import load_file
+from networks import LargeMatting, LargeUpscaler, Matting, Upscaler
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 QUICKSTART, SDXL = HERE.parent / "quickstart" / "model", HERE.parent / "sdxl"
@@ -35,8 +36,9 @@ def load(
 
     model: a folder or an id of the hub with an SDXL pipeline; "random" is the full size with random weights; by default
     the quickstart's. parts: a folder with ann, ben, rose and night (.safetensors) that fit it; by default the
-    quickstart's, and random ones for random weights. matting: an id or a folder for transformers, such as
-    ZhengPeng7/BiRefNet; upscaler: a file for spandrel. By default both are small networks of this folder.
+    quickstart's. matting: an id or a folder for transformers, such as ZhengPeng7/BiRefNet; upscaler: a file for
+    spandrel. By default both are small networks of this folder. "random", for each of them, is one of the usual size
+    with random weights.
     """
     number_format = getattr(torch, dtype)
     if model == "random":
@@ -46,13 +48,12 @@ def load(
     refiner = StableDiffusionXLImg2ImgPipeline(**main.components)  # the same modules
     for pipeline in (main, refiner):
         pipeline.set_progress_bar_config(disable=True)
-    folder = Path(parts) if parts is not None else None if model == "random" else HERE
     return {
-        "adapters": Adapters(main, folder),
+        "adapters": Adapters(main, parts),
         "main": main,
         "refiner": refiner,
-        "matting": _matting(matting).to(device).eval(),
-        "upscaler": _upscaler(upscaler).to(device).eval(),
+        "matting": _matting(matting).to(device, number_format).eval(),
+        "upscaler": _upscaler(upscaler).to(device, number_format).eval(),
     }
 
 
@@ -65,13 +66,13 @@ def run(pipelines: Mapping[str, Any], request: Any) -> torch.Tensor:
         pictures = _drawn(
             pipelines["refiner"], request, {"image": pictures, "strength": request.arguments["strength"]}, seed=1000
         )
-    pictures = pictures.float()
+    pictures = pictures.to(pipelines["main"].unet.dtype)
     shown = pipelines["matting"](pictures)
     shown = shown[-1].sigmoid() if isinstance(shown, (list, tuple)) else shown  # BiRefNet's are logits, coarse to fine
-    paper = torch.tensor(PAPER, device=pictures.device).view(1, 3, 1, 1)
+    paper = torch.tensor(PAPER, device=pictures.device, dtype=pictures.dtype).view(1, 3, 1, 1)
     on_paper = pictures * shown + paper * (1 - shown)
     larger: torch.Tensor = pipelines["upscaler"](on_paper)
-    return larger.clamp(0, 1)
+    return larger.float().clamp(0, 1)
 
 
 def _drawn(pipeline: Any, request: Any, call: dict[str, Any], seed: int = 0) -> torch.Tensor:
@@ -98,10 +99,15 @@ def _drawn(pipeline: Any, request: Any, call: dict[str, Any], seed: int = 0) -> 
 class Adapters:
     """Loads what a request needs, and unloads what the one before has left. They change the U-Net of both pipelines."""
 
-    def __init__(self, main: Any, folder: Path | None) -> None:
-        """folder: of the weights; None for random ones."""
+    def __init__(self, main: Any, parts: str | None) -> None:
+        """parts: see `load`."""
         self._main = main
-        self._folder = folder
+        if parts == "random":
+            # Files, as in production: what an adapter costs begins with reading it.
+            self._temporary = tempfile.TemporaryDirectory(prefix="comic-parts-")
+            _write_random_parts(main.unet, Path(self._temporary.name))
+            parts = self._temporary.name
+        self._folder = HERE if parts is None else Path(parts)
         self._character = ""
         self._lora = ""
         self._before: dict[str, torch.Tensor] = {}
@@ -113,12 +119,12 @@ class Adapters:
             if self._character:
                 self._main.unload_ip_adapter()
             if character:
-                file = {"subfolder": "", "image_encoder_folder": None}
-                if self._folder is None:
-                    weights = _random_ip_adapter(self._main.unet, CHARACTERS[character])
-                    self._main.load_ip_adapter(weights, weight_name="", **file)
-                else:
-                    self._main.load_ip_adapter(str(self._folder), weight_name=f"{character}.safetensors", **file)
+                self._main.load_ip_adapter(
+                    str(self._folder),
+                    subfolder="",
+                    weight_name=f"{character}.safetensors",
+                    image_encoder_folder=None,
+                )
                 self._main.set_ip_adapter_scale(0.7)
             self._character = character
         lora = next((name for name in names if name in LORAS), "")
@@ -133,7 +139,7 @@ class Adapters:
             unet.get_submodule(name).weight.data.copy_(weight)
         if not lora:
             return
-        for name, (a, b) in (_random_lora(unet) if self._folder is None else _read_lora(self._folder, lora)).items():
+        for name, (a, b) in _read_lora(self._folder, lora).items():
             weight = unet.get_submodule(name).weight.data
             self._before.setdefault(name, weight.clone())
             change = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
@@ -152,6 +158,8 @@ def _read_lora(folder: Path, lora: str) -> dict[str, tuple[torch.Tensor, torch.T
 def _matting(place: str | None) -> Any:
     if place is None:
         return _trained(Matting(), "matting")
+    if place == "random":
+        return _random(LargeMatting)
     from transformers import AutoModelForImageSegmentation
 
     return AutoModelForImageSegmentation.from_pretrained(place, trust_remote_code=True)
@@ -160,6 +168,8 @@ def _matting(place: str | None) -> Any:
 def _upscaler(file: str | None) -> Any:
     if file is None:
         return _trained(Upscaler(), "upscaler")
+    if file == "random":
+        return _random(LargeUpscaler)
     from spandrel import ModelLoader
 
     return ModelLoader().load_from_file(file).model
@@ -208,35 +218,37 @@ def _random_pipeline(config: Path, dtype: torch.dtype, device: str) -> Any:
     return StableDiffusionXLPipeline(**components)
 
 
-def _random_ip_adapter(unet: Any, seed: int) -> dict[str, dict[str, torch.Tensor]]:
-    drawn = torch.Generator().manual_seed(seed)
+def _random(kind: Any) -> Any:
+    torch.manual_seed(0)
+    return kind().requires_grad_(False)
+
+
+def _write_random_parts(unet: Any, folder: Path, rank: int = 16) -> None:
+    """Adapters and LoRAs as published ones are made: files of 16 bits, in every cross-attention of the U-Net."""
+    drawn = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=drawn) * 0.02
+        return (torch.randn(*shape, generator=drawn) * 0.02).half()
 
     width = unet.config.cross_attention_dim
-    projection = {"proj.weight": random(4 * width, EMBEDDING), "proj.bias": torch.zeros(4 * width)}
-    adapter = {
-        "image_proj": {**projection, "norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)},
-        "ip_adapter": {},
-    }
-    layers = [name for name in unet.attn_processors if not name.endswith("attn1.processor")]
-    for number, name in enumerate(layers):
-        inner = unet.get_submodule(name.removesuffix(".processor")).inner_dim
-        for key in ("k", "v"):
-            adapter["ip_adapter"][f"{2 * number + 1}.to_{key}_ip.weight"] = random(inner, width)
-    return adapter
-
-
-def _random_lora(unet: Any, rank: int = 16) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    drawn = torch.Generator().manual_seed(7)
-    found = {}
-    for name in unet.attn_processors:
-        for part in ("to_k", "to_v"):
-            layer = f"{name.removesuffix('.processor')}.{part}"
-            out, inside = unet.get_submodule(layer).weight.shape
-            found[layer] = (
-                torch.randn(rank, inside, generator=drawn) * 0.02,
-                torch.randn(out, rank, generator=drawn) * 0.02,
-            )
-    return found
+    layers = [name.removesuffix(".processor") for name in unet.attn_processors if not name.endswith("attn1.processor")]
+    for character in CHARACTERS:
+        adapter = {
+            "image_proj.proj.weight": random(4 * width, EMBEDDING),
+            "image_proj.proj.bias": random(4 * width),
+            "image_proj.norm.weight": torch.ones(width).half(),
+            "image_proj.norm.bias": torch.zeros(width).half(),
+        }
+        for number, name in enumerate(layers):
+            for key in ("k", "v"):
+                inner = unet.get_submodule(name).inner_dim
+                adapter[f"ip_adapter.{2 * number + 1}.to_{key}_ip.weight"] = random(inner, width)
+        save_file(adapter, str(folder / f"{character}.safetensors"))
+    for customer in LORAS:
+        lora = {}
+        for name in layers:
+            for part in ("to_k", "to_v"):
+                out, inside = unet.get_submodule(f"{name}.{part}").weight.shape
+                lora[f"unet.{name}.{part}.lora_A.weight"] = random(rank, inside)
+                lora[f"unet.{name}.{part}.lora_B.weight"] = random(out, rank)
+        save_file(lora, str(folder / f"{customer}.safetensors"))

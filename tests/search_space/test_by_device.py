@@ -57,6 +57,8 @@ stable_fast                                  x    x     x    x     x     x
 torch_tensorrt                               -    x     x    x     x     x
 cuda_graphs                                  -    x     x    x     x     x
 lora_merge                                   x    x     x    x     x     x
+lora_hotswap.most_rank=64                    x    x     x    x     x     x
+lora_hotswap.most_rank=128                   -    -     -    -     -     -
 ip_adapter_swap.how=stash                    x    x     x    x     x     x
 ip_adapter_swap.how=in_place                 x    x     x    x     x     x
 vae_tiling                                   x    x     x    x     x     x
@@ -107,6 +109,6 @@ def test_where_memory_is_small_what_saves_it_is_tried_first() -> None:
     for device in ("A100", "L40S", "H100", "RTX 5090"):
         assert order[device].index("cuda_graphs") < order[device].index("torch_compile")
         assert order[device].index("torch_compile") < order[device].index("model_offload")
-    assert order["CPU"][:2] == ["ip_adapter_swap", "lora_merge"]
+    assert order["CPU"][:3] == ["ip_adapter_swap", "lora_merge", "lora_hotswap"]
     for device, target in DEVICES.items():
         assert set(order[device]) == set(default_space(target)[0].techniques)

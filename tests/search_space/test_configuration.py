@@ -34,7 +34,7 @@ def test_key_is_the_same_on_every_machine_and_in_every_version() -> None:
     # Measurements in people's databases are found by it.
     assert Configuration().key == "26e1bc714975fd3b"
     assert Configuration.of({"fused_qkv": {}}).key == "7d6960668709fc18"
-    assert Configuration.of(EVERY_TECHNIQUE).key == "5f9f2c5989752ec7"
+    assert Configuration.of(EVERY_TECHNIQUE).key == "efd43c6196a969a3"
     assert [step.technique for step in Configuration.of(EVERY_TECHNIQUE).steps] == [
         "dtype",
         "vae_dtype",
@@ -45,6 +45,7 @@ def test_key_is_the_same_on_every_machine_and_in_every_version() -> None:
         "expandable_segments",
         "ip_adapter_swap",
         "lora_merge",
+        "lora_hotswap",
         "scheduler",
         "fused_qkv",
         "attention_backend",

@@ -1,12 +1,17 @@
 """The comic study in its small size: every entry is visited, adapters show in the picture, and leave nothing behind."""
 
 import dataclasses
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from paretune.objectives.measuring.visits import Visits
 from paretune.studies import Workload, read_study
+from paretune.testing import tiny_sdxl
+
+COMIC = Path(__file__).parents[2] / "studies" / "comic"
 
 
 @pytest.mark.slow
@@ -36,6 +41,34 @@ def test_the_comic_workflow_visits_everything_and_swaps_leave_no_trace() -> None
 def test_full_size_is_set_by_options_alone() -> None:
     settings = ["workload.size=full", "workload.options.model=/models/sdxl", "workload.weights=pretrained"]
     study = read_study("comic", settings)
-    assert study.workload.options == {"model": "/models/sdxl", "dtype": "float16"}
+    random = dict.fromkeys(("parts", "matting", "upscaler"), "random")
+    assert study.workload.options == {"model": "/models/sdxl", "dtype": "float16", **random}
     assert study.workload.quality_assessed
     assert not read_study("comic", settings[:1]).workload.quality_assessed
+
+
+def test_random_parts_are_files_that_load_as_published_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(COMIC)
+    main = tiny_sdxl()
+    before = {name: weight.clone() for name, weight in main.unet.named_parameters()}
+    adapters = importlib.import_module("comic_workload").Adapters(main, "random")
+    for names, loaded in ((("ann",), True), (("rose",), False), (("ben",), True), ((), False)):
+        adapters(names)
+        assert (main.unet.encoder_hid_proj is not None) is loaded
+        changed = any(
+            not torch.equal(weight, before[name]) for name, weight in main.unet.named_parameters() if name in before
+        )
+        assert changed is ("rose" in names)
+
+
+def test_the_large_networks_do_what_the_small_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(COMIC)
+    networks = importlib.import_module("networks")
+    pictures = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        shown = networks.LargeMatting(8, (1, 1, 1, 1), (1, 1, 1, 1), 4, 8)(pictures)
+        assert shown.shape == networks.Matting()(pictures).shape == (2, 1, 96, 64)
+        assert shown.min() >= 0
+        assert shown.max() <= 1
+        larger = networks.LargeUpscaler(1, 8, 4)(pictures)
+        assert larger.shape == networks.Upscaler()(pictures).shape == (2, 3, 192, 128)

@@ -62,6 +62,8 @@ class World:
     cold_starts_s: dict[str, float] = field(default_factory=dict)
     """By configuration; `cold_start_s` for what is not in it."""
     memory_gib: dict[str, float] = field(default_factory=dict)
+    """By configuration; `usual_memory_gib` for what is not in it."""
+    usual_memory_gib: float = 2.0
     speed: Callable[[], float] = lambda: 1.0
     """How many times as long everything takes now."""
     drift: dict[str, Callable[[int], float]] = field(default_factory=dict)
@@ -175,7 +177,7 @@ class World:
             "latency_ms": latency_ms,
             "latency_per_image_ms": latency_ms,
             "latency": [{**shape, "min_ms": latency_ms, "max_ms": latency_ms, "stop": "interval", **quiet}],
-            "peak_vram_gib": self.memory_gib.get(name, 2.0),
+            "peak_vram_gib": self.memory_gib.get(name, self.usual_memory_gib),
             "cold_start_s": self.cold_starts_s.get(name, self.cold_start_s),
             "first_call_ms": latency_ms,
             "energy_j": None,

@@ -1,6 +1,7 @@
 """IP-Adapters come and go without new weights or graphs, and each request's picture is what it is alone."""
 
 import random
+import threading
 from typing import Any
 
 import pytest
@@ -9,14 +10,18 @@ from diffusers import StableDiffusionXLImg2ImgPipeline
 from paretune.objectives.measuring.graphs_made import Compilations, Made
 from paretune.search_space import Configuration, Target, apply_source, describe_pipelines, technique, with_visits
 from paretune.search_space._module_state import module_state
-from paretune.testing import picture, tiny_sdxl
+from paretune.testing import tiny_sdxl
 from paretune.testing.tiny_sdxl import ip_adapter
 
 NAMES = ("plain", "ann", "ben")
+ADAPTERS = (*NAMES, "rose")
+WAYS = ("once", "refined", "two", "wide")
 
 
 class Product:
-    """A product's own way with adapters: loads and unloads them as diffusers has it."""
+    """A product's own way with adapters: loads and unloads IP-Adapters as diffusers has it, and writes its LoRA, called
+    rose, into the weights.
+    """
 
     def __init__(self, configuration: dict[str, dict[str, Any]] | None = None) -> None:
         self.main = tiny_sdxl()
@@ -27,6 +32,11 @@ class Product:
             torch.manual_seed(seed)
             self.files[name] = ip_adapter(self.main.unet)
         self.loaded = "plain"
+        self.base = {
+            name: weight.detach().clone()
+            for name, weight in self.main.unet.named_parameters()
+            if name.endswith("attn2.to_v.weight")
+        }
         if configuration is not None:
             namespace: dict[str, Any] = {}
             exec(apply_source(Configuration.of(configuration)), namespace)
@@ -34,17 +44,38 @@ class Product:
 
     def use(self, name: str) -> None:
         if name != self.loaded:
-            if self.loaded != "plain":
+            if self.loaded in self.files:
                 self.main.unload_ip_adapter()
-            if name != "plain":
+            if name in self.files:
                 self.main.load_ip_adapter(self.files[name], subfolder="", weight_name="", image_encoder_folder=None)
                 self.main.set_ip_adapter_scale(0.6 if name == "ann" else 0.9)
+            if "rose" in (name, self.loaded):
+                weights = dict(self.main.unet.named_parameters())
+                for layer, weight in self.base.items():
+                    weights[layer].data.copy_(-weight if name == "rose" else weight)
             self.loaded = name
 
-    def picture(self, name: str) -> torch.Tensor:
+    def picture(self, name: str, way: str = "once", *, steps: int = 2) -> torch.Tensor:
         self.use(name)
-        extra = {} if name == "plain" else {"ip_adapter_image_embeds": [torch.ones(2, 1, 8)]}
-        return picture(self.main, steps=2, batch=1, seed=NAMES.index(name), **extra)
+        return self.served(name, way, steps=steps)
+
+    def served(self, name: str, way: str = "once", *, steps: int = 2, **more: Any) -> torch.Tensor:
+        """With what is loaded."""
+        batch, seed = 2 if way == "two" else 1, ADAPTERS.index(name)
+        if name in self.files:
+            more["ip_adapter_image_embeds"] = [torch.ones(2 * batch, 1, 8)]
+        if way == "refined":
+            more |= {"image": torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)), "strength": 1.0}
+        else:
+            more |= {"height": 64, "width": 96 if way == "wide" else 64}
+        made: torch.Tensor = (self.refiner if way == "refined" else self.main)(
+            ["a cat"] * batch,
+            num_inference_steps=steps,
+            generator=[torch.Generator().manual_seed(seed + number) for number in range(batch)],
+            output_type="pt",
+            **more,
+        ).images
+        return made
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +84,64 @@ def alone() -> dict[str, torch.Tensor]:
     return {name: Product().picture(name) for name in NAMES}
 
 
+@pytest.fixture(scope="module")
+def unoptimised() -> dict[tuple[str, str], torch.Tensor]:
+    """Every adapter in every way, one step each, of a product that nothing was done to and that nothing came before."""
+    return {(name, way): Product().picture(name, way, steps=1) for name in ADAPTERS for way in WAYS}
+
+
 @pytest.mark.parametrize("how", ["stash", "in_place"])
-def test_requests_interleaved_at_random_equal_each_run_alone_bit_for_bit(
-    how: str, alone: dict[str, torch.Tensor]
+def test_pictures_after_fifty_random_swaps_equal_those_of_the_unoptimised_product_bit_for_bit(
+    how: str, unoptimised: dict[tuple[str, str], torch.Tensor]
 ) -> None:
     product = Product({"ip_adapter_swap": {"how": how}})
-    order = random.Random(3).choices(NAMES, k=9)
-    assert not torch.equal(alone["plain"], alone["ann"])
-    for name in (*NAMES, *order):
-        assert torch.equal(product.picture(name), alone[name]), f"{name} in {order}"
+    drawn, swaps = random.Random(3), 0
+    assert len({hash(made.numpy().tobytes()) for made in unoptimised.values()}) == len(unoptimised)
+    while swaps < 50:
+        name, way = drawn.choice(ADAPTERS), drawn.choice(WAYS)
+        swaps += name != product.loaded
+        assert torch.equal(product.picture(name, way, steps=1), unoptimised[name, way]), (swaps, name, way)
     counts = product.main.unet.ip_adapter_swaps
     assert counts["loaded"] == 2, "each adapter is read once"
-    assert counts["swapped"] >= 2
-    known = technique("ip_adapter_swap")
-    assert known.took_effect({"main": product.main}, how=how) is None
+    assert counts["swapped"] > 10
+    assert technique("ip_adapter_swap").took_effect({"main": product.main}, how=how) is None
+
+
+def test_an_adapter_that_another_thread_changes_waits_for_the_picture_in_the_making() -> None:
+    """And whoever holds the pipelines' turn keeps what was loaded until the picture is done."""
+    product = Product({"ip_adapter_swap": {"how": "stash"}})
+    expected = {name: product.picture(name) for name in ("ann", "ben")}
+    made: dict[str, torch.Tensor] = {}
+    changing = threading.Thread(target=lambda: made.update(ben=product.picture("ben")))
+
+    def interrupted(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 0:
+            changing.start()
+            changing.join(0.2)
+        return tensors
+
+    product.use("ann")
+    made["ann"] = product.served("ann", callback_on_step_end=interrupted)
+    changing.join(30)
+    for name, picture_ in expected.items():
+        assert torch.equal(made[name], picture_), name
+
+    wrong: list[str] = []
+
+    def serve(name: str) -> None:
+        for _ in range(4):
+            with product.refiner.turn:
+                if not torch.equal(product.picture(name), expected[name]):
+                    wrong.append(name)
+
+    threads = [threading.Thread(target=serve, args=(name,)) for name in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not wrong
+    assert type(product.main).turn is type(product.refiner).turn
+    assert isinstance(product.refiner, StableDiffusionXLImg2ImgPipeline)
 
 
 @pytest.mark.slow

@@ -1,0 +1,543 @@
+"""The comic workflow, whole: what torch.compile makes of it, and what paretune does, in blocks that take turns.
+
+    python benchmarks/comic.py --work build/comic --out docs/results/comic-h100.md               # a CUDA GPU, full size
+    python benchmarks/comic.py --work build/comic --out docs/results/comic-h100.md               # again: goes on
+    python benchmarks/comic.py --work build/small --size small --device cpu --out comic-cpu.md   # to try it on a CPU
+
+Each call does what is left to do and ends within --budget-s; what was compiled and measured stays in --work. In order:
+
+1. prepare: what compiles does so side by side, a process each. torch.compile fills its caches; paretune's
+   configurations build their artefacts, as `paretune export` does.
+2. time: a process of each variant stays, and all serve the study's trace in turns, block after block. Counted are
+   recompilations and recorded CUDA graphs, and the bytes of U-Net weights; then the stages of one call of each request.
+3. workers: new processes with empty caches, one at a time: until the first picture, and until every request was served.
+
+Rows are appended to rows.jsonl; the page is written anew at the end of each call. With random weights times and memory
+are real, and pictures are not: how far they differ is arithmetic, and says nothing of quality.
+"""
+
+import argparse
+import json
+import os
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+COMPILED: dict[str, dict[str, Any]] = {
+    "torch_compile": {"region": "whole", "mode": "default"},
+    "torch_compile_vae": {"parts": "decoder", "mode": "default"},
+}
+AROUND: dict[str, dict[str, Any]] = {
+    "ip_adapter_swap": {"how": "in_place"},
+    "channels_last": {},
+    "vae_slicing": {},
+}
+GRAPHS: dict[str, dict[str, Any]] = {"cuda_graphs": {"modules": "denoiser_vae"}}
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "reference": {},
+    "torch.compile": {"torch_compile": {"region": "whole", "mode": "default"}},
+    "torch.compile at its best": {
+        "channels_last": {},
+        "torch_compile": {"region": "whole", "mode": "reduce-overhead"},
+    },
+    "lossless": {**AROUND, "vae_dtype": {"dtype": "float32"}, "cudnn_benchmark": {}, **COMPILED, **GRAPHS},
+    "step cache": {
+        **AROUND,
+        "vae_dtype": {"dtype": "bfloat16"},
+        "cudnn_benchmark": {},
+        "deepcache": {"interval": 3, "branch": 0, "full_percent": 0},
+        **COMPILED,
+        **GRAPHS,
+    },
+}
+"""What is measured unless --variant NAME=configuration.yaml says otherwise, such as what a study has found."""
+ON_CPU: dict[str, dict[str, dict[str, Any]]] = {
+    "reference": {},
+    "torch.compile": VARIANTS["torch.compile"],
+    "lossless": {**AROUND, **COMPILED},
+    "step cache": {
+        "ip_adapter_swap": {"how": "stash"},
+        "deepcache": {"interval": 2, "branch": 0, "full_percent": 50},
+    },
+}
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH")
+BUILDING = ("torch_compile", "torch_compile_vae", "torch_compile_modules", "torch_compile_text_encoders")
+
+
+# --- in the measured process
+
+
+def served(mode: str, folder: Path, device: str) -> None:
+    """A process of one variant: lines of JSON on standard output, commands on standard input."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between the lines
+
+    def say(**row: Any) -> None:
+        print(json.dumps(row), file=out, flush=True)
+
+    started = time.perf_counter()
+    import diffusers
+    import torch
+
+    import_s = time.perf_counter() - started
+    from paretune.objectives.measuring.graphs_made import Compilations
+    from paretune.objectives.measuring.latency import synchronize, time_call_ms
+    from paretune.objectives.measuring.loading import load_file, only_sources
+    from paretune.objectives.measuring.stages import StageTimer
+    from paretune.objectives.measuring.trace import Trace
+    from paretune.objectives.measuring.visits import Visits
+
+    started = time.perf_counter()
+    workload = load_file(folder / "workload.py", "workload").Workload.read(folder)
+    only_sources(workload.python.parent)
+    pipelines = workload.load(device)
+    synchronize(device)
+    weights_s = time.perf_counter() - started
+    trace = Trace.of(workload, [[request] for request in workload.requests], lambda request: request.adapters)
+    pictures: dict[str, Any] = {}
+
+    def serve(request: Any) -> float:
+        milliseconds, made = time_call_ms(lambda: workload.run(pipelines, request), device)
+        if request.name not in pictures:
+            pictures[request.name] = made.float().cpu()
+        return milliseconds
+
+    say(ready="loaded")
+    sys.stdin.readline()
+    how: dict[str, Any] = {}
+    if (folder / "built").exists() or mode == "build":
+        how = {"artefacts": folder / "artefacts"}
+        how |= {"on_miss": "build"} if mode == "build" else {"strict": True}
+    built_for = load_file(folder / "trust.py", "trust").describe(pipelines) if mode == "build" else None
+    applied = load_file(folder / "apply.py", "apply")
+    with Compilations() as compilations:
+        started = time.perf_counter()
+        applied.apply(pipelines, **how)
+        synchronize(device)
+        load_s = time.perf_counter() - started
+        first_ms = serve(trace.order[0])
+        until_first_s = time.perf_counter() - started
+        for request in trace.order[1:]:
+            serve(request)
+        until_all_s = time.perf_counter() - started
+        worker = {
+            **{"import_s": import_s, "weights_s": weights_s, "load_s": load_s, "first_image_s": first_ms / 1000},
+            **{"until_first_image_s": until_first_s, "until_all_s": until_all_s},
+            "counters": getattr(applied, "counters", lambda pipelines: {})(pipelines),
+            "gpu": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        }
+        if mode == "build":
+            _write_manifest(folder, built_for)
+        if mode != "time":
+            say(kind="worker", **worker)
+            return
+        for request in trace.order:  # once more: a CUDA graph is recorded in the second call
+            serve(request)
+        torch.save(pictures, folder / "pictures.pt")
+        say(kind="ready", **worker)
+        for line in sys.stdin:
+            command = line.strip()
+            if command == "trace":
+                before = compilations.made()
+                if device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                serve(trace.order[-1])  # the first place comes after the last
+                calls = [
+                    {"request": request.name, "swap": place in trace.swaps, "extra": place in trace.extra}
+                    | {"ms": serve(request)}
+                    for place, request in enumerate(trace.order)
+                ]
+                made = compilations.made().since(before)
+                say(
+                    kind="trace",
+                    calls=calls,
+                    recompiles=made.graphs,
+                    recaptures=made.captures,
+                    peak_gib=torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
+                    reserved_gib=torch.cuda.max_memory_reserved() / 2**30 if device == "cuda" else None,
+                    **_unet_weights(pipelines),
+                )
+            elif command == "stages":
+                found = {}
+                for request in workload.requests:
+                    with StageTimer(pipelines, device) as timer, Visits(pipelines, around=timer.entry):
+                        serve(request)
+                    found[request.name] = timer.summary()
+                say(kind="stages", stages=found)
+            if device == "cuda":
+                torch.cuda.empty_cache()  # the other processes need it
+
+
+def _unet_weights(pipelines: Any) -> dict[str, int]:
+    """Bytes of U-Net weights that all entries together hold, each memory once, and those of one U-Net."""
+    from paretune.objectives.measuring.visits import denoisers_of
+
+    unets = [unet for entry in pipelines.values() for unet in denoisers_of(entry)]
+    weights = [weight for unet in unets for weight in unet.parameters()]
+    held = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in weights}
+    one = {weight.untyped_storage().data_ptr(): weight.nbytes for weight in unets[0].parameters()}
+    return {"unets": len(unets), "unet_bytes_held": sum(held.values()), "unet_bytes_of_one": sum(one.values())}
+
+
+def _write_manifest(folder: Path, built_for: Any) -> None:
+    """What a bundle has beside its artefacts, as far as loading them asks for it."""
+    from paretune.agent.bundle import entries_of
+
+    (folder / "artefacts").mkdir(exist_ok=True)
+    (folder / "artefacts" / "built_for.json").write_text(json.dumps(dict(built_for)))
+    (folder / "manifest.json").write_text(json.dumps({"files": entries_of(folder)}))
+    (folder / "built").touch()
+
+
+# --- in the process that starts them
+
+
+class Process:
+    """A process of a variant."""
+
+    def __init__(self, variant: str, mode: str, options: argparse.Namespace, beside: int = 1) -> None:
+        """beside: how many compile at once; they share the cores evenly."""
+        self.variant, self.mode, self.beside = variant, mode, beside
+        self.folder = folder_of(variant, options)
+        self.scratch: Any = None
+        caches = self.folder.with_name(f"{self.folder.name}.caches")
+        if mode == "worker":
+            self.scratch = tempfile.TemporaryDirectory(prefix="comic-", ignore_cleanup_errors=True)
+            caches = Path(self.scratch.name)
+        environment = {**os.environ, **{name: str(caches / name.lower()) for name in CACHES}}
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, (os.cpu_count() or 1) // beside))
+        self.log = self.folder.with_name(f"{self.folder.name}.{mode}.log").open("a")
+        self.process: Any = subprocess.Popen(
+            [sys.executable, __file__, "--measure", mode, str(self.folder), "--device", options.device],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def tell(self, command: str) -> None:
+        """A line."""
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+
+    def answer(self, until: float) -> dict[str, Any] | None:
+        """Its next line; None when time is up or it has ended."""
+        ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, until - time.perf_counter()))
+        line = self.process.stdout.readline() if ready else ""
+        return json.loads(line) if line else None
+
+    def why(self) -> str:
+        """Why there was no answer."""
+        return f"it ended: {self.log.name}" if self.process.poll() is not None else "not ready in time"
+
+    def end(self) -> None:
+        """Kill it with its compile workers."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+        if self.scratch is not None:
+            self.scratch.cleanup()
+
+
+def folder_of(variant: str, options: argparse.Namespace) -> Path:
+    """The trial's folder of a variant."""
+    return Path(options.work).resolve() / variant.replace(" ", "-")
+
+
+def write_folders(options: argparse.Namespace) -> None:
+    """The folder of each variant, as trials have it; a variant that has become another one is prepared anew."""
+    from paretune.agent.bundle import trust_file
+    from paretune.agent.trial import write_trial_folder
+    from paretune.search_space import Configuration, apply_source
+    from paretune.studies import read_study
+
+    settings = [f"workload.size={options.size}", f"device={options.device}", *options.set]
+    workload = read_study("comic", settings).workload_description()
+    for name, configuration in options.variants.items():
+        folder, applied = folder_of(name, options), Configuration.of(configuration)
+        key = folder.with_name(f"{folder.name}.key")
+        now = json.dumps([applied.key, workload], sort_keys=True, default=str)
+        if not key.exists() or key.read_text() != now:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.with_name(f"{folder.name}.prepared").unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_trial_folder(folder, applied.to_dict(), workload, apply_source(applied))
+            shutil.copyfile(trust_file(), folder / "trust.py")
+            key.write_text(now)
+
+
+def prepare(options: argparse.Namespace, until: float) -> Iterator[dict[str, Any]]:
+    """Compile what compiles, all at once."""
+    waiting = [
+        name
+        for name, configuration in options.variants.items()
+        if any(technique in configuration for technique in BUILDING) and not _prepared(name, options).exists()
+    ]
+    mode = {name: "build" if "torch.compile" not in name and not options.no_artefacts else "fill" for name in waiting}
+    processes = [Process(name, mode[name], options, beside=len(waiting)) for name in waiting]
+    for one in processes:
+        if one.answer(until) is not None:
+            one.tell("go")
+    for one in processes:
+        answer = one.answer(until)
+        if answer is not None:
+            _prepared(one.variant, options).touch()
+        yield {"step": one.mode, "variant": one.variant, "beside": one.beside, **(answer or {"failed": one.why()})}
+        one.end()
+
+
+def _prepared(variant: str, options: argparse.Namespace) -> Path:
+    folder = folder_of(variant, options)
+    return folder.with_name(f"{folder.name}.prepared")
+
+
+def timed(options: argparse.Namespace, blocks: int, until: float) -> Iterator[dict[str, Any]]:
+    """So many blocks more, each variant in turn, and the stages."""
+    processes = [Process(name, "time", options, beside=len(options.variants)) for name in options.variants]
+    try:
+        for one in processes:
+            if one.answer(until) is not None:
+                one.tell("go")
+        ready = []
+        for one in processes:
+            answer = one.answer(until)
+            ready += [one] if answer is not None else []
+            yield {"step": "warm", "variant": one.variant, **(answer or {"failed": one.why()})}
+        for command in ["trace"] * blocks + ["stages"]:
+            for one in list(ready):
+                one.tell(command)
+                answer = one.answer(until)
+                yield {"step": command, "variant": one.variant, **(answer or {"failed": one.why()})}
+                if answer is None:
+                    ready.remove(one)
+    finally:
+        for one in processes:
+            one.end()
+
+
+def new_workers(options: argparse.Namespace, rows: Sequence[dict[str, Any]], until: float) -> Iterator[dict[str, Any]]:
+    """Fresh processes with empty caches, one at a time; what compiles for minutes once, at the end."""
+    done = [row["variant"] for row in rows if row["step"] == "worker"]
+    quick = [name for name in options.variants if "torch.compile" not in name]
+    slow = [name for name in options.variants if "torch.compile" in name]
+    for name in [*quick * options.repeats, *slow]:
+        if name in done:
+            done.remove(name)
+            continue
+        if until - time.perf_counter() < (options.compile_s if name in slow else options.worker_s):
+            continue
+        one = Process(name, "worker", options)
+        if one.answer(until) is not None:
+            one.tell("go")
+        yield {"step": "worker", "variant": name, **(one.answer(until) or {"failed": one.why()})}
+        one.end()
+
+
+# --- the page
+
+
+def page(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
+    """docs/results/comic-*.md."""
+    from paretune.search_space import Configuration
+
+    traces = {name: _good(rows, "trace", name) for name in options.variants}
+    known = next((row for row in rows if "gpu" in row), {})
+    blocks = max((len(found) for found in traces.values()), default=0)
+    command = f"python benchmarks/comic.py --size {options.size} --device {options.device} --blocks {options.blocks}"
+    lines = [
+        "# The comic workflow",
+        "",
+        f"`{command}`: {known.get('gpu')}, torch {known.get('versions', {}).get('torch')}, diffusers "
+        f"{known.get('versions', {}).get('diffusers')}, {os.cpu_count()} cores; {blocks} blocks of processes that "
+        "take turns, each serving the whole trace once; medians over blocks. Two pipelines with one U-Net, IP-Adapters "
+        "and LoRAs that come and go, batches, two sizes, matting, a 2x upscaler: studies/comic.yaml."
+        + (" Random weights: times and memory are real, pictures are not." if options.size == "full" else ""),
+        "",
+    ]
+    lines += [f"- {name}: {Configuration.of(techniques)}" for name, techniques in options.variants.items()]
+    lines += ["", "## The mix", ""]
+    head = ["", "s per request", "÷ reference", "÷ torch.compile", "waits after a swap, ms", "recompilations"]
+    head += ["recorded graphs", "peak, GiB", "U-Net weights held", "difference"]
+    lines += [_row(head), _row(["---"] * len(head))]
+    mixes = {name: _mix(found) for name, found in traces.items()}
+    for name, found in traces.items():
+        if not found:
+            reason = next((row["failed"] for row in reversed(rows) if row["variant"] == name and "failed" in row), "")
+            lines.append(_row([name, f"not measured {reason}".strip(), *[""] * (len(head) - 2)]))
+            continue
+        last = found[-1]
+        cells = [name, f"{mixes[name] / 1000:.3f}", _ratio(mixes, name, "reference")]
+        cells += [_ratio(mixes, name, "torch.compile"), f"{_stall(found):.0f}"]
+        cells += [str(sum(row["recompiles"] for row in found)), str(sum(row["recaptures"] for row in found))]
+        cells.append("" if last["peak_gib"] is None else f"{max(row['peak_gib'] for row in found):.1f}")
+        cells.append(
+            f"{last['unet_bytes_held'] / 1e9:.2f} GB ({last['unet_bytes_held'] / last['unet_bytes_of_one']:.2f} times, "
+            f"by {last['unets']} pipelines)"
+        )
+        lines.append(_row([*cells, _difference(name, options)]))
+    lines += ["", "## Each kind of request, ms (without a change of adapters before it)", ""]
+    requests = list(
+        dict.fromkeys(call["request"] for found in traces.values() for row in found for call in row["calls"])
+    )
+    lines += [_row(["", *requests]), _row(["---"] * (1 + len(requests)))]
+    lines += [
+        _row([name, *(f"{_median(found, request, swap=False):.0f}" for request in requests)])
+        for name, found in traces.items()
+        if found
+    ]
+    lines += ["", "## Stages of one request, ms", ""]
+    for request in requests:
+        split = {name: _stages(rows, name, request) for name in options.variants}
+        split = {name: stages for name, stages in split.items() if stages}
+        names = list(dict.fromkeys(stage for stages in split.values() for stage in stages))
+        if names:
+            lines += [_row([request, *names]), _row(["---"] * (1 + len(names)))]
+            lines += [
+                _row([name, *(f"{s[one]:.0f}" if one in s else "" for one in names)]) for name, s in split.items()
+            ]
+            lines.append("")
+    lines += ["## A new worker, s (fresh process, empty caches; imports and weights apart)", ""]
+    head = ["", "n", "imports", "weights", "apply", "until the first picture", "÷ torch.compile"]
+    head += ["until every request was served", "÷ torch.compile", "captures and misses"]
+    lines += [_row(head), _row(["---"] * len(head))]
+    workers = {name: _good(rows, "worker", name) for name in options.variants}
+    for name, found in workers.items():
+        if found:
+            middle = {key: statistics.median(row[key] for row in found) for key in found[0] if key.endswith("_s")}
+            cells = [name, str(len(found)), f"{middle['import_s']:.1f}", f"{middle['weights_s']:.1f}"]
+            cells.append(f"{middle['load_s']:.1f}")
+            for key in ("until_first_image_s", "until_all_s"):
+                theirs = [row[key] for row in workers.get("torch.compile", [])]
+                ratio = f"1/{statistics.median(theirs) / middle[key]:.1f}" if theirs else ""
+                cells += [f"{middle[key]:.1f}", ratio]
+            lines.append(_row([*cells, json.dumps(found[-1]["counters"]) if found[-1]["counters"] else ""]))
+    built = [row for row in rows if row["step"] in ("build", "fill") and "failed" not in row]
+    lines += ["", "Compiling before it, side by side: "]
+    lines[-1] += "; ".join(f"{row['variant']} {row['until_all_s']:.0f} s ({row['beside']} at once)" for row in built)
+    return "\n".join([*lines, ""])
+
+
+def _good(rows: Sequence[dict[str, Any]], step: str, name: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["step"] == step and row["variant"] == name and "failed" not in row]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _ratio(mixes: dict[str, float], name: str, other: str) -> str:
+    return f"{mixes[name] / mixes[other]:.3f}" if mixes.get(other) else ""
+
+
+def _mix(found: Sequence[dict[str, Any]]) -> float:
+    """Mean over the trace as it was given, stalls included; the median of the blocks. 0 without any."""
+    means = [statistics.fmean(call["ms"] for call in row["calls"] if not call["extra"]) for row in found]
+    return statistics.median(means) if means else 0.0
+
+
+def _median(found: Sequence[dict[str, Any]], request: str, *, swap: bool) -> float:
+    calls = [call["ms"] for row in found for call in row["calls"] if (call["request"], call["swap"]) == (request, swap)]
+    return statistics.median(calls) if calls else float("nan")
+
+
+def _stall(found: Sequence[dict[str, Any]]) -> float:
+    """What a request waits extra after a change of adapters: the mean over the trace's changes."""
+    swapped = [call["request"] for call in found[0]["calls"] if call["swap"]]
+    extra = [_median(found, name, swap=True) - _median(found, name, swap=False) for name in swapped]
+    return statistics.fmean(max(0.0, each) for each in extra) if extra else 0.0
+
+
+def _stages(rows: Sequence[dict[str, Any]], name: str, request: str) -> dict[str, float]:
+    found = _good(rows, "stages", name)
+    if not found or request not in found[-1]["stages"]:
+        return {}
+    split = found[-1]["stages"][request]
+    times = {
+        stage: one["wall_ms"] if one.get("gpu_ms") is None else one["gpu_ms"] for stage, one in split["stages"].items()
+    }
+    return {**times, "the rest": split["other_ms"]}
+
+
+def _difference(name: str, options: argparse.Namespace) -> str:
+    """Of the pictures, relative (L2), the worst request; "none" where every bit is the same."""
+    import torch
+
+    files = [folder_of(one, options) / "pictures.pt" for one in (name, "reference")]
+    if not all(file.exists() for file in files):
+        return ""
+    ours, theirs = (torch.load(file, weights_only=True) for file in files)
+    worst = max(float((ours[one] - theirs[one]).norm() / theirs[one].norm()) for one in theirs)
+    return "none" if worst == 0 else f"{worst:.1e}"
+
+
+def main() -> None:
+    """Do what is left to do, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("small", "full"), default="full")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the study file, such as another model")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME=FILE", help="a configuration.yaml in a variant's place"
+    )
+    parser.add_argument("--only", nargs="+", help="these variants")
+    parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=3, help="new workers of what starts in seconds")
+    parser.add_argument("--budget-s", type=float, default=530.0, help="everything is ended by then")
+    parser.add_argument("--compile-s", type=float, default=300.0, help="a new worker that compiles needs as much")
+    parser.add_argument("--worker-s", type=float, default=60.0, help="and one that does not")
+    parser.add_argument("--block-s", type=float, default=200.0, help="without so much time left no timing begins")
+    parser.add_argument("--no-artefacts", action="store_true", help="paretune's configurations compile as well")
+    parser.add_argument("--work", type=Path, default=Path("build/comic"))
+    parser.add_argument("--out", type=Path, help="the page; by default it is printed")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        served(options.measure[0], Path(options.measure[1]), options.device)
+        return
+    from paretune.search_space import Configuration
+
+    options.variants = dict(VARIANTS if options.device == "cuda" else ON_CPU)
+    for given in options.variant:
+        name, _, file = given.partition("=")
+        found = Configuration.from_yaml(Path(file).read_text())
+        options.variants[name] = {step.technique: step.values() for step in found.steps}
+    if options.only:
+        options.variants = {name: one for name, one in options.variants.items() if name in options.only}
+    began = time.perf_counter()
+    until = began + options.budget_s
+    options.work.mkdir(parents=True, exist_ok=True)
+    write_folders(options)
+    file = options.work / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def keep(made: Iterator[dict[str, Any]]) -> None:
+        for row in made:
+            row["at_s"] = round(time.perf_counter() - began, 1)
+            rows.append(row)
+            with file.open("a") as opened:
+                opened.write(json.dumps(row) + "\n")
+            said = row.get("failed") or {key: round(row[key], 2) for key in row if key.endswith("_s")}
+            print(f"{row['at_s']:6.1f} s  {row['step']} {row['variant']}: {said}", file=sys.stderr, flush=True)
+
+    keep(prepare(options, until))
+    missing = options.blocks - min(len(_good(rows, "trace", name)) for name in options.variants)
+    if missing > 0 and until - time.perf_counter() > options.block_s:
+        keep(timed(options, missing, until))
+    keep(new_workers(options, rows, until))
+    text = page(rows, options)
+    if options.out is None:
+        print(text)
+    else:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""A recording is never replayed over weights that are freed or stale: on a GPU, and with a stand-in for one."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from paretune.search_space import technique
+from paretune.search_space._module_state import module_state
+from paretune.search_space.compiler import cuda_graphs
+from paretune.testing import picture, tiny_sdxl
+from paretune.testing.tiny_sdxl import ip_adapter
+
+NOISE = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+class Denoiser(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Linear(4, 4)
+        self.last = torch.nn.Linear(4, 4)
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.last(self.first(sample).sigmoid())
+        return result
+
+
+class Recording:
+    """As a CUDA graph: computes what was recorded, with the memory that layers and weights had then."""
+
+    now: "Recording | None" = None
+
+    def __init__(self) -> None:
+        self.again: Any = None
+
+    def replay(self) -> None:
+        self.again()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`recorded` of cuda_graphs on the CPU, where a stand-in takes the place of the driver."""
+
+    @contextlib.contextmanager
+    def graph(recording: Recording, **options: Any) -> Iterator[None]:
+        Recording.now = recording
+        yield
+        Recording.now = None
+
+    stream = type("Stream", (), {"wait_stream": lambda self, other: None})()
+    cuda = {
+        "CUDAGraph": Recording,
+        "graph": graph,
+        "Stream": lambda device: stream,
+        "current_stream": lambda device=None: stream,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "device": lambda device: contextlib.nullcontext(),
+        "graph_pool_handle": lambda: object(),
+        "is_current_stream_capturing": lambda: False,
+    }
+    for name, stand_in in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    source = inspect.getsource(cuda_graphs.recorded)
+    assert source.count('"cuda")') == 2  # of the inputs' device, and of autocast
+    namespace: dict[str, Any] = {"Any": Any, "module_state": module_state}
+    exec(source.replace('device.type == "cuda"', 'device.type == "cpu"'), namespace)
+    with torch.no_grad():
+        yield namespace["recorded"]
+
+
+def call_of(recorded: Any, module: Denoiser) -> tuple[Any, dict[str, int]]:
+    counts = {"recorded": 0, "replayed": 0, "direct": 0}
+
+    def forward(sample: torch.Tensor) -> torch.Tensor:
+        result = Denoiser.forward(module, sample)
+        if Recording.now is not None:
+            layers = [(layer.weight.data, layer.bias.data) for layer in (module.first, module.last)]
+
+            def again() -> None:
+                linear = torch.nn.functional.linear
+                result.copy_(linear(linear(sample, *layers[0]).sigmoid(), *layers[1]))
+
+            Recording.now.again = again
+        return result
+
+    return recorded(forward, module, counts), counts
+
+
+def other_weights(module: Denoiser) -> None:
+    module.first.weight = torch.nn.Parameter(-module.first.weight.detach())
+
+
+def another_layer(module: Denoiser) -> None:
+    module.last = torch.nn.Linear(4, 4)
+
+
+def moved(module: Denoiser) -> None:
+    """As `.to()` does: the same parameters, in other memory."""
+    module.first.weight.data = -module.first.weight.data
+
+
+def written(module: Denoiser) -> None:
+    module.first.weight.data.neg_()
+
+
+@pytest.mark.parametrize(
+    ("change", "records_again"), [(other_weights, True), (another_layer, True), (moved, True), (written, False)]
+)
+def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: Any, records_again: bool) -> None:
+    module = Denoiser()
+    call, counts = call_of(recorded, module)
+    expected = module(NOISE)
+    assert all(torch.equal(call(NOISE), expected) for _ in range(4))
+    assert counts == {"recorded": 1, "replayed": 3, "direct": 1}
+    change(module)
+    changed = module(NOISE)
+    assert not torch.allclose(changed, expected)
+    assert all(torch.allclose(call(NOISE), changed) for _ in range(3))
+    assert counts["recorded"] == (2 if records_again else 1)
+
+
+def test_the_stand_in_would_show_it(recorded: Any) -> None:
+    """Without the look at the module, what comes out is what the old weights make."""
+    recorded.__globals__["module_state"] = lambda module: lambda: "unchanged"
+    module = Denoiser()
+    call, _ = call_of(recorded, module)
+    expected = module(NOISE)
+    for _ in range(2):
+        call(NOISE)
+    other_weights(module)
+    assert torch.allclose(call(NOISE), expected), "stale"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", ["stash", "in_place", None])
+def test_pictures_after_adapters_came_and_went_are_those_without_recordings(how: str | None) -> None:
+    """Recorded graphs and IP-Adapters on a GPU: each picture is the one that nothing recorded makes."""
+    torch.manual_seed(0)
+    files = {name: ip_adapter(tiny_sdxl().unet) for name in ("ann", "ben")}
+
+    def served(recorded: bool) -> list[torch.Tensor]:
+        pipeline = tiny_sdxl("cuda", torch.float32)
+        if recorded:
+            if how is not None:
+                technique("ip_adapter_swap").apply({"main": pipeline}, how=how)
+            technique("cuda_graphs").apply({"main": pipeline}, modules="denoiser")
+        made, loaded = [], "plain"
+        for name in ("plain", "ann", "ben", "plain", "ben", "ann", "plain", "ann", "ben", "plain"):
+            if name != loaded and loaded != "plain":
+                pipeline.unload_ip_adapter()
+            if name != loaded and name != "plain":
+                pipeline.load_ip_adapter(files[name], subfolder="", weight_name="", image_encoder_folder=None)
+                torch.cuda.empty_cache()  # what was freed is given back: a stale recording would read anything
+            loaded = name
+            more = {} if name == "plain" else {"ip_adapter_image_embeds": [torch.ones(2, 1, 8, device="cuda")]}
+            made.append(picture(pipeline, batch=1, **more))
+        if recorded:
+            assert pipeline.unet.cuda_graph_counts["forward"]["replayed"]
+        return made
+
+    for with_graphs, without in zip(served(True), served(False), strict=True):
+        assert torch.allclose(with_graphs, without, atol=1e-4)
