@@ -57,6 +57,9 @@ def rate(
     picture: Annotated[str, typer.Argument(help="The picture's file, such as portrait-0.png.")],
     rating: Annotated[str, typer.Argument(help="better, same or worse than the reference's picture.")],
     by: Annotated[str, typer.Option("--by", help="Who gives the rating.")],
+    blind: Annotated[
+        bool, typer.Option("--blind", help="They did not know which picture was the reference's: calibrate counts it.")
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Store a person's opinion of one picture; the report shows it beside the metrics."""
@@ -66,7 +69,7 @@ def rate(
     files = [file.name for file in results.trial(trial).pictures()]
     if picture not in files:
         raise UserError(f"trial {trial} of {name} has no picture {picture!r}; it has {', '.join(files[:6]) or 'none'}")
-    results.records.rate(name, trial, picture, rating, by)
+    results.records.rate(name, trial, picture, rating, by, blind=blind)
     say(f"{picture} of trial {trial}: {rating}, says {by}")
 
 
@@ -78,7 +81,7 @@ def calibrate(
     storage: Storage = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Say, per metric, which near-lossless threshold agrees best with people's ratings, and how sure that is.
+    """Say, per metric, which near-lossless threshold agrees best with people's blind ratings, and how sure that is.
 
     With --write, the study's pictures are judged again by the thresholds that were found, and a later launch needs the
     same settings. Nothing is generated.

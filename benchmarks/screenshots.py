@@ -64,7 +64,9 @@ def people(results: Results) -> None:
             for picture in trial.quality["pictures"]:
                 psnr_db = picture["metrics"]["psnr_db"]
                 worse = psnr_db is not None and (psnr_db < 38) != (careless.random() < 0.1)
-                results.records.rate(results.name, trial.number, picture["file"], "worse" if worse else "same", rater)
+                results.records.rate(
+                    results.name, trial.number, picture["file"], "worse" if worse else "same", rater, blind=True
+                )
 
 
 def main() -> None:

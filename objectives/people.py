@@ -47,8 +47,9 @@ def too_few(opinions: Sequence[Opinion]) -> str | None:
         and min(worse, len(opinions) - worse) >= LEAST_OF_EACH
     ):
         return None
+    ratings = f"{len(opinions)} rating{'s' if len(opinions) != 1 else ''}"
     return (
-        f'too few: {len(opinions)} ratings of {pictures} pictures, {worse} of them "worse"; it takes '
+        f'too few: {ratings} of {pictures} picture{"s" if pictures != 1 else ""}, {worse} of them "worse"; it takes '
         f'{LEAST_RATINGS} of {LEAST_PICTURES}, with {LEAST_OF_EACH} "worse" and {LEAST_OF_EACH} others'
     )
 

@@ -27,11 +27,15 @@ class DatabaseFile:
 
     def require(self) -> None:
         """Raise UserError when the file is not there any more, or is another one; what was in it is then kept."""
-        if self._now() == self._identity:
+        if self.is_there():
             return
         if self._kept is None:
             self._kept = self._keep()
         raise UserError(f"the database {self._path} was deleted, moved or replaced while it was in use{self._kept}")
+
+    def is_there(self) -> bool:
+        """Whether it is still the file of that name."""
+        return self._now() == self._identity
 
     def _now(self) -> tuple[int, int] | None:
         try:

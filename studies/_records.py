@@ -21,6 +21,7 @@ from ._stored import RATINGS, checked
 from ._tables import (
     SCHEMA_VERSION,
     Base,
+    BlindRecord,
     ChoiceRecord,
     LaunchRecord,
     Outcome,
@@ -104,6 +105,12 @@ class Records:
         with self._session() as session:
             yield session
         self.require_file()  # after, so that what was written is kept too
+
+    def is_current(self) -> bool:
+        """Whether what is read here is what stands under its name now: False when an SQLite file was taken away, or
+        another one put there.
+        """
+        return self._file is None or self._file.is_there()
 
     def require_file(self) -> None:
         """Raise UserError when the database's file was taken away, after which nothing written to it would last."""
@@ -249,25 +256,36 @@ class Records:
         with self._session() as session:
             session.execute(delete(LaunchRecord).where(LaunchRecord.token == one.token))
 
-    def ratings(self, study: str) -> list[RatingRecord]:
-        """The newest rating of each picture by each person, oldest first."""
+    def ratings(self, study: str, *, blind: bool = False) -> list[RatingRecord]:
+        """The newest rating of each picture by each person, oldest first. blind: only of those given blind."""
         query = select(RatingRecord).where(RatingRecord.study == study).order_by(RatingRecord.id)
+        if blind:
+            if not self._has(BlindRecord):
+                return []  # of an earlier version's database
+            query = query.where(RatingRecord.id.in_(select(BlindRecord.rating)))
         with self._session() as session:
             newest = {(r.trial, r.picture, r.rater): self._checked(r) for r in session.scalars(query)}
         return sorted(newest.values(), key=lambda rating: rating.id)
 
-    def rate(self, study: str, trial: int, picture: str, rating: str, rater: str) -> None:
+    def rate(self, study: str, trial: int, picture: str, rating: str, rater: str, *, blind: bool = False) -> None:
         """Store a person's rating of a picture; the newest one of each person counts.
 
-        Raises UserError for an unknown study or rating, or without a name.
+        blind: that the person did not know which of the two pictures was the reference's. Raises UserError for an
+        unknown study or rating, or without a name.
         """
         self.study(study)
         if rating not in RATINGS:
             raise UserError(f"a picture is rated {', '.join(RATINGS)} than the reference's, not {rating!r}")
         if not rater.strip():
             raise UserError("a rating needs the name of who gives it")
+        if blind:
+            self.make_tables()
         with self._writing() as session:
-            session.add(RatingRecord(study=study, trial=trial, picture=picture, rating=rating, rater=rater))
+            record = RatingRecord(study=study, trial=trial, picture=picture, rating=rating, rater=rater)
+            session.add(record)
+            if blind:
+                session.flush()
+                session.add(BlindRecord(rating=record.id))
 
     def choices(self, study: str) -> list[ChoiceRecord]:
         """Every choice that was made in a study, oldest first."""

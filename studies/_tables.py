@@ -178,6 +178,15 @@ class RatingRecord(Base, kw_only=True):
     rated_at: Mapped[str] = mapped_column(default_factory=utc_now)
 
 
+class BlindRecord(Base, kw_only=True):
+    """That a rating was given blind: by somebody who did not know which of the two pictures was the reference's."""
+
+    __tablename__ = "paretune_blind_rating"
+
+    rating: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Its id."""
+
+
 class ChoiceRecord(Base, kw_only=True):
     """A configuration that somebody has chosen, and why; the newest one counts."""
 

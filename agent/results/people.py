@@ -1,12 +1,10 @@
 """What people said of a study's pictures, beside what its metrics say of them."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...objectives.people import WORSE, Opinion, Threshold, agreement, ranks_as_people, threshold, too_few
 from ...objectives.verdict import own_thresholds
-from ...studies import RatingRecord
 from .results import Results
 
 
@@ -27,9 +25,11 @@ class MetricBesidePeople:
 
 @dataclass(frozen=True, kw_only=True)
 class PeopleSaid:
-    """Everything that the ratings of a study come to."""
+    """Everything that the blind ratings of a study come to: who knows which picture is whose sees what they expect."""
 
     ratings: int
+    open_ratings: int
+    """Those that were not given blind. Nothing else here counts them."""
     pictures: int
     raters: list[str]
     agreement: float | None
@@ -41,9 +41,10 @@ class PeopleSaid:
         return asdict(self)
 
 
-def people_said(results: Results, ratings: Sequence[RatingRecord] | None = None) -> PeopleSaid:
-    """ratings: by default those that the database has now."""
-    rated = results.records.ratings(results.name) if ratings is None else ratings
+def people_said(results: Results) -> PeopleSaid:
+    """Of what the database has now."""
+    rated = results.records.ratings(results.name, blind=True)
+    known_blind = {one.id for one in rated}
     judged = {
         (trial.number, str(picture["file"])): picture["metrics"]
         for trial in results.complete
@@ -81,6 +82,7 @@ def people_said(results: Results, ratings: Sequence[RatingRecord] | None = None)
         )
     return PeopleSaid(
         ratings=len(known),
+        open_ratings=sum(one.id not in known_blind for one in results.records.ratings(results.name)),
         pictures=len(by_picture),
         raters=sorted({one.rater for one in known}),
         agreement=agreement(list(by_picture.values())),

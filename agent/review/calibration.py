@@ -8,11 +8,14 @@ LEAST_AGREEMENT = 0.6
 
 def calibration_lines(said: PeopleSaid) -> list[str]:
     """How many rated, how far they agree, and a line per metric."""
+    apart = f" ({said.open_ratings} more were not given blind, and do not count)" if said.open_ratings else ""
     if not said.ratings:
-        return ["Nobody has rated a picture of this study yet: paretune dashboard has a blind mode for that."]
+        return [f"Nobody has rated a picture of this study blind yet: paretune dashboard has a mode for that{apart}"]
     agree = "no picture was rated by two people" if said.agreement is None else f"alpha {said.agreement:.2f}"
     people = f"{len(said.raters)} {'person' if len(said.raters) == 1 else 'people'}"
-    lines = [f"{said.ratings} ratings of {said.pictures} pictures by {people}; agreement: {agree}"]
+    counted = f"{said.ratings} rating{'s' if said.ratings != 1 else ''}"
+    pictures = f"{said.pictures} picture{'s' if said.pictures != 1 else ''}"
+    lines = [f"{counted} of {pictures} by {people}{apart}; agreement: {agree}"]
     return [*lines, *(_line(one) for one in said.metrics)]
 
 

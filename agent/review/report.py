@@ -31,6 +31,7 @@ _MEMORY_WORDS = {
     memory.SOURCE_RESIDENT_SET: "resident set of the trial's process (main memory), because it ran on the CPU",
 }
 METRIC_WORDS = {
+    "max_abs_difference_lsb": "largest difference, of 255 levels",
     "psnr_db": "PSNR, dB",
     "worst_tile_psnr_db": "PSNR of the worst 64 px tile, dB",
     "ssim": "SSIM",

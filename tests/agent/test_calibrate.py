@@ -19,7 +19,7 @@ def rate(results: Results) -> None:
         for trial in (1, 2, 3, 6, 7):
             for file in FILES:
                 worse = (trial == 3) != (careless.random() < 0.06)
-                results.records.rate(NAME, trial, file, "worse" if worse else "same", rater)
+                results.records.rate(NAME, trial, file, "worse" if worse else "same", rater, blind=True)
 
 
 def test_it_says_each_metrics_threshold_and_how_sure_it_is(tmp_path: Path, cli: Cli) -> None:
@@ -37,13 +37,15 @@ def test_it_says_each_metrics_threshold_and_how_sure_it_is(tmp_path: Path, cli: 
 def test_too_few_ratings_are_said_to_be_too_few(tmp_path: Path, cli: Cli) -> None:
     replay(tmp_path)
     said = cli("calibrate", NAME, "--storage", url_of(tmp_path))
-    assert 'too few: 1 ratings of 1 pictures, 0 of them "worse"; it takes 40 of 20' in said.out
+    assert 'too few: 1 rating of 1 picture, 0 of them "worse"; it takes 40 of 20' in said.out
     assert "no metric has enough ratings" in cli("calibrate", NAME, "--write", "--storage", url_of(tmp_path)).sentence()
 
 
 def test_without_ratings_it_says_where_to_give_them(tmp_path: Path, cli: Cli) -> None:
     replay(tmp_path, trusted=False)
-    assert "paretune dashboard has a blind mode" in cli("calibrate", NAME, "--storage", url_of(tmp_path)).out
+    assert (
+        "blind yet: paretune dashboard has a mode for that" in cli("calibrate", NAME, "--storage", url_of(tmp_path)).out
+    )
 
 
 def test_it_writes_the_thresholds_into_the_study_on_request(tmp_path: Path, cli: Cli) -> None:

@@ -267,7 +267,7 @@ def replay(
         for run_ in _confirming_runs(kind, device, assessed):
             records.add_run(run_)
     if trusted and assessed:
-        records.rate(NAME, 2, "cat-0.png", "same", "Ann <A.>")
+        records.rate(NAME, 2, "cat-0.png", "same", "Ann <A.>", blind=True)
     return Results(records, NAME)
 
 

@@ -62,19 +62,23 @@ class Passwords:
             raise UserError(f"the password file {file} has no password in its first line")
         return cls(first, second or None)
 
-    def check(self, host: str) -> None:
-        """Raise UserError where they do not suffice for an address: other machines need a password, and a long one."""
+    def check(self, host: str, names: Iterable[str] = ()) -> None:
+        """Raise UserError where they do not suffice: other machines need a password, and a long one.
+
+        names: under which a proxy serves it, which lets other machines in whatever the address is.
+        """
         if self.write is not None and self.write == self.read:
             raise UserError("the password that may write and the one that may only read must be different")
-        if host in LOOPBACK:
+        let_in = [*(() if host in LOOPBACK else (f"--host {host}",)), *(f"--allow-name {name}" for name in names)]
+        if not let_in:
             return
         if not self:
             raise UserError(
-                f"--host {host} lets other machines in, so it needs a password: set {PASSWORD} (and {READ_PASSWORD} "
+                f"{let_in[0]} lets other machines in, so it needs a password: set {PASSWORD} (and {READ_PASSWORD} "
                 "for those who may only look), or name a --password-file"
             )
         if any(len(one) < LEAST_LENGTH for one in (self.write, self.read) if one is not None):
-            raise UserError(f"--host {host} lets other machines in: a password needs {LEAST_LENGTH} characters or more")
+            raise UserError(f"{let_in[0]} lets other machines in: a password needs {LEAST_LENGTH} characters or more")
 
     def role_of(self, password: str) -> Role | None:
         """The role that a password gives, or None. Takes as long for every password."""
@@ -94,7 +98,9 @@ class Session:
 
 
 class Access:
-    """The rules of one running server. Sessions are signed, not stored: they end with the server at the latest."""
+    """The rules of one running server. Sessions are signed; only those that were logged out are kept. All of them end
+    with the server at the latest.
+    """
 
     def __init__(
         self,
@@ -111,9 +117,11 @@ class Access:
         self.read_only = read_only
         self.cookie_name = f"paretune_{port}"  # ports of one host share their cookies
         self._port = port
-        own = () if self.local else (socket.gethostname(), socket.getfqdn())
-        self._names = {name.lower() for name in ("localhost", *own, *names)}
+        own = () if self.local else ("localhost", socket.gethostname(), socket.getfqdn())
+        self._names = {name.lower() for name in (*own, *names)}
         self._secret = secrets.token_bytes(32)
+        self._logged_out: dict[str, int] = {}
+        """Cookies, and when they would have ended."""
 
     def answers(self, host: str) -> bool:
         """Whether a request with this Host header is answered.
@@ -125,10 +133,10 @@ class Access:
         if parts is None:
             return False
         name, port = parts
-        if self.local:
-            return name in (*LOOPBACK, *self._names) and (port or 80) == self._port
         if name in self._names:
-            return True
+            return True  # a proxy has a port of its own
+        if self.local:
+            return name in LOOPBACK and (port or 80) == self._port
         try:
             ipaddress.ip_address(name)
         except ValueError:
@@ -150,8 +158,16 @@ class Access:
         plain, _, signature = (cookie or "").rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(plain).encode()):
             return None
+        if cookie is None or cookie in self._logged_out:
+            return None
         role, ends, _ = plain.split(".", 2)
-        return None if int(ends) < time.time() else Session(cookie or "", self._least(Role(role)))
+        return None if int(ends) < time.time() else Session(cookie, self._least(Role(role)))
+
+    def log_out(self, session: Session) -> None:
+        """End a session, wherever else its cookie may be by now."""
+        now = int(time.time())
+        self._logged_out = {cookie: ends for cookie, ends in self._logged_out.items() if ends > now}
+        self._logged_out[session.cookie] = now + SESSION_S
 
     def token(self, session: Session) -> str:
         """What a page of this session sends with whatever it writes; no other page knows it."""
@@ -176,6 +192,6 @@ def _split(host: str) -> tuple[str, int | None] | None:
     """The name and the port of a Host header; None for what is none."""
     try:
         parts = urlsplit(f"//{host}")
-        return (parts.hostname, parts.port) if parts.hostname and parts.netloc == host else None
+        return (parts.hostname, parts.port) if parts.hostname and parts.netloc == host and "@" not in host else None
     except ValueError:
         return None

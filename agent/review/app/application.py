@@ -46,17 +46,19 @@ def application(records: Records, access: Access, bundles: Path) -> ASGIApp:
     """Everything that is served. bundles: where exported ones go."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.access = access
-    app.state.shelf = Shelf(records)
-    app.state.shelf.read_all()
+    shelf = app.state.shelf = Shelf(records)
+    shelf.read_all()
+    app.state.news = studies_page.News(shelf)
     app.state.blind = Blind()
-    app.state.exports = Exports(records, bundles)
+    app.state.exports = Exports(shelf, bundles)
+    app.state.attempts = login_page.Attempts()
     for module in PAGES:
         app.include_router(module.router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(UserError, _impossible)
     app.add_exception_handler(Exception, _failed)
-    app.mount("/", _Optunas(WSGIMiddleware(optuna_pages(records))))
+    app.mount("/", _Optunas(WSGIMiddleware(optuna_pages(shelf))))
     return Guard(app, access)
 
 
@@ -79,7 +81,11 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _not_understood(request: Request, error: Exception) -> Response:
-    return _answer(request, 404 if request.method == "GET" else 422, "There is no such page.")
+    assert isinstance(error, RequestValidationError)
+    if request.method == "GET":
+        return _answer(request, 404, "There is no such page.")
+    said = "; ".join(f"{'.'.join(str(part) for part in one['loc'][1:])}: {one['msg']}" for one in error.errors())
+    return _answer(request, 422, f"This cannot be stored ({said}).")
 
 
 async def _impossible(request: Request, error: Exception) -> Response:

@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, StringConstraints
 
 from ....objectives.figures import FIGURES
 from ...results import Results, Trial
 from .exports import Exports
 from .pages import render, shelf_of
+from .people import Person, plain_text
 from .picture_files import KEPT
+from .shelf import storage_words
 
 router = APIRouter()
 
@@ -21,8 +23,8 @@ router = APIRouter()
 class Choice(BaseModel):
     """What is said when a configuration is chosen."""
 
-    by: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
-    note: str = Field(default="", max_length=5000)
+    by: Person
+    note: Annotated[str, StringConstraints(max_length=5000), AfterValidator(plain_text)] = ""
 
 
 class Wish(BaseModel):
@@ -117,7 +119,7 @@ def _state(request: Request, study: str, number: int) -> dict[str, Any] | None:
 def _command(request: Request, study: str, trial: Trial) -> str:
     folder = str(exports_of(request).folder_of(study, trial.number))
     words = ["paretune", "export", study, "--trial", str(trial.number), "-o", folder]
-    return shlex.join([*words, *([] if trial.exportable else ["--unconfirmed"])])
+    return shlex.join([*words, *([] if trial.exportable else ["--unconfirmed"]), *storage_words(shelf_of(request))])
 
 
 def _compared(results: Results, trial: Trial) -> list[dict[str, str]]:
@@ -125,7 +127,8 @@ def _compared(results: Results, trial: Trial) -> list[dict[str, str]]:
     for figure in FIGURES:
         before, after = results.reference.known_figure(figure.name), trial.known_figure(figure.name)
         if before is not None and after is not None:
-            change = "" if before == 0 else f"{100 * (after / before - 1):+.0f} %"
+            percent = 0.0 if before == 0 else 100 * (after / before - 1)
+            change = "" if before == 0 else "the same" if abs(percent) < 0.5 else f"{percent:+.0f} %"
             lines.append({
                 "label": figure.label, "before": figure.text(before), "after": figure.text(after), "change": change,
             })  # fmt: skip

@@ -5,9 +5,10 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ....studies import Records, UserError, fault_sentence, without_secrets
+from ....studies import UserError, fault_sentence, without_secrets
 from ...bundle import export
 from ...results import Results
+from .shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Export:
 class Exports:
     """Of one running server."""
 
-    def __init__(self, records: Records, folder: Path) -> None:
+    def __init__(self, shelf: Shelf, folder: Path) -> None:
         """folder: where the bundles go."""
-        self._records = records
+        self._shelf = shelf
         self._folder = folder
         self._known: dict[tuple[str, int], Export] = {}
         self._lock = threading.Lock()
@@ -65,12 +66,12 @@ class Exports:
         with self._one_at_a_time:
             try:
                 say(0, 1, "reading the study")
-                results = Results(self._records, study)
+                results = Results(self._shelf.records, study)
                 export(results, results.trial(number), folder, unconfirmed=unconfirmed, on_step=say)
                 known = self.state(*key) or Export("running")
                 self._set(key, replace(known, text="writing the zip file", done=known.total - 1))
-                archive = shutil.make_archive(str(folder), "zip", root_dir=folder.parent, base_dir=folder.name)
-                self._set(key, Export("done", "exported", 1, 1, str(folder), archive))
+                archive = _zipped(folder)
+                self._set(key, Export("done", "exported", 1, 1, str(folder), str(archive)))
             except UserError as error:
                 self._set(key, Export("failed", without_secrets(str(error))))
             except Exception as error:
@@ -80,3 +81,10 @@ class Exports:
     def _set(self, key: tuple[str, int], export: Export) -> None:
         with self._lock:
             self._known[key] = export
+
+
+def _zipped(folder: Path) -> Path:
+    """One file beside the folder, put there whole: whoever downloads the last one keeps what they began with."""
+    archive = folder.with_name(f"{folder.name}.zip")
+    draft = shutil.make_archive(f"{folder}.draft", "zip", root_dir=folder.parent, base_dir=folder.name)
+    return Path(draft).replace(archive)

@@ -12,6 +12,7 @@ from ...results import Limit, floor_note, headline, limit_words, study_doubts
 from .pages import render, shelf_of
 from .picks import picks
 from .points import MEMORIES_GIB, axes, floors, points
+from .shelf import storage_words
 from .summaries import is_running, workload_words
 
 router = APIRouter()
@@ -48,8 +49,9 @@ def front(request: Request, study: str) -> HTMLResponse:
                 "floors": floors(results),
                 "verdicts": VERDICTS,
                 "assessed": results.quality_assessed,
+                "trials": len(results.trials),
             },
-            picks=picks(results, [], None),
+            picks=picks(results, [], None, storage_words(shelf)),
         )
 
 
@@ -62,9 +64,10 @@ def picked(
         raise UserError(f"there is no verdict {verdict}")
     limits = [Limit("peak_vram_gib", "<=", memory)] if memory is not None else []
     limits += [Limit("cold_start_s", "<=", cold)] if cold is not None else []
-    with shelf_of(request).open(study) as results:
-        assessed = results.quality_assessed
-        return [asdict(one) for one in picks(results, limits, Verdict(verdict) if verdict and assessed else None)]
+    shelf = shelf_of(request)
+    with shelf.open(study) as results:
+        worst = Verdict(verdict) if verdict and results.quality_assessed else None
+        return [asdict(one) for one in picks(results, limits, worst, storage_words(shelf))]
 
 
 def _failure(trial: Any) -> dict[str, Any]:

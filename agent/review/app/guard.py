@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +14,8 @@ OPTUNAS = ("/dashboard", "/api", "/static", "/artifacts", "/csv")
 OPEN = ("/login", "/assets/base.css", "/assets/app.css")
 """What is answered without a login."""
 READING = ("GET", "HEAD")
+MOST_BYTES = 256 * 1024
+"""Of what a request may bring: notes and names, never more."""
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -50,7 +52,7 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        request = Request(scope)
+        request = Request(scope, receive)
         session = self._access.session(request.cookies.get(self._access.cookie_name))
         begun = session is None and not self._access.passwords
         if begun:
@@ -63,10 +65,16 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(request, session)
+        if refusal is None and request.method not in READING:
+            body = await _body(request)
+            if body is None:
+                refusal = _refused(413, f"That is too long: {MOST_BYTES // 1024} KiB are the most.")
+            else:
+                receive = _once(body, receive)
         await (self._app if refusal is None else refusal)(scope, receive, sending)
 
     def _refusal(self, request: Request, session: Session | None) -> Response | None:
-        headers, path = request.headers, request.url.path
+        headers, path = request.headers, request.scope["path"]
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._access.answers(host):
             return _refused(403, "The dashboard does not answer under this name: see --allow-name.")
@@ -99,7 +107,7 @@ class Guard:
         del headers["access-control-allow-origin"]  # Optuna's artifacts are meant for every page
         for name, value in HEADERS.items():
             headers[name] = value
-        theirs = headers.get("content-security-policy") if is_optunas(request.url.path) else None
+        theirs = headers.get("content-security-policy") if is_optunas(request.scope["path"]) else None
         ours = PLOT_POLICY if getattr(request.state, "plots", False) else CONTENT_POLICY
         headers["Content-Security-Policy"] = f"{theirs}; frame-ancestors 'none'" if theirs else ours
         headers.setdefault("Cache-Control", "no-store")
@@ -116,6 +124,31 @@ def set_session(headers: MutableHeaders, access: Access, session: Session, *, se
         "set-cookie",
         f"{access.cookie_name}={session.cookie}; HttpOnly; SameSite=Lax; Path=/; Max-Age={SESSION_S}{safe}",
     )
+
+
+async def _body(request: Request) -> bytes | None:
+    """Read before anything else sees the request, so that nothing has to hold more; None for one that is too long."""
+    body = b""
+    try:
+        if int(request.headers.get("content-length", 0)) > MOST_BYTES:
+            return None
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_BYTES:
+                return None
+    except (ValueError, ClientDisconnect):
+        return None
+    return body
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """The body as an application asks for it; then whatever comes after it."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return left.pop() if left else await receive()
+
+    return received
 
 
 def _login(request: Request) -> Response:

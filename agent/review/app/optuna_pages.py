@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from ....studies import Records, UserError, optuna_storage, without_secrets
 from ..report import template
 from ..view import study_view
+from .shelf import Shelf
 
 if TYPE_CHECKING:
     from ..optuna_storage import ReportedStorage
@@ -23,8 +25,26 @@ _STUDY = re.compile(r"/api/studies/(\d+)/?")
 _NOTE = re.compile(r"/api/studies/\d+(/\d+)?/note/?")
 
 
-def optuna_pages(records: Records) -> WSGIApplication:
-    """Optuna's dashboard for one database; where Optuna's tables cannot be read, a sentence instead of each page."""
+def optuna_pages(shelf: Shelf) -> WSGIApplication:
+    """Optuna's dashboard over the database; where that cannot be read, a sentence instead of each page."""
+    lock = threading.Lock()
+    made: list[tuple[Records, WSGIApplication]] = []
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            with lock:
+                if not made or made[0][0] is not shelf.records:
+                    made[:] = [(shelf.records, _pages_of(shelf.records))]
+                _, app = made[0]
+        except UserError as error:
+            app = _sentence(without_secrets(str(error)))
+        return app(environ, start_response)
+
+    return answer
+
+
+def _pages_of(records: Records) -> WSGIApplication:
+    """Raises UserError where Optuna's tables cannot be read."""
     import optuna_dashboard
 
     from ..optuna_storage import ReportedStorage
@@ -32,10 +52,7 @@ def optuna_pages(records: Records) -> WSGIApplication:
     # Importances of parameters that few trials have; the page says nothing wrong, and the terminal is no place for it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
-    try:
-        reported = ReportedStorage(records, optuna_storage(records.reading_url, read_only=True))
-    except UserError as error:
-        return _sentence(without_secrets(str(error)))
+    reported = ReportedStorage(records, optuna_storage(records.reading_url, read_only=True))
     return as_reported(optuna_dashboard.wsgi(reported, artifact_store=reported), reported)
 
 
@@ -57,13 +74,16 @@ def as_reported(app: WSGIApplication, storage: "ReportedStorage") -> WSGIApplica
             environ["wsgi.errors"] = io.StringIO()
         asked = _STUDY.fullmatch(path)
         if asked is None or environ["REQUEST_METHOD"] != "GET":
-            return app(environ, start_response)
+            # Whole: a visitor who reads slowly would keep one of the few threads that answer, chunk by chunk.
+            body, status, headers = _answer(app, environ)
+            start_response(status, headers)
+            return [body]
         # The page asks for the trials that it does not know yet, but best trials may be any.
-        after = int(parse_qs(environ["QUERY_STRING"]).get("after", ["0"])[0])
+        after = parse_qs(environ["QUERY_STRING"]).get("after", ["0"])[0]
         body, status, headers = _answer(app, {**environ, "QUERY_STRING": ""})
         if status.startswith("200"):
             study = json.loads(body)
-            _change(study, int(asked[1]), storage, after)
+            _change(study, int(asked[1]), storage, int(after) if after.isascii() and after.isdigit() else 0)
             body = json.dumps(study).encode()
         kept = [(key, value) for key, value in headers if key.lower() != "content-length"]
         start_response(status, [*kept, ("Content-Length", str(len(body)))])

@@ -28,34 +28,42 @@ class Pick:
     why: str = ""
 
 
-def picks(results: Results, limits: list[Limit], verdict: Verdict | None) -> list[Pick]:
-    """Fastest lossless, fastest near-lossless, smallest. verdict: the worst that the page accepts."""
-    worst = None if verdict is None else Verdict(verdict)
-    if not results.quality_assessed:
-        return [
-            _pick("Fastest lossless", results, limits, None, "latency_ms", Loss.REORDERED),
-            _pick("Fastest", results, limits, None, "latency_ms", None),
-            _pick("Smallest", results, limits, None, "peak_vram_gib", None),
+def picks(results: Results, limits: list[Limit], verdict: Verdict | None, storage: list[str]) -> list[Pick]:
+    """Fastest lossless, fastest near-lossless, smallest. verdict: the worst that the page accepts. storage: the words
+    by which a command finds the database.
+    """
+    lossless = verdict if verdict is not None and verdict.at_least(LOSSLESS) else LOSSLESS
+    near = verdict if verdict is not None and verdict.at_least(Verdict.NEAR_LOSSLESS) else Verdict.NEAR_LOSSLESS
+    asked: list[tuple[str, Verdict | None, str, Loss | None]] = (
+        [
+            ("Fastest lossless", lossless, "latency_ms", None),
+            ("Fastest near-lossless", near, "latency_ms", None),
+            ("Smallest", verdict, "peak_vram_gib", None),
         ]
-    return [
-        _pick("Fastest lossless", results, limits, _stricter(LOSSLESS, worst), "latency_ms", None),
-        _pick("Fastest near-lossless", results, limits, _stricter(Verdict.NEAR_LOSSLESS, worst), "latency_ms", None),
-        _pick("Smallest", results, limits, worst, "peak_vram_gib", None),
-    ]
-
-
-def _stricter(one: Verdict, other: Verdict | None) -> Verdict:
-    return one if other is None or one.at_least(other) else other
+        if results.quality_assessed
+        else [
+            ("Fastest lossless", None, "latency_ms", Loss.REORDERED),
+            ("Fastest", None, "latency_ms", None),
+            ("Smallest", None, "peak_vram_gib", None),
+        ]
+    )
+    return [_pick(title, results, limits, worst, by, loss, storage) for title, worst, by, loss in asked]
 
 
 def _pick(
-    title: str, results: Results, limits: list[Limit], verdict: Verdict | None, by: str, loss: Loss | None
+    title: str,
+    results: Results,
+    limits: list[Limit],
+    verdict: Verdict | None,
+    by: str,
+    loss: Loss | None,
+    storage: list[str],
 ) -> Pick:
     words = ["paretune", "best", results.name, *(word for limit in limits for word in ("--limit", str(limit)))]
     words += ["--verdict", str(verdict)] if verdict is not None else []
     words += ["--loss", str(loss)] if loss is not None else []
     words += ["--by", by] if by != "latency_ms" else []
-    command = shlex.join(words)
+    command = shlex.join([*words, *storage])
     try:
         found = results.best(by=by, limits=limits, verdict=verdict, loss=loss)
     except UserError as error:

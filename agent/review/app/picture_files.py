@@ -33,7 +33,7 @@ def small(request: Request, study: str, number: int, file: str, side: int = SIDE
         found = picture_file(trial_of(results, number), file)
     try:
         return Response(thumbnail(found, side), media_type="image/webp", headers=KEPT)
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # Pillow's decoders raise whatever they stumble over
         raise HTTPException(404, "The picture cannot be read.") from None
 
 
@@ -46,7 +46,7 @@ def difference(request: Request, study: str, number: int, file: str, full: int =
         pair = pair_of(results, trial_of(results, number), file)
     try:
         return Response(difference_map(*pair, full), media_type="image/png", headers=KEPT)
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # of two sizes, or as above
         raise HTTPException(404, "The pictures cannot be compared.") from None
 
 

@@ -36,6 +36,7 @@ def grid(request: Request, study: str, trial: int | None = None) -> HTMLResponse
             pictures=[] if chosen is None else [{**one, **request_of(results, one["file"])} for one in judged(chosen)],
             there=set() if chosen is None else there(results, chosen),
             ratings=_ratings(request, study),
+            given_blind=_given_blind(request, study),
         )
 
 
@@ -73,13 +74,14 @@ def one(request: Request, study: str, number: int, file: str) -> HTMLResponse:
             after=files[at + 1] if at + 1 < len(files) else None,
             others=[{**_named(results, one), **_verdict(one, file)} for one in others],
             ratings=_ratings(request, study).get((number, file), []),
+            given_blind=_given_blind(request, study),
             page={
                 "reference": f"{base}/files/{results.reference.number}/{file}",
                 "candidate": f"{base}/files/{number}/{file}",
                 "difference": f"{base}/differences/{number}/{file}?full={full_lsb}",
                 "width": size[0],
                 "height": size[1],
-                "tile": None if tile is None else [tile.x, tile.y, tile.width, tile.height],
+                "tile": None if tile is None or tile.psnr_db is None else [tile.x, tile.y, tile.width, tile.height],
             },
         )
 
@@ -129,6 +131,10 @@ def request_of(results: Results, file: str) -> dict[str, str]:
             words = f"{size}, {request['steps']} steps, guidance {request['guidance']:g}, seed {seed}"
             return {"prompt": str(request["prompt"]), "details": words}
     return {"prompt": "", "details": ""}
+
+
+def _given_blind(request: Request, study: str) -> set[int]:
+    return {one.id for one in shelf_of(request).records.ratings(study, blind=True)}
 
 
 def _ratings(request: Request, study: str) -> dict[tuple[int, str], list[Any]]:

@@ -31,8 +31,11 @@ class Point:
     rank: int
     """Of the verdict; 0 for the best."""
     pictures: int
+    is_best: bool
     on_front: bool
     confirmed: bool
+    cold_start_measured: str
+    """The median of real cold processes; empty without them. `figures` has the estimate, which limits are about."""
     broken_limits: list[str] = field(default_factory=list)
 
 
@@ -47,6 +50,7 @@ def _point(trial: Trial, names: list[str]) -> Point:
     verdict = trial.verdict if results.quality_assessed else Verdict.NOT_ASSESSED
     known = {figure.name: trial.known_figure(figure.name) for figure in FIGURES}
     figures = {name: value for name, value in known.items() if value is not None}
+    measured = trial.cold_start_measured
     return Point(
         number=trial.number,
         label=", ".join(names),
@@ -57,8 +61,10 @@ def _point(trial: Trial, names: list[str]) -> Point:
         verdict=str(verdict),
         rank=verdict.rank,
         pictures=trial.picture_count,
+        is_best="best" in names,
         on_front=trial in results.front,
         confirmed=trial.confirmed,
+        cold_start_measured="" if measured is None else FIGURE["cold_start_s"].text(measured["cold_start_s"]),
         broken_limits=trial.broken_limits(),
     )
 

@@ -1,11 +1,11 @@
 """What people say: rating blind, and what the ratings come to beside the metrics."""
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel
 
 from ....objectives.people import LEAST_OF_EACH, LEAST_PICTURES, LEAST_RATINGS
 from ....studies import RATINGS
@@ -13,12 +13,12 @@ from ...results import people_said
 from ..report import METRIC_WORDS
 from .blind import Blind, Pair, candidates, next_pair
 from .pages import render, shelf_of
+from .people import Person
 from .picture_files import picture_file, png_of
 from .pictures_page import pictured, request_of
 from .trial_page import trial_of
 
 router = APIRouter()
-Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
 
 
 class Answer(BaseModel):
@@ -41,16 +41,21 @@ def ratings(request: Request, study: str) -> HTMLResponse:
     shelf = shelf_of(request)
     with shelf.open(study) as results:
         known = shelf.records.ratings(study)
+        blind_ones = shelf.records.ratings(study, blind=True)
+        given_blind = {one.id for one in blind_ones}
         counts: dict[int, Counter[str]] = {}
-        for one in known:
+        for one in blind_ones:
             counts.setdefault(one.trial, Counter())[one.rating] += 1
+        for one in known:
+            if one.id not in given_blind:
+                counts.setdefault(one.trial, Counter())["open"] += 1
         return render(
             request,
             "ratings.html.j2",
             study=study,
             tab=f"/studies/{study}/ratings",
             assessed=results.quality_assessed,
-            said=people_said(results, known),
+            said=people_said(results),
             kinds=RATINGS,
             trials=[
                 (results.numbered[number], counts[number]) for number in sorted(counts) if number in results.numbered
@@ -80,7 +85,7 @@ def begin(request: Request, study: str, wanted: Next) -> dict[str, Any]:
     shelf = shelf_of(request)
     with shelf.open(study) as results:
         pictures = candidates(results, wanted.trial) if results.quality_assessed else []
-        known = shelf.records.ratings(study)
+        known = shelf.records.ratings(study, blind=True)
         own = {(one.trial, one.picture) for one in known if one.rater == wanted.by}
         pair = next_pair(study, pictures, known, wanted.by)
         counts = {"done": len(own & set(pictures)), "total": len(pictures)}
@@ -108,7 +113,7 @@ def side(request: Request, study: str, pair: str, side: Literal["left", "right"]
 def rate(request: Request, study: str, pair: str, answer: Answer) -> dict[str, Any]:
     """Store what somebody says of a pair."""
     found = _pair(request, study, pair)
-    shelf_of(request).records.rate(study, found.trial, found.file, found.rating(answer.better), answer.by)
+    shelf_of(request).records.rate(study, found.trial, found.file, found.rating(answer.better), answer.by, blind=True)
     return {"stored": True}
 
 

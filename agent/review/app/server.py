@@ -31,7 +31,8 @@ def dashboard(
     which the server may be reached besides addresses and this machine's own name. bundles: where exported ones go.
     Raises UserError.
     """
-    passwords.check(host)
+    names = list(names)
+    passwords.check(host, names)
     records = Records(storage, must_exist=True)
     if name is not None:
         records.study(name)

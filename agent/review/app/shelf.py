@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from ....studies import Records, UserError
+from ....studies import DEFAULT_STORAGE, Records, UserError, without_secrets
 from ...results import Results
 
 FRESH_S = 1.0
@@ -24,9 +24,21 @@ class Shelf:
     """Every study of the database, by name. What a study's results are asked for is worked out under its lock."""
 
     def __init__(self, records: Records) -> None:
-        self.records = records
+        self._records = records
         self._lock = threading.Lock()
         self._studies: dict[str, _Open] = {}
+
+    @property
+    def records(self) -> Records:
+        """The database as it is now. Raises UserError where its file is gone: what was read of it may be old.
+
+        A file that was put in its place is read instead.
+        """
+        with self._lock:
+            if not self._records.is_current():
+                self._records = Records(self._records.url, must_exist=True)
+                self._studies.clear()
+            return self._records
 
     def names(self) -> list[str]:
         """Of every study, oldest first."""
@@ -46,12 +58,13 @@ class Shelf:
     @contextmanager
     def open(self, name: str) -> Iterator[Results]:
         """A study's results, for this thread alone as long as it is open. Raises UserError when it cannot be read."""
+        records = self.records
         with self._lock:
             known = self._studies.setdefault(name, _Open())
         with known.lock:
             if known.results is None:
                 try:
-                    known.results = Results(self.records, name)
+                    known.results = Results(records, name)
                 except UserError:
                     with self._lock:
                         self._studies.pop(name, None)  # names that do not exist are not kept
@@ -61,3 +74,9 @@ class Shelf:
                 known.results.refresh()
                 known.read_at = time.monotonic()
             yield known.results
+
+
+def storage_words(shelf: Shelf) -> list[str]:
+    """What a command needs to find the same database; without its password."""
+    url = shelf.records.url
+    return [] if url == DEFAULT_STORAGE else ["--storage", without_secrets(url)]

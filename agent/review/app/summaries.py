@@ -1,11 +1,14 @@
 """A study in a line: what it optimises, on what, how far it is, and what it gained."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from ....studies import UserError
 from ...results import Results, Trial
 from .shelf import Shelf
 
+PACE_OF = 10
+"""Trials: the last ones, by whose ends the pace is known."""
 SILENT_S = 60.0
 """A launch of which nothing was heard for so long has ended."""
 
@@ -115,13 +118,19 @@ def _times(times: float, interval: tuple[float, float] | None) -> str:
 
 
 def _left(results: Results) -> str:
-    """How long the rest of the trials will take if they take as long as those so far."""
+    """How long the rest of the trials will take: as long as those so far, or where several are measured at a time, at
+    the pace at which the last ones came.
+    """
     own = [trial for trial in results.trials if trial.elsewhere is None and not trial.is_reference]
     to_go = results.study.budget.trials - len(results.trials)
     if to_go <= 0:
         return "after the last trial: confirming the best"
     if not own:
         return "the first trials are being measured"
-    seconds = to_go * sum(sum(trial.timing.phases_s.values()) for trial in own) / len(own)
+    each_s = [sum(sum(trial.timing.phases_s.values()) for trial in own) / len(own)]
+    ended = sorted(datetime.fromisoformat(trial.timing.finished_at) for trial in own)[-PACE_OF:]
+    if len(ended) > 1 and ended[-1] > ended[0]:
+        each_s.append((ended[-1] - ended[0]).total_seconds() / (len(ended) - 1))
+    seconds = to_go * min(each_s)
     amount = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
     return f"about {amount} for {to_go} more trial{'s' if to_go != 1 else ''}"

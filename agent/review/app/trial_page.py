@@ -13,7 +13,7 @@ from ...trial import LOG, tail_of
 from ..ablation import ablation_plot
 from ..explain import explain
 from ..report import LOSS_WORDS, METRIC_WORDS
-from ..rows import row_of
+from ..rows import named_trials, row_of
 from ..sections import stage_names, stage_words, stages_of
 from .pages import render, shelf_of
 
@@ -28,7 +28,9 @@ def trial(request: Request, study: str, number: int) -> HTMLResponse:
         found = trial_of(results, number)
         pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in results.record.pipelines.items()}
         row = row_of(found)
-        compared = [one for one in dict.fromkeys((results.reference, results.torch_compile, found)) if one is not None]
+        baselines = (results.reference, results.torch_compile, results.torch_compile_best)
+        compared = [one for one in dict.fromkeys((*baselines, found)) if one is not None]
+        names = {one.number: name for name, one in named_trials(results).items() if one is not None and name != "best"}
         ablation = ablation_of(results, found) if found.complete else None
         return render(
             request,
@@ -41,6 +43,7 @@ def trial(request: Request, study: str, number: int) -> HTMLResponse:
             reference=row_of(results.reference),
             figures=_figures(compared),
             compared=compared,
+            called={**names, found.number: "this one"},
             steps=explain(found.configuration, pipelines),
             stages=stages_of(compared) if found.complete else {},
             stage_words=stage_words,
@@ -77,13 +80,19 @@ def judged(trial: Trial) -> list[dict[str, Any]]:
 
 
 def _figures(compared: list[Trial]) -> list[dict[str, Any]]:
-    """A line per figure that any of them has: its label, and how each of them has it."""
+    """A line per figure that any of them has: its label, and how each of them has it; then measured cold starts."""
     lines = []
     for figure in FIGURES:
         values = [one.known_figure(figure.name) for one in compared]
         if any(value is not None for value in values):
             texts = ["" if value is None else figure.text(value) for value in values]
             lines.append({"label": figure.label, "meaning": figure.meaning, "texts": texts})
+        if figure.name == "cold_start_s" and any(one.cold_start_measured for one in compared):
+            texts = [
+                "" if (measured := one.cold_start_measured) is None else figure.text(measured[figure.name])
+                for one in compared
+            ]
+            lines.append({"label": "cold start, measured", "meaning": "median of real cold processes", "texts": texts})
     return lines
 
 

@@ -2,7 +2,9 @@
 
 import http.server
 import re
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +123,7 @@ def test_the_login_leads_nowhere_else(guarded: Visitor) -> None:
         {"host": "rebound.example:8080"},
         {"host": "127.0.0.1:1"},
         {"host": "127.0.0.1@evil.example"},
+        {"host": "evil.example/login?"},
         {"host": None},
         {"origin": "http://evil.example"},
         {"origin": "null"},
@@ -226,6 +229,89 @@ def test_sessions_end_with_the_server_and_in_time(monkeypatch: pytest.MonkeyPatc
     assert Access(Passwords(WRITES)).session(session.cookie) is None
     monkeypatch.setattr("paretune.agent.review.app.access.time.time", lambda: 4e9)
     assert access.session(session.cookie) is None
+
+
+def test_logging_out_ends_the_session_wherever_its_cookie_is(guarded: Visitor) -> None:
+    visitor = stranger(guarded)
+    visitor.log_in(WRITES)
+    copied = stranger(guarded)
+    copied.cookies = dict(visitor.cookies)
+    assert copied.get("/").status == 200
+    assert visitor.ask("POST", "/logout", b"", origin=guarded.root).status == 303
+    assert copied.get("/").status == 303
+
+
+def test_whoever_guesses_keeps_nobody_else_from_logging_in(guarded: Visitor) -> None:
+    """Others wait for an address's own wrong passwords only, and more than a few of these are refused at once."""
+    guesses: list[int] = []
+
+    def guess(address: str) -> None:
+        guesses.append(stranger(guarded).log_in("guessed", x_forwarded_for=address).status)
+
+    threads = [threading.Thread(target=guess, args=("192.0.2.66",)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    while not guesses:  # the first refusals come at once
+        time.sleep(0.01)
+    assert stranger(guarded).log_in(WRITES, x_forwarded_for="192.0.2.7").status == 303
+    assert guesses.count(401) < 3
+    for thread in threads:
+        thread.join()
+    assert {401, 429} == set(guesses)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("POST", "/studies/replayed/choose/2", b'{"by": "Ann", "note": "'),
+        ("PUT", "/api/studies/1/note", b'{"version": 1, "body": "'),
+    ],
+)
+def test_a_request_that_is_too_long_is_refused_unread(local: Visitor, method: str, path: str, said: bytes) -> None:
+    visitor = stranger(local)
+    visitor.open("/")
+    answer = visitor.ask(
+        method,
+        path,
+        said + b"a" * 1_000_000 + b'"}',
+        origin=local.root,
+        x_csrf_token=visitor.token,
+        content_type="application/json",
+    )
+    assert answer.status == 413
+    assert "256 KiB are the most" in answer.text
+
+
+def test_a_proxy_on_this_machine_serves_it_under_its_own_name(study: Path) -> None:
+    """Listening on 127.0.0.1 behind a proxy lets other machines in all the same, so it needs a password."""
+    with pytest.raises(
+        UserError, match=r"--allow-name studies\.example lets other machines in, so it needs a password"
+    ):
+        Passwords().check("127.0.0.1", ["studies.example"])
+    with served(url_of(study), study, Passwords(WRITES), names=["studies.example"]) as visitor:
+        assert visitor.get("/login", host="studies.example").status == 200
+        assert visitor.get("/login", host="other.example").status == 403
+
+
+def test_slow_visitors_do_not_keep_others_from_anything(local: Visitor) -> None:
+    """Half-sent requests, and readers who take nothing of Optuna's largest file."""
+    slow = []
+    try:
+        for number in range(40):
+            connection = socket.create_connection(("127.0.0.1", local.port))
+            slow.append(connection)
+            host = f"Host: 127.0.0.1:{local.port}\r\n"
+            if number % 2:
+                connection.sendall(
+                    f"POST /login HTTP/1.1\r\n{host}Origin: {local.root}\r\nContent-Length: 9\r\n\r\np".encode()
+                )
+            else:
+                connection.sendall(f"GET /static/bundle.js HTTP/1.1\r\n{host}\r\n".encode())
+        for path in ("/", "/dashboard/", "/static/bundle.js"):
+            assert local.get(path).status == 200
+    finally:
+        for connection in slow:
+            connection.close()
 
 
 def test_a_read_only_server_lets_nobody_write(study: Path) -> None:

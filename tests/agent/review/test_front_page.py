@@ -104,9 +104,9 @@ def test_the_list_brings_itself_up_to_date(tmp_path: Path) -> None:
         connection.request("GET", "/events")
         stream = connection.getresponse()
         assert stream.getheader("content-type") == "text/event-stream; charset=utf-8"
-        assert next_event(stream)[0]["trials"] == 3
+        assert next_event(stream)["studies"][0]["trials"] == 3
         add(results, trial_run(tmp_path, 9, results.trial(1).configuration, "cpu", outcome="oom", reason="too large"))
-        (changed,) = next_event(stream)
+        (changed,) = next_event(stream)["studies"]
         assert (changed["trials"], changed["failures"], changed["running"]) == (4, 1, False)
         connection.close()
 

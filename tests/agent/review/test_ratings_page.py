@@ -66,6 +66,25 @@ def test_the_ratings_stand_beside_the_metrics(visitor: Visitor) -> None:
     assert "paretune calibrate replayed" in text
 
 
+def test_only_what_was_said_blind_counts(tmp_path: Path) -> None:
+    """Who knows which picture is whose sees what they expect: shown, but apart."""
+    results = replay(tmp_path, trusted=False)
+    for rater in ("Ann", "Bo"):
+        results.records.rate("replayed", 2, "cat-0.png", "worse", rater)
+    results.records.rate("replayed", 2, "dog-0.png", "same", "Ann", blind=True)
+    results.records.rate("replayed", 2, "dog-0.png", "worse", "Ann")  # later, and not blind: the blind one stays
+    said = people_said(results)
+    assert (said.ratings, said.open_ratings, said.raters) == (1, 3, ["Ann"])
+    with served(url_of(tmp_path), tmp_path) as visitor:
+        text = Page(visitor.get(f"{STUDY}/ratings").text).text
+        assert (
+            "1 blind rating of 1 picture by Ann. 3 more were given by people who knew which picture was whose" in text
+        )
+        pictures = Page(visitor.get(f"{STUDY}/pictures/2/cat-0.png").text).text
+        assert "worse than the reference’s, says Ann" in pictures
+        assert ", blind)" not in pictures
+
+
 def test_equal_pictures_are_not_asked_about(tmp_path: Path) -> None:
     replay(tmp_path, only=(4,))
     with served(url_of(tmp_path), tmp_path) as visitor:
@@ -81,7 +100,7 @@ def test_agreement_and_prediction_come_from_all_ratings(tmp_path: Path) -> None:
         for trial in (1, 2, 3, 6, 7):
             for picture in ("cat-0.png", "dog-0.png", "cat~1-0.png", "dog~1-0.png"):
                 worse = (trial == 3) != (numbers.random() < 0.05)
-                results.records.rate("replayed", trial, picture, "worse" if worse else "same", rater)
+                results.records.rate("replayed", trial, picture, "worse" if worse else "same", rater, blind=True)
     said = people_said(results)
     by_name = {one.metric: one for one in said.metrics}
     assert said.agreement is not None

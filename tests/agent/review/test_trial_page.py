@@ -1,12 +1,14 @@
 """The page of one configuration in the dashboard."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("a2wsgi", reason="the dashboard extra is not installed")
+from paretune.search_space import Configuration
 from support.page import Page
-from support.replayed import ask_optuna, replay, url_of
+from support.replayed import add, ask_optuna, measured, replay, trial_run, url_of
 from support.served import Visitor, served
 
 TRIALS = "/studies/replayed/trials"
@@ -43,16 +45,33 @@ def test_figures_stages_and_memory_stand_beside_the_reference(visitor: Visitor) 
     text = text_of(visitor, f"{TRIALS}/2")
     assert "1.00 s 801 ms 401 ms" in text
     assert "2.00 GiB 2.50 GiB 2.10 GiB" in text
+    assert "cold start, measured median of real cold processes 6.0 s 42.6 s 5.7 s" in text
     page = Page(visitor.get(f"{TRIALS}/2").text)
     bars = [given["aria-label"] for tag, given in page.tags if tag == "svg" and given.get("role") == "img"]
     assert len(bars) == 6
     assert "denoising 802 ms" in str(bars[0])
 
 
+def test_torch_compile_at_its_best_is_one_of_those_it_is_compared_with(tmp_path: Path) -> None:
+    """It is named everywhere, and never taken for the best one because of its name."""
+    results = replay(tmp_path)
+    repeated = Configuration.of({"channels_last": {}, "torch_compile": {"region": "repeated_blocks"}})
+    figures = measured(770.0, 2.5, "imperceptible", 0.42, 46.0, device="cpu")
+    add(results, trial_run(tmp_path, 8, repeated, "cpu", measurements=figures))
+    with served(url_of(tmp_path), tmp_path) as visitor:
+        assert "torch.compile at its best trial 8" in text_of(visitor, f"{TRIALS}/2")
+        front = Page(visitor.get("/studies/replayed").text)
+    rows = {
+        given["data-number"]: given.get("class") for tag, given in front.tags if tag == "tr" and "data-number" in given
+    }
+    assert rows["8"] is None
+    assert rows["2"] == "best"
+
+
 def test_every_metric_of_every_picture_is_there_the_worst_first(visitor: Visitor) -> None:
     text = text_of(visitor, f"{TRIALS}/2")
     assert text.index("cat~1-0.png") < text.index("dog-0.png")
-    for words in ("SSIMULACRA2", "84.2", "36.2", "max_abs_difference_lsb"):
+    for words in ("SSIMULACRA2", "84.2", "36.2", "largest difference, of 255 levels"):
         assert words in text
 
 

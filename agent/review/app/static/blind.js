@@ -15,7 +15,8 @@ async function next() {
   field("progress").max = Math.max(found.total, 1);
   field("progress").value = found.done;
   if (pair === null) {
-    field("said").textContent = `You have rated all ${found.total} pictures. Thank you.`;
+    field("said").textContent = found.total ? `You have rated all ${found.total} pictures. Thank you.`
+      : "There is nothing to rate: every picture here is the same as the reference's.";
     return;
   }
   field("prompt").textContent = found.prompt;
@@ -24,7 +25,21 @@ async function next() {
     return field(side).decode().catch(() => {});
   }));
   field("said").textContent = `${found.done} of ${found.total} rated by you`;
+  closer(false);
   for (const side of ["left", "right"]) field(side).classList.toggle("sharp", field(side).naturalWidth <= 256);
+}
+// One part of both pictures, at full size.
+function closer(shown, across = 50, down = 50) {
+  for (const side of ["left", "right"]) {
+    field(side).classList.toggle("closer", shown);
+    field(side).style.objectPosition = shown ? `${across}% ${down}%` : "";
+  }
+}
+for (const side of ["left", "right"]) {
+  field(side)?.addEventListener("click", (event) => {
+    const box = event.target.getBoundingClientRect(), part = (at, length) => Math.min(100, Math.max(0, 100 * at / length));
+    closer(!event.target.classList.contains("closer"), part(event.clientX - box.left, box.width), part(event.clientY - box.top, box.height));
+  });
 }
 async function answer(better) {
   if (pair === null || busy) return;
@@ -46,6 +61,7 @@ if (field("who")) {
   document.addEventListener("keydown", (event) => {
     if (event.target.matches("input, select, button") || event.ctrlKey || event.metaKey || event.altKey) return;
     const better = {ArrowLeft: "left", ArrowRight: "right", " ": "same"}[event.key];
+    if (event.key === "z" && pair !== null) closer(!field("left").classList.contains("closer"));
     if (better && pair !== null) { event.preventDefault(); answer(better); }
   });
 }

@@ -100,34 +100,33 @@ function draw() {
     type: "scatter", mode: "markers", x: xs(found), y: ys(found), marker, text: found.map(hover), hovertemplate: "%{text}<extra></extra>",
     customdata: found.map((point) => point.number), cliponaxis: false, ...more,
   });
-  const best = frontOf(kept);
+  const sound = (point) => !point.broken_limits.length, best = frontOf(kept.filter(sound));
+  const hollow = (symbol) => symbol.endsWith("open") ? `${symbol}-dot` : `${symbol}-open`;
+  const symbolOf = (point) => sound(point) ? STYLES[point.verdict][0] : hollow(STYLES[point.verdict][0]);
   const traces = [
     trace(out, {size: 6, color: muted, opacity: 0.22, symbol: "circle"}, {hoverinfo: "skip", hovertemplate: null}),
     {type: "scatter", mode: "lines", x: xs(best), y: ys(best), line: {shape: "hv", color: muted, width: 1, dash: "dot"}, hoverinfo: "skip"},
   ];
-  for (const [verdict, [symbol, shade]] of Object.entries(STYLES)) {
-    const found = kept.filter((point) => point.verdict === verdict && !point.label);
+  for (const [verdict, [, shade]] of Object.entries(STYLES)) for (const whole of [true, false]) {
+    const found = kept.filter((point) => point.verdict === verdict && !point.label && sound(point) === whole);
     if (!found.length) continue;
-    const open = symbol.endsWith("open");
+    const symbol = symbolOf(found[0]), open = symbol.includes("open");
     traces.push(trace(found, {symbol, color: colour(shade), size: 10, line: {color: open ? colour(shade) : colour("--raised"), width: open ? 2 : 1}}));
   }
-  const named = kept.filter((point) => point.label), farthest = Math.max(...xs(has), 1e-9);
+  const named = kept.filter((point) => point.label && x in point.figures && y in point.figures);
   traces.push(trace(named, {
-    symbol: named.map((point) => STYLES[point.verdict][0]), color: named.map((point) => colour(STYLES[point.verdict][1])), size: 15,
+    symbol: named.map(symbolOf), color: named.map((point) => colour(STYLES[point.verdict][1])), size: 15,
     line: {color: ink, width: 2},
-  }, {
-    mode: "markers+text", text: named.map((point) => `<b>${point.label}</b>`), hovertext: named.map(hover), hovertemplate: "%{hovertext}<extra></extra>",
-    textposition: named.map((point) => point.figures[x] / unitX > 0.7 * farthest ? "top left" : "top right"), textfont: {color: ink},
   }));
   const shapes = [], annotations = [];
   for (const [axis, other, name, unit] of [["x", "y", x, unitX], ["y", "x", y, unitY]]) {
     const band = page.floors[name];
     if (!band) continue;
-    shapes.push({type: "rect", layer: "below", line: {width: 0}, fillcolor: colour("--grid"), opacity: 0.8,
+    shapes.push({type: "rect", layer: "below", line: {width: 0}, fillcolor: colour("--line"), opacity: 0.6,
       [`${axis}ref`]: axis, [`${axis}0`]: band[0] / unit, [`${axis}1`]: band[1] / unit, [`${other}ref`]: "paper", [`${other}0`]: 0, [`${other}1`]: 1});
     annotations.push({text: name === "drift" ? "reordering floor" : "noise floor", showarrow: false, font: {size: 11, color: muted},
-      [`${axis}ref`]: axis, [axis]: band[1] / unit, [`${other}ref`]: "paper", [other]: axis === "x" ? 0.02 : 0.99, textangle: axis === "x" ? -90 : 0,
-      xanchor: axis === "x" ? "left" : "right", yanchor: "bottom"});
+      [`${axis}ref`]: axis, [axis]: band[1] / unit, [`${other}ref`]: "paper", [other]: 0.99, textangle: axis === "x" ? -90 : 0,
+      xanchor: axis === "x" ? "left" : "right", yanchor: axis === "x" ? "top" : "bottom"});
   }
   const axis = (title) => ({title: {text: title, font: {size: 13}}, rangemode: "tozero", gridcolor: colour("--grid"), linecolor: colour("--line"),
     zeroline: false, automargin: true, tickfont: {color: muted}});
@@ -137,13 +136,44 @@ function draw() {
     hoverlabel: {bgcolor: colour("--raised"), bordercolor: colour("--edge"), align: "left", font: {color: ink}},
     xaxis: axis(titleOf(x)), yaxis: axis(titleOf(y)), shapes, annotations, uirevision: `${x} ${y}`,
   };
-  Plotly.react("plot", traces, layout, {displayModeBar: false, responsive: true});
+  const drawn = Plotly.react("plot", traces, layout, {displayModeBar: false, responsive: true});
+  placeNames = () => {
+    const labels = labelled(named.map((point) => [point.figures[x] / unitX, point.figures[y] / unitY, point.label]));
+    return Plotly.relayout("plot", {annotations: [...annotations, ...labels]});
+  };
+  drawn.then(placeNames);
   const shown = new Set(kept.map((point) => point.verdict));
   field("key").replaceChildren(
     ...Object.entries(STYLES).filter(([verdict]) => shown.has(verdict)).map(([verdict, [symbol]]) =>
       paretune.element("li", {}, paretune.element("span", {class: `sign sign-${verdict}`, "aria-hidden": true}, SIGNS[symbol]), ` ${verdict}`)),
     paretune.element("li", {}, "large and framed: the named ones"), paretune.element("li", {}, "dotted: best trade-offs of these two"),
+    ...(kept.every(sound) ? [] : [paretune.element("li", {}, "hollow: breaks a limit of the study")]),
     ...(out.length ? [paretune.element("li", {}, "faint: outside of the limits")] : []));
+}
+
+// Names beside their points, each where nothing else is yet; farther away, with a line, where points are close.
+let placeNames = () => {};
+function labelled(named) {
+  const {xaxis, yaxis, _size: {w: width, h: height}} = field("plot")._fullLayout;
+  const at = named.map(([x, y]) => [xaxis.l2p(x), yaxis.l2p(y)]);
+  const box = (x, y, w, h) => [x - w / 2, y - h / 2, x + w / 2, y + h / 2];
+  const taken = at.map(([x, y]) => box(x, y, 18, 18));
+  if (page.floors[state.x]) taken.push(box(xaxis.l2p(page.floors[state.x][1] / unitOf(state.x)) + 8, 38, 18, 76));
+  if (page.floors[state.y]) taken.push(box(width - 48, yaxis.l2p(page.floors[state.y][1] / unitOf(state.y)) - 8, 96, 18));
+  const free = ([left, top, right, bottom]) => left >= 0 && top >= -14 && right <= width + 14 && bottom <= height &&
+    taken.every((one) => right < one[0] || left > one[2] || bottom < one[1] || top > one[3]);
+  const found = [];
+  for (const i of at.keys()) {
+    const [px, py] = at[i], [x, y, label] = named[i], w = 7.4 * label.length + 8, h = 18;
+    if (px < 0 || py < 0 || px > width || py > height) continue;  // zoomed away
+    const places = [22, 40, 58, 76, 94].flatMap((far) => [[1, -1], [-1, -1], [1, 1], [-1, 1]].map(([sx, sy]) =>
+      [Math.min(Math.max(px + sx * (w / 2 + 4), w / 2), width - w / 2), py + sy * far]));
+    const [cx, cy] = places.find(([cx, cy]) => free(box(cx, cy, w, h))) ?? places[0];
+    taken.push(box(cx, cy, w, h));
+    found.push({x, y, ax: cx - px, ay: cy - py, text: `<b>${label}</b>`, font: {color: colour("--ink"), size: 12.5}, showarrow: true, arrowhead: 0, arrowwidth: 1,
+      arrowcolor: colour("--muted"), standoff: 10, borderpad: 0, captureevents: false});
+  }
+  return found;
 }
 
 // The table.
@@ -196,7 +226,7 @@ async function pick() {
       make("p", {class: "figures"}, make("span", {}, one.speed), make("span", {}, one.memory), chip(one.verdict, one.verdict.replace(/ .*/, "")),
         ...(one.confirmed ? [chip("confirmed", "faster")] : [])),
       make("p", {class: "what"}, one.text)]),
-    make("p", {class: "command"}, make("code", {}, one.command)))));
+    make("p", {class: "command"}, make("code", {}, ...one.command.split(" ").flatMap((word) => [make("span", {class: "word"}, word), " "]))))));
 }
 let waiting = null;
 function changed() {
@@ -233,7 +263,18 @@ arrange();
 filter();
 draw();
 if (state.memory !== null || state.cold !== null || state.verdict !== null) pick();
+document.getElementById("plot").on("plotly_relayout", (changed) => { if (!("annotations" in changed)) placeNames(); });
 document.getElementById("plot").on("plotly_click", (event) => {
   const number = event.points[0]?.customdata;
   if (number !== undefined) location.href = `/studies/${page.study}/trials/${number}`;
+});
+
+// What was measured since is said, not put under the reader's hands.
+paretune.news(({studies}) => {
+  const more = (studies?.find((one) => one.name === page.study)?.trials ?? page.trials) - page.trials;
+  if (more <= 0) return;
+  const link = paretune.element("a", {href: ""}, "Show them");
+  link.addEventListener("click", (event) => { event.preventDefault(); location.reload(); });
+  field("more").hidden = false;
+  field("more").replaceChildren(`${more} trial${more === 1 ? " was" : "s were"} measured since this page was opened. `, link);
 });

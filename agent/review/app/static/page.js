@@ -28,6 +28,20 @@ const paretune = {
     made.append(...children);
     return made;
   },
+  // The list of studies, whenever something in it changes; while the page is looked at, because a browser has few
+  // connections to one server.
+  news(take, lost = () => {}) {
+    let source = null;
+    const follow = () => {
+      if (document.hidden) { source?.close(); source = null; return; }
+      if (source) return;
+      source = new EventSource("/events");
+      source.addEventListener("message", (event) => take(JSON.parse(event.data)));
+      source.addEventListener("error", lost);
+    };
+    document.addEventListener("visibilitychange", follow);
+    follow();
+  },
   json(id) { return JSON.parse(document.getElementById(id).textContent); },
   // Who rates or chooses: asked once in this browser.
   get person() { try { return localStorage.getItem("paretune-person") || ""; } catch { return ""; } },

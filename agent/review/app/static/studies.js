@@ -11,7 +11,8 @@ function state(one) {
 }
 
 function update(studies) {
-  if (studies.some((one) => !rows.has(one.name))) { location.reload(); return; }
+  const names = new Set(studies.map((one) => one.name));
+  if (names.size !== rows.size || [...names].some((name) => !rows.has(name))) { location.reload(); return; }
   for (const one of studies) {
     if (one.problem) continue;
     const row = rows.get(one.name), put = (field, text) => {
@@ -27,6 +28,7 @@ function update(studies) {
   }
 }
 
-const source = new EventSource("/events");
-source.addEventListener("message", (event) => { live.textContent = ""; update(JSON.parse(event.data)); });
-source.addEventListener("error", () => { live.textContent = "The dashboard does not answer: what is shown may be old."; });
+paretune.news(({studies, problem}) => {
+  live.textContent = problem ?? "";
+  if (studies) update(studies);
+}, () => { live.textContent = "The dashboard does not answer: what is shown may be old."; });

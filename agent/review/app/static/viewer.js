@@ -6,6 +6,8 @@ const field = (id) => document.getElementById(id);
 const stage = field("stage"), over = field("over");
 const view = {name: "wipe", scale: 1, x: 0, y: 0, wipe: 50, flicked: false, timer: null};
 const asked = new URLSearchParams(location.search);
+const said = field("over-tag").textContent;
+stage.classList.toggle("no-tile", !page.tile);
 
 field("reference").src = page.reference;
 field("candidate").src = page.candidate;
@@ -18,7 +20,14 @@ function fitScale() {
   const [width, height] = paneSize();
   return Math.min(width / page.width, height / page.height);
 }
+// As tall as the pictures need, and no taller than the window.
+function shape() {
+  const narrow = innerWidth <= 700, beside = view.name === "side", across = beside && !narrow ? 2 : 1, down = beside && narrow ? 2 : 1;
+  const wanted = stage.clientWidth / across * page.height / page.width * down, most = innerHeight * (narrow ? 0.8 : 0.74);
+  stage.style.height = `${Math.round(Math.max(260, Math.min(wanted, most)))}px`;
+}
 function fit() {
+  shape();
   const [width, height] = paneSize();
   view.scale = fitScale();
   view.x = (width - page.width * view.scale) / 2;
@@ -59,6 +68,7 @@ function show(name) {
   field("difference").hidden = name !== "difference";
   if (name === "difference" && !field("difference").src) field("difference").src = page.difference;
   field("candidate").hidden = name === "difference";
+  field("over-tag").textContent = name === "difference" ? "difference" : said;
   flick(false);
   if (name !== "flicker") speed(0);
   asked.set("view", name);
@@ -78,7 +88,7 @@ function speed(perSecond) {
 function tile(shown) {
   stage.classList.toggle("with-tile", shown);
   field("tile-button").setAttribute("aria-pressed", String(shown));
-  if (!shown) return;
+  if (!shown) { fit(); return; }
   const [x, y, width, height] = page.tile, [paneWidth, paneHeight] = paneSize();
   view.scale = Math.max(fitScale(), Math.min(paneWidth / width, paneHeight / height) / 3);
   view.x = paneWidth / 2 - (x + width / 2) * view.scale;
@@ -98,6 +108,11 @@ field("tile-button")?.addEventListener("click", () => tile(!stage.classList.cont
 
 // Dragging moves; near the edge of a wipe it moves the edge. Two fingers zoom.
 const fingers = new Map();
+function inPane(x, y) {
+  const boxes = [...stage.querySelectorAll(".pane")].map((pane) => pane.getBoundingClientRect());
+  const box = boxes.findLast((one) => x >= one.left && x <= one.right && y >= one.top && y <= one.bottom) ?? boxes[0];
+  return [x - box.left, y - box.top];
+}
 let grabbed = null;
 stage.addEventListener("pointerdown", (event) => {
   fingers.set(event.pointerId, event);
@@ -113,7 +128,7 @@ stage.addEventListener("pointermove", (event) => {
   if (fingers.size === 2) {
     const other = [...fingers.values()].find((one) => one.pointerId !== event.pointerId);
     const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-    zoomAt(apart(event) / Math.max(apart(before), 1), (event.clientX + other.clientX) / 2 - box.left, (event.clientY + other.clientY) / 2 - box.top);
+    zoomAt(apart(event) / Math.max(apart(before), 1), ...inPane((event.clientX + other.clientX) / 2, (event.clientY + other.clientY) / 2));
   } else if (grabbed === "edge") {
     view.wipe = Math.min(100, Math.max(0, 100 * (event.clientX - box.left) / paneSize()[0]));
     field("wipe").value = view.wipe;
@@ -128,8 +143,7 @@ stage.addEventListener("pointermove", (event) => {
 for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, (event) => fingers.delete(event.pointerId));
 stage.addEventListener("wheel", (event) => {
   event.preventDefault();
-  const pane = event.target.closest(".pane") ?? over, box = pane.getBoundingClientRect();
-  zoomAt(Math.exp(-event.deltaY / 400), event.clientX - box.left, event.clientY - box.top);
+  zoomAt(Math.exp(-event.deltaY / 400), ...inPane(event.clientX, event.clientY));
 }, {passive: false});
 
 const KEYS = {
