@@ -6,12 +6,13 @@ from .proof import prove
 from .reading import Bundle, open_bundle
 from .signing import make_keys, trust_file
 from .trust import MANIFEST
-from .verify import verify
+from .verify import Verification, verify
 
 __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
     "Bundle",
+    "Verification",
     "bundle_readme",
     "entries_of",
     "export",
