@@ -11,7 +11,8 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,torchao,signing,notebooks,adapters,worker]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable \
+		'.[dev,dashboard,torchao,signing,notebooks,adapters,worker,ray]'
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/paretune
 	touch $@
 

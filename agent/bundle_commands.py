@@ -36,6 +36,10 @@ def verify(
     starts: Annotated[
         int, typer.Option(min=0, max=100, help="With --cold: so many cold starts by phase, with and without artefacts.")
     ] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Verify at every free GPU of the Ray cluster with this head (HOST:6379, auto)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a bundle in a fresh process without paretune and compare with its evidence. Exit code 1 when it differs.
@@ -53,6 +57,10 @@ def verify(
     if not as_json and trusted_key is None:
         say(RUNS_CODE)
     models = model_folders(model or [])
+    if ray is not None:
+        if cold:
+            raise UserError("--cold verifies on this machine: leave out --ray")
+        raise typer.Exit(0 if _verify_at(ray, folder, models, trusted_key, as_json) else 1)
     with console.status("verifying") as status:
         verification = run(folder, models=models, trusted_key=trusted_key, on_step=lambda text: status.update(text))
     if as_json:
@@ -64,6 +72,27 @@ def verify(
             console.print(f"{mark}  {check.name}: {escape(check.text)}", soft_wrap=True)
         console.print("The bundle passes." if verification.passed else "The bundle differs from its evidence.")
     raise typer.Exit(0 if verification.passed else 1)
+
+
+def _verify_at(address: str, folder: Path, models: dict[str, Path], trusted_key: Path | None, as_json: bool) -> bool:
+    """At every place of a cluster; whether the bundle passes at all of them."""
+    from .measuring import Cluster, verify_everywhere
+
+    with Cluster(address=address) as cluster:
+        found = verify_everywhere(
+            cluster,
+            folder,
+            models=models,
+            trusted_key=trusted_key,
+            on_place=lambda one: None if as_json else say(one.line()),
+        )
+    passed = sum(one.passed for one in found)
+    if as_json:
+        note = {} if trusted_key is not None else {"note": RUNS_CODE}
+        print_json({"passed": passed == len(found), "places": [one.to_dict() for one in found], **note})
+    else:
+        say(f"The bundle passes at {passed} of {len(found)} places.")
+    return passed == len(found)
 
 
 def keygen(

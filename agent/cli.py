@@ -75,10 +75,26 @@ def launch(
     recipes_only: Annotated[
         bool, typer.Option("--recipes-only", help="End after the configurations that are known to be strong.")
     ] = False,
+    like: Annotated[
+        str | None, typer.Option(help="Try the front of this study first, which another machine has measured, say.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure at so many places here at once: a GPU each, or a share of the CPU each."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Measure at every free GPU of the Ray cluster with this head (HOST:6379, or auto)."),
+    ] = None,
+    each_device: Annotated[
+        bool, typer.Option("--by-device", help="With --ray: a study for each kind of GPU, driver and versions.")
+    ] = False,
 ) -> None:
     """Search: measure configurations until the budget is spent, and confirm the best. Launch again to continue."""
+    from .places import studies_at_places
     from .progress import LaunchProgress
     from .results import headline, study_doubts
+    from .search import Event
     from .search import launch as run
 
     settings = [*(set_ or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
@@ -86,26 +102,38 @@ def launch(
     minutes = None if max_time is None else minutes_of(max_time)
     try:
         with LaunchProgress(console) as progress:
-            results = run(
-                wanted,
-                storage=storage,
-                trials=trials,
-                max_minutes=minutes,
-                fresh=fresh,
-                recipes_only=recipes_only,
-                on_event=progress.show,
-            )
+
+            def note(text: str) -> None:
+                progress.show(Event("note", text))
+
+            progress.show(Event("server", "starting"))
+            with studies_at_places(wanted, workers=workers, address=ray, each_device=each_device, note=note) as found:
+                launched = [
+                    run(
+                        one,
+                        storage=storage,
+                        trials=trials,
+                        max_minutes=minutes,
+                        fresh=fresh,
+                        recipes_only=recipes_only,
+                        like=like,
+                        runner=runner,
+                        on_event=progress.show,
+                    )
+                    for one, runner in found
+                ]
     except KeyboardInterrupt:
         say("Interrupted. Nothing that was measured is lost: the same command continues.")
         raise typer.Exit(130) from None
-    say("\n".join([headline(results), *map(str, study_doubts(results))]))
     # What the environment gives, it gives to the next command too.
     given = context.get_parameter_source("storage")
     there = ["--storage", storage] if given is not None and given.name == "COMMANDLINE" else []
-    following = [["report", results.name, *there]]
-    if results.best_or_none is not None and results.best_or_none.exportable:
-        following.append(["export", results.name, "-o", "bundle", *there])
-    say(f"Next: {'; '.join(shell_line('paretune', *command) for command in following)}")
+    for results in launched:
+        say("\n".join([headline(results), *map(str, study_doubts(results))]))
+        following = [["report", results.name, *there]]
+        if results.best_or_none is not None and results.best_or_none.exportable:
+            following.append(["export", results.name, "-o", "bundle", *there])
+        say(f"Next: {'; '.join(shell_line('paretune', *command) for command in following)}")
 
 
 @app.command("list")

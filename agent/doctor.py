@@ -25,7 +25,7 @@ from ..studies import Records, sqlite_file
 from .results import FailedBefore, failed_before
 from .trial import detect_device, installed, target_of
 
-EXTRAS = ("torchao", "signing", "dashboard", "postgresql")
+EXTRAS = ("torchao", "signing", "dashboard", "postgresql", "ray")
 """What a user may want besides; the other extras are for working on paretune itself."""
 
 

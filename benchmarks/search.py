@@ -343,14 +343,19 @@ Policy = Callable[[Table, int], Iterator[Configuration]]
 """Yields configurations that may be measured, the reference not among them, until it is told to stop."""
 
 
-def ours(table: Table, seed: int) -> Iterator[Configuration]:
+def ours(table: Table, seed: int, places: int = 1) -> Iterator[Configuration]:
     """As a launch: quick recipes, the others and torch.compile, which reports compare with, the surrogate, and TPE
-    where that is silent.
+    where that is silent. places: so many trials run at once.
     """
     compiled = [TORCH_COMPILE] if TORCH_COMPILE in table.space and not table.impossible(TORCH_COMPILE) else []
     recipes = list(fitting_recipes(table.space, table.target, table.pipelines))
     quick = [one for recipe, one in recipes if is_quick(recipe, one)]
-    yield from _guided(table, seed, quick, compiled + [one for _, one in recipes if one not in quick])
+    yield from _guided(table, seed, quick, compiled + [one for _, one in recipes if one not in quick], places)
+
+
+def four_in_flight(table: Table, seed: int) -> Iterator[Configuration]:
+    """The same at four places."""
+    yield from ours(table, seed, 4)
 
 
 def without_recipes(table: Table, seed: int) -> Iterator[Configuration]:
@@ -358,9 +363,13 @@ def without_recipes(table: Table, seed: int) -> Iterator[Configuration]:
     yield from _guided(table, seed, [], [])
 
 
-def _guided(table: Table, seed: int, first: list[Configuration], later: list[Configuration]) -> Iterator[Configuration]:
-    """first: in their order; later: then, the one that promises most."""
+def _guided(
+    table: Table, seed: int, first: list[Configuration], later: list[Configuration], places: int = 1
+) -> Iterator[Configuration]:
+    """first: in their order; later: then, the one that promises most. What runs is known when its seconds are over."""
     known = [Configuration()]
+    running: list[tuple[float, Configuration]] = []
+    now_s = 0.0
     effects = {table.effect(Configuration())}
     random = np.random.default_rng(seed)
     wanted: set[Configuration] = set()
@@ -374,18 +383,23 @@ def _guided(table: Table, seed: int, first: list[Configuration], later: list[Con
     fallback = POLICIES["tpe"](table, seed)
     queue = list(first)
     while True:
-        seen = [table.known(one) for one in known]
+        if len(running) == places:
+            now_s, ended = min(running, key=lambda one: one[0])
+            running.remove((now_s, ended))
+            known.append(ended)
+        seen, busy = [table.known(one) for one in known], [one for _, one in running]
         if not queue and later:
-            queue.append(surrogate.first_of(later, seen))
+            queue.append(surrogate.first_of(later, seen, busy))
             later.remove(queue[0])
-        guessed = None if queue else surrogate.propose(seen)
+        guessed = None if queue else surrogate.propose(seen, busy)
         proposed = queue.pop(0) if queue else guessed or next(fallback)
         if not new(proposed):
             continue
         wanted.add(proposed)
-        known.append(table.offered(proposed, effects, random))
-        effects.add(table.effect(known[-1]))
-        yield known[-1]
+        offered = table.offered(proposed, effects, random)
+        running.append((now_s + table.answer(offered).seconds, offered))
+        effects.add(table.effect(offered))
+        yield offered
 
 
 def _optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, constrained: bool = True) -> Policy:
@@ -433,6 +447,7 @@ def _optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, constrained: 
 
 POLICIES: dict[str, Policy] = {
     "ours": ours,
+    "ours, 4 in flight": four_in_flight,
     "ours without recipes": without_recipes,
     "tpe": _optuna(lambda seed: TPESampler(multivariate=True, group=True, n_startup_trials=8, seed=seed)),
     "gp": _optuna(lambda seed: GPSampler(n_startup_trials=8, seed=seed)),
@@ -440,6 +455,7 @@ POLICIES: dict[str, Policy] = {
 }
 MEANING = {
     "ours": "what a launch does: quick recipes, the others and torch.compile by what they promise, then the surrogate",
+    "ours, 4 in flight": "the same at four places: what runs counts as the model expects it",
     "ours without recipes": "the surrogate from the reference on",
     "tpe": "Optuna's TPESampler, multivariate, constrained, several objectives",
     "gp": "Optuna's GPSampler, constrained, several objectives",

@@ -7,7 +7,7 @@ from ._faults import fault_sentence, is_no_room
 from ._identity import content_digest, same_workload, sha256, workload_key
 from ._live_workload import LiveWorkload, live_workload
 from ._optuna import optuna_storage, refuse_foreign_study
-from ._packing import PackedWorkload, PackedWorkloadSpec, pack_workload, remember_place
+from ._packing import PackedWorkload, PackedWorkloadSpec, own_files, pack_workload, remember_place
 from ._picture_names import picture_names
 from ._places import there
 from ._reading import UnreadableError, read_json
@@ -61,6 +61,7 @@ __all__ = [
     "live_workload",
     "optuna_storage",
     "override",
+    "own_files",
     "pack_workload",
     "parse_study",
     "picture_names",

@@ -7,13 +7,14 @@ from .reading import Bundle, open_bundle
 from .signing import make_keys, trust_file
 from .trial_code import WAY, with_compiled_code
 from .trust import MANIFEST
-from .verify import verify
+from .verify import Verification, verify
 
 __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
     "WAY",
     "Bundle",
+    "Verification",
     "bundle_readme",
     "entries_of",
     "export",

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from ...studies import RunKind
+from ...studies import RunKind, RunRecord
 from ..bundle import WAY
 from ..results import Results, Trial, carries_code
 from ..trial import COMPILED, trial_folder
@@ -14,6 +15,8 @@ from .study_runs import StudyRuns
 
 LEAST_BLOCKS = 3
 """Made however long they take: fewer would prove nothing."""
+CONFIRMING_PLACES = 2
+"""What is faster at one place only is no claim about the configuration; a third would say little more."""
 WARM_UP_CALLS = 1
 """In a block's process, before its timed calls."""
 
@@ -62,23 +65,55 @@ def confirm(runs: StudyRuns, say: Callable[[str], None], say_block: Callable[[st
 
 
 def _run_blocks(runs: StudyRuns, contenders: Sequence[Trial], say: Callable[[str, int, int], None]) -> None:
-    """Measure every contender once per block, each in a fresh process."""
-    settings = runs.study.finalists
-    planned = in_turns(settings.blocks, contenders)
+    """Measure every contender once per block, each in a fresh process: all at one place, with the others idle, and then
+    all of it at a second one, where there is one.
+    """
+    planned = in_turns(runs.study.finalists.blocks, contenders)
+    places = runs.runner.places()[:CONFIRMING_PLACES]
     made = runs.results.linked_runs(RunKind.BLOCK)
     session = max((one.run.session for one in made), default=0)
-    made = [one for one in made if one.run.session == session]
-    begun = list(dict.fromkeys((one.run.position, one.trial) for one in made))
-    ended = {(one.run.position, one.trial) for one in made if one.run.complete}
-    # An interrupted confirmation goes on where it stopped; blocks of other contenders do not count.
-    if not made or begun != [(block, trial.number) for block, trial in planned[: len(begun)]]:
-        session, ended = session + 1, set()
+    begun = {
+        place: list(dict.fromkeys((one.run.position, one.trial) for one in made if _of(one.run, session, place)))
+        for place in {one.run.worker for one in made if one.run.session == session}
+    }
+    as_planned = [(block, trial.number) for block, trial in planned]
+    # An interrupted confirmation goes on where it stopped; blocks of other contenders, or elsewhere, do not count.
+    if not begun or any(place not in places or as_planned[: len(of)] != of for place, of in begun.items()):
+        session += 1
+    for number, place in enumerate(places):
+        again = "" if number == 0 else f" at a second place, {place}"
+        _blocks_at(runs, planned, len(contenders), session, place, partial(_say_where, say, again))
+
+
+def _say_where(say: Callable[[str, int, int], None], where: str, text: str, done: int, total: int) -> None:
+    say(text + where, done, total)
+
+
+def _of(run: RunRecord, session: int, place: str) -> bool:
+    return run.session == session and run.worker == place
+
+
+def _blocks_at(
+    runs: StudyRuns,
+    planned: Sequence[tuple[int, Trial]],
+    width: int,
+    session: int,
+    place: str,
+    say: Callable[[str, int, int], None],
+) -> None:
+    """width: processes per block."""
+    settings = runs.study.finalists
+    ended = {
+        (one.run.position, one.trial)
+        for one in runs.results.linked_runs(RunKind.BLOCK)
+        if _of(one.run, session, place) and one.run.complete
+    }
     calls = settings.calls
     plan = runs.timing_plan(calls=calls, most_calls=calls, warm_up_calls=WARM_UP_CALLS + 1, memory=False)
     started = time.monotonic()
     for done, (block, trial) in enumerate(planned):
         late = settings.minutes is not None and time.monotonic() - started > 60 * settings.minutes
-        if late and block >= LEAST_BLOCKS and done % len(contenders) == 0:
+        if late and block >= LEAST_BLOCKS and done % width == 0:
             break
         if (block, trial.number) in ended:
             continue
@@ -90,6 +125,7 @@ def _run_blocks(runs: StudyRuns, contenders: Sequence[Trial], say: Callable[[str
             trial=trial.number,
             session=session,
             position=block,
+            place=place,
             compiled=str(trial_folder(runs.folder, trial.number) / COMPILED),
         )
         runs.records.add_run(run)

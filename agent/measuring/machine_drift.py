@@ -1,7 +1,7 @@
 """Canaries: the reference measured again now and then, to see whether the machine has changed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ...objectives.noise_floor import NoiseFloor
 from ...search_space import Configuration
@@ -26,29 +26,52 @@ def check_machine(runs: StudyRuns, say: Callable[[str], None], note: Callable[[s
     say: told what is measured next. note: told what was found, unless all is well.
     """
     results = runs.results
-    floor = results.floor
-    assert floor is not None
+    floors = {place: results.floors[place] for place in runs.runner.places() if place in results.floors}
     session = 1 + max((one.run.session for one in results.linked_runs(RunKind.CANARY)), default=0)
-    made = measure_canary(runs, floor, session, say)
-    runs.records.add_runs(made)
-    if not made[-1].complete:
-        note(f"the reference could not be measured again ({made[-1].outcome}: {made[-1].reason})")
-    elif not runs.results.canaries[-1].inside:
-        note(f"{moved_words(made, floor)}: the trials around this check are in doubt until blocks decide")
+    made = measure_canary(runs, floors, session, say)
+    runs.records.add_runs([run for there in made.values() for run in there])
+    for place, there in made.items():
+        at = f"at {place}, " if len(made) > 1 else ""
+        if not there[-1].complete:
+            note(f"{at}the reference could not be measured again ({there[-1].outcome}: {there[-1].reason})")
+        elif not floors[place].holds("latency_ms", there[-1].measurements["latency_ms"]):
+            moved = moved_words(there, floors[place])
+            note(f"{at}{moved}: the trials around this check are in doubt until blocks decide")
 
 
-def measure_canary(runs: StudyRuns, floor: NoiseFloor, session: int, say: Callable[[str], None]) -> list[RunRecord]:
-    """Measure the reference, several times while it lies outside the floor; the last attempt decides.
+def measure_canary(
+    runs: StudyRuns, floors: Mapping[str, NoiseFloor], session: int, say: Callable[[str], None]
+) -> dict[str, list[RunRecord]]:
+    """Measure the reference at each place of `floors`, at all of them at once, and again where it lies outside the
+    place's floor; the last attempt decides.
 
-    The runs are not stored.
+    The runs, by place, are not stored.
     """
-    made: list[RunRecord] = []
-    for position, pause_s in enumerate(PAUSES_S):
+    made: dict[str, list[RunRecord]] = {place: [] for place in floors}
+    outside = list(floors)
+    for pause_s in PAUSES_S:
         say("the reference again")
         time.sleep(pause_s)
-        plan = runs.timing_plan()
-        made.append(runs.process(RunKind.CANARY, Configuration(), plan, session=session, position=position))
-        if not made[-1].complete or floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
+        begun = {
+            place: runs.begin(
+                RunKind.CANARY,
+                Configuration(),
+                runs.timing_plan(),
+                session=session,
+                position=sum(map(len, made.values())) + index,
+                place=place,
+            )
+            for index, place in enumerate(outside)
+        }
+        for place, one in begun.items():
+            made[place].append(one.run())
+        outside = [
+            place
+            for place in outside
+            if (run := made[place][-1]).complete
+            and not floors[place].holds("latency_ms", run.measurements["latency_ms"])
+        ]
+        if not outside:
             break
     return made
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...objectives.fingerprint import Fingerprint
 from ...search_space import Configuration
 from ...studies import Outcome, RunKind, RunRecord, StudyRecord
-from ..trial import PICTURES, Job, TrialResult, write_trial_folder
+from ..trial import HERE, PICTURES, Job, TrialResult, write_trial_folder
 
 
 class ReplayRunner:
@@ -27,11 +27,11 @@ class ReplayRunner:
         # In their order; after the last one, the first again.
         self._recorded = {key: cycle(recorded) for key, recorded in found.items()}
 
-    def places(self) -> int:
+    def places(self) -> Sequence[str]:
         """One, as it was recorded."""
-        return 1
+        return [HERE]
 
-    def submit(self, kind: RunKind, job: Job) -> "Future[TrialResult]":
+    def submit(self, kind: RunKind, job: Job, place: str | None = None) -> "Future[TrialResult]":
         """Answered at once."""
         folder = Path(job.folder)
         write_trial_folder(folder, job.configuration, job.workload, job.apply_py)

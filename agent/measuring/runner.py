@@ -1,4 +1,6 @@
-"""Where processes run: on this machine, or nowhere (recorded runs are replayed, see replay.py)."""
+"""Where processes run: on this machine, at the places of Ray (ray_runner.py), or nowhere: recorded runs are replayed
+(replay.py).
+"""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -9,7 +11,7 @@ from typing import Any, Protocol
 from ...objectives.fingerprint import Fingerprint
 from ...studies import Outcome, RunKind, UserError, check_calls
 from ..bundle import with_compiled_code
-from ..trial import Executor, Job, TrialResult, cold_import_s, measure_cold_start, write_trial_folder
+from ..trial import HERE, Executor, Job, TrialResult, cold_import_s, measure_cold_start, write_trial_folder
 
 INFRASTRUCTURE_TRIES = 3
 """A failure of the host says nothing about the configuration, so the process is run again."""
@@ -22,12 +24,12 @@ class Runner(Protocol):
     device: str
     fingerprint: Fingerprint
 
-    def places(self) -> int:
-        """How many jobs it runs at a time."""
+    def places(self) -> Sequence[str]:
+        """The names of its places, each of which runs one job at a time; the first one is where finals run."""
         ...
 
-    def submit(self, kind: RunKind, job: Job) -> "Future[TrialResult]":
-        """Start a job, or queue it. A failed job is a result too.
+    def submit(self, kind: RunKind, job: Job, place: str | None = None) -> "Future[TrialResult]":
+        """Start a job at a place, by default at any, or queue it. A failed job is a result too; it says where it ran.
 
         Raises UserError, at once or from the future, when no job can be run until a user fixes something.
         """
@@ -76,11 +78,11 @@ class LocalRunner:
             raise
         self.fingerprint = self._executor.fingerprint
 
-    def places(self) -> int:
+    def places(self) -> Sequence[str]:
         """One."""
-        return 1
+        return [HERE]
 
-    def submit(self, kind: RunKind, job: Job) -> "Future[TrialResult]":
+    def submit(self, kind: RunKind, job: Job, place: str | None = None) -> "Future[TrialResult]":
         """Run it and wait: with one place, nothing else could run meanwhile."""
         for _ in range(INFRASTRUCTURE_TRIES):
             write_trial_folder(Path(job.folder), job.configuration, job.workload, job.apply_py)

@@ -2,9 +2,10 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ from .runner import FILES_GONE, Runner
 
 UNKNOWN_FLOOR_TARGET = 0.02
 """How narrow the median's interval has to be while the noise floor is still being measured."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A process beside the trials that was started."""
+
+    future: "Future[TrialResult]"
+    _end: Callable[[TrialResult], RunRecord]
+
+    def run(self) -> RunRecord:
+        """Wait for it. The run is not stored."""
+        return self._end(self.future.result())
 
 
 class StudyRuns:
@@ -100,7 +113,11 @@ class StudyRuns:
         found = finished_trial(folder, apply_source(configuration, self.versions))
         return None if found is None else self.trial_run(number, configuration, found[0], finished_at=found[1])
 
-    def process(
+    def process(self, kind: RunKind, configuration: Configuration, plan: Plan, **options: Any) -> RunRecord:
+        """Run a configuration in a process beside the trials, as `begin` does, and wait. The run is not stored."""
+        return self.begin(kind, configuration, plan, **options).run()
+
+    def begin(
         self,
         kind: RunKind,
         configuration: Configuration,
@@ -110,18 +127,26 @@ class StudyRuns:
         session: int = 0,
         position: int = 0,
         judge: bool = False,
+        place: str | None = None,
+        beside: int = 1,
         **job: Any,
-    ) -> RunRecord:
-        """Run a configuration in a process beside the trials. The run is not stored.
+    ) -> Begun:
+        """Start a configuration in a process beside the trials.
 
-        The process's folder stays only when it judges pictures; the caller then takes them and removes it. job: fields
-        of its Job that are not the usual ones.
+        The process's folder stays only when it judges pictures; the caller then takes them and removes it. place:
+        where; by default anywhere. beside: how many places run something meanwhile, it included. job: fields of its
+        Job that are not the usual ones.
         """
         folder = run_folder(self.folder, kind, session, position)
-        result = self.runner.submit(kind, self._job(folder, configuration, plan, judge=judge, **job)).result()
-        if not judge:
-            shutil.rmtree(folder, ignore_errors=True)
-        return self._record(kind, configuration, result, trial=trial, session=session, position=position)
+
+        def end(result: TrialResult) -> RunRecord:
+            if not judge:
+                shutil.rmtree(folder, ignore_errors=True)
+            if beside > 1 and result.measurements:
+                result = dataclasses.replace(result, measurements={**result.measurements, "beside": beside})
+            return self._record(kind, configuration, result, trial=trial, session=session, position=position)
+
+        return Begun(self.runner.submit(kind, self._job(folder, configuration, plan, judge=judge, **job), place), end)
 
     def refused(
         self, kind: RunKind, configuration: Configuration, reason: str, *, trial: int, **also: Any
@@ -161,6 +186,7 @@ class StudyRuns:
             configuration_key=configuration.key,
             configuration=configuration.to_dict(),
             fingerprint_key=self.runner.fingerprint.key,
+            worker=result.place,
             study=self.study.name,
             trial=trial,
             outcome=result.outcome,

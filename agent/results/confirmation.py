@@ -99,19 +99,25 @@ def compared_words(name: str, comparison: Comparison) -> str:
     return f"{comparison.times:.2f} times as fast as {name} (95 % interval {low:.2f} to {high:.2f})"
 
 
-def newest_blocks(runs: Sequence[LinkedRun]) -> Latencies:
-    """Of the newest confirmation in which two or more configurations have enough blocks to compare; empty when there is
-    none. One that failed in its blocks is left out, and takes nothing from the others.
+def newest_blocks(runs: Sequence[LinkedRun]) -> dict[str, Latencies]:
+    """By place, the one that was confirmed at first in front: of the newest confirmation in which two or more
+    configurations have enough blocks to compare; empty when there is none. One that failed in its blocks is left out,
+    and takes nothing from the others.
     """
     for session in sorted({one.run.session for one in runs}, reverse=True):
-        latencies: Latencies = {}
+        by_place: dict[str, Latencies] = {}
         for one in runs:
             if one.run.session == session and one.run.complete:
-                latencies.setdefault(one.trial, {})[one.run.position] = float(one.run.measurements["latency_ms"])
-        enough = {trial: blocks for trial, blocks in latencies.items() if len(blocks) >= LEAST_BLOCKS}
-        if len(enough) > 1:
-            return enough
+                of_trial = by_place.setdefault(one.run.worker, {}).setdefault(one.trial, {})
+                of_trial[one.run.position] = float(one.run.measurements["latency_ms"])
+        found = {place: _enough(latencies) for place, latencies in by_place.items()}
+        if found := {place: enough for place, enough in found.items() if len(enough) > 1}:
+            return found
     return {}
+
+
+def _enough(latencies: Latencies) -> Latencies:
+    return {trial: blocks for trial, blocks in latencies.items() if len(blocks) >= LEAST_BLOCKS}
 
 
 def compare_trials(latencies: Latencies, baseline: int, candidate: int) -> Comparison | None:

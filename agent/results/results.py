@@ -17,7 +17,7 @@ from .baselines import TORCH_COMPILE, is_torch_compile_alone
 from .confirmation import Latencies, compare_trials, newest_blocks
 from .front import best_of, pareto_front
 from .limits import ASKABLE, Limit
-from .machine import Canary, canaries
+from .machine import Canary, Disturbance, canaries, disturbance, floor_of_all, floors_of
 from .trial import Trial
 
 
@@ -139,7 +139,7 @@ class Results:
         part in the blocks.
         """
         alone = [trial for trial in self.complete if is_torch_compile_alone(trial.configuration)]
-        return min(alone, key=lambda trial: trial.measurements["latency_ms"], default=None)
+        return min(alone, key=self.alone_ms, default=None)
 
     def of(self, configuration: Configuration) -> Trial | None:
         """The trial of a configuration."""
@@ -165,10 +165,21 @@ class Results:
         return [run for run in self.runs(RunKind.FLOOR) if run.complete]
 
     @cached_property
+    def floors(self) -> dict[str, NoiseFloor]:
+        """{place: how far the reference is from itself there}, of the places with enough processes of it."""
+        return floors_of([self.reference.timing, *self.floor_runs()], self.study.measurement.floor_processes)
+
+    @cached_property
     def floor(self) -> NoiseFloor | None:
-        """How far the reference is from itself; None until it was measured in enough processes."""
-        measured = [run.measurements for run in (self.reference.timing, *self.floor_runs())]
-        return NoiseFloor.of(measured) if len(measured) >= max(self.study.measurement.floor_processes, 2) else None
+        """The same for all places: how far the reference is from itself at the worst of them; None until it was
+        measured in enough processes at the place of the reference.
+        """
+        return floor_of_all(self.floors, self.reference.timing.worker)
+
+    @cached_property
+    def disturbance(self) -> Disturbance | None:
+        """What it costs that several places work at once; None where one does."""
+        return disturbance([self.reference.timing, *self.floor_runs()])
 
     @property
     def unsteady(self) -> bool:
@@ -178,7 +189,7 @@ class Results:
     @cached_property
     def canaries(self) -> list[Canary]:
         """Every time the reference was measured again during the search."""
-        return canaries(self.floor, self._runs)
+        return canaries(self.floors, self._runs)
 
     @property
     def reference_contradicted(self) -> bool:
@@ -212,7 +223,12 @@ class Results:
 
     @cached_property
     def blocks(self) -> Latencies:
-        """{trial: {block: latency_ms}} of the newest confirmation."""
+        """{trial: {block: latency_ms}} of the newest confirmation, at the place where it was made first."""
+        return next(iter(self.blocks_by_place.values()), {})
+
+    @cached_property
+    def blocks_by_place(self) -> dict[str, Latencies]:
+        """The same by place: of several, a second one may have repeated it."""
         return newest_blocks(self.linked_runs(RunKind.BLOCK))
 
     def compared(self, baseline: Trial, candidate: Trial) -> Comparison | None:
@@ -224,7 +240,8 @@ class Results:
 
         In blocks: the reference's mean there, times the confirmed ratio. Trials that were not in the blocks were
         measured earlier, so they are scaled by how much the reference has changed. Without blocks the reference is the
-        median of its processes, and every other trial what it was measured to be.
+        median of its processes, and every other trial what it was measured to be, in terms of the reference of its
+        place.
         """
         if trial.number not in self._latencies_ms:
             self._latencies_ms[trial.number] = self._latency_ms(trial)
@@ -236,7 +253,7 @@ class Results:
         return {}
 
     def _latency_ms(self, trial: Trial) -> float:
-        alone_ms = float(trial.measurements["latency_ms"])
+        alone_ms = self.alone_ms(trial)
         reference = self.reference
         timing_ms = float(reference.measurements["latency_ms"])
         reference_ms = timing_ms if self.floor is None else self.floor.middle("latency_ms")
@@ -248,6 +265,14 @@ class Results:
             return scale_ms
         found = self.compared(reference, trial)
         return scale_ms * (alone_ms / reference_ms if found is None else found.ratio)
+
+    def alone_ms(self, trial: Trial) -> float:
+        """The latency that a complete trial's own process measured, on the scale of the place of the reference."""
+        measured_ms = float(trial.measurements["latency_ms"])
+        there = self.floors.get(trial.timing.worker)
+        if there is None or self.floor is None:
+            return measured_ms
+        return measured_ms * (self.floor.middle("latency_ms") / there.middle("latency_ms"))
 
     @cached_property
     def shared_pictures(self) -> frozenset[str]:

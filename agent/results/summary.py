@@ -94,10 +94,20 @@ def _claim(results: Results, best: Trial, confirmation: Confirmation, found: Com
     return (
         f"{found.times:.2f} times as fast as the reference ({best.text('latency_ms')} against "
         f"{reference.text('latency_ms')}; 95 % interval {low:.2f} to {high:.2f} in {found.blocks} blocks of fresh "
-        f"processes), {against}; {_busy(best, reference)}pictures: {pictures}; "
+        f"processes{_places(best)}), {against}; {_busy(best, reference)}pictures: {pictures}; "
         f"memory {best.text('peak_vram_gib')} against {reference.text('peak_vram_gib')}; "
         f"{_cold_starts(best, reference)}."
     )
+
+
+def _places(best: Trial) -> str:
+    """Whether a second place found the same."""
+    places = best.faster_at
+    if len(places) < 2:
+        return ""
+    slower = [place for place, faster in places.items() if not faster]
+    kind = "GPUs" if best.results.fingerprint.device_kind == "cuda" else "places"
+    return f", not confirmed at {', '.join(slower)}" if slower else f", confirmed on {len(places)} {kind}"
 
 
 def _busy(best: Trial, reference: Trial) -> str:
@@ -157,9 +167,11 @@ def floor_note(results: Results) -> str | None:
         return "The noise floor was not measured: small differences may be noise."
     if floor.unsteady:
         return None
+    side_by_side = results.disturbance
+    more = "" if side_by_side is None else f" {side_by_side.words()}"
     return (
         f"Noise floor: {floor.text('latency_ms')} in latency and {floor.text('peak_vram_gib')} in memory, from "
-        f"{floor.processes} processes of the unchanged reference; smaller differences are ties."
+        f"{floor.processes} processes of the unchanged reference; smaller differences are ties.{more}"
     )
 
 

@@ -15,7 +15,7 @@ from ...search_space import Configuration
 from ...studies import LinkedRun, Outcome, RunKind, RunRecord, UserError, without_secrets
 from ..trial import COLD_START_FIGURES, PICTURES
 from .cold_estimate import estimated_cold_start_s
-from .confirmation import Confirmation, Speed
+from .confirmation import Confirmation, Speed, compare_trials
 from .machine import in_doubt
 
 if TYPE_CHECKING:
@@ -231,6 +231,13 @@ class Trial:
         found = [None if one is None else self.results.compared(one, self) for one in baselines]
         return None if self.is_reference or not any(found) else Confirmation(*found)
 
+    @cached_property
+    def faster_at(self) -> dict[str, bool]:
+        """{place: whether its blocks there showed it to be faster than the reference}, of the places that made some."""
+        numbers = self.results.reference.number, self.number
+        found = {place: compare_trials(made, *numbers) for place, made in self.results.blocks_by_place.items()}
+        return {place: one.decision == "faster" for place, one in found.items() if one is not None}
+
     @property
     def confirmed(self) -> bool:
         """Whether blocks showed it to be faster than the reference and no slower than torch.compile at its best."""
@@ -332,7 +339,7 @@ class Trial:
         vouched for: this study's canaries know nothing of that time.
         """
         own = not self.is_reference and self.elsewhere is None
-        return own and in_doubt(self.results.canaries, self.link)
+        return own and in_doubt(self.results.canaries, self.link, self.timing.worker)
 
     def doubts(self) -> list["Doubt"]:
         """What a reader has to know before trusting it; empty when nothing speaks against it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.engine import make_url
 
-from ...search_space import Configuration, PipelineFacts
+from ...search_space import Configuration, PipelineFacts, SearchSpace
 from ...studies import (
     DEFAULT_STORAGE,
     Outcome,
@@ -35,6 +35,7 @@ from ..measuring import (
 from ..results import Results, age_words, picture_doubts
 from ..trial import LOG, PICTURES, detect_device, forget_all_compiled, target_of, trial_folder
 from .events import Event
+from .like import proposals
 from .lock import only_launcher
 from .loop import SearchLoop
 from .refusals import refuse_changes
@@ -56,6 +57,7 @@ def launch(
     fresh: bool = False,
     keep_compiled: bool = False,
     recipes_only: bool = False,
+    like: str | None = None,
     runner: Runner | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Results:
@@ -65,6 +67,7 @@ def launch(
     fresh: measure everything, even what other studies in the database have measured of this workload on this machine.
     keep_compiled: leave what the front compiled in its folders; `forget_all_compiled` removes it.
     recipes_only: end the search after presets and recipes.
+    like: another study of the database, whose front is proposed first; of another machine, say.
     runner: where processes run; by default on this machine.
     Raises UserError for whatever the user can fix. Interrupted or killed, it loses nothing but the running trial.
     """
@@ -73,6 +76,7 @@ def launch(
         with only_launcher(records, study.name) as lock:
             record = records.find_study(study.name)
             refuse_changes(record, study)
+            other = None if like is None else Results(records, like)
             refuse_foreign_study(optuna_storage(storage), study.name, study.optimised, launched=record is not None)
             # Where the study put its files, wherever its database may have been moved since.
             folder = _made(files_folder(storage) / study.name) if record is None else Path(record.files)
@@ -89,7 +93,7 @@ def launch(
                     # A number of trials that was asked for by hand is not cut short by the file's minutes.
                     minutes = max_minutes or (study.budget.minutes if trials is None else None)
                     wanted = trials or study.budget.trials
-                    results = _Launch(runs, storage, wanted, minutes, not fresh, recipes_only, say).run(
+                    results = _Launch(runs, storage, wanted, minutes, not fresh, recipes_only, other, say).run(
                         new=record is None
                     )
                     records.require_file()
@@ -142,6 +146,7 @@ class _Launch:
     minutes: float | None
     reuse: bool
     recipes_only: bool
+    like: Results | None
     on_event: Callable[[Event], None]
 
     def run(self, *, new: bool) -> Results:
@@ -162,6 +167,7 @@ class _Launch:
             minutes=self.minutes,
             reuse=self.reuse,
             recipes_only=self.recipes_only,
+            first=self._from_another_study(),
             on_event=self.on_event,
         ).run()
         known = len(runs.results.trials)
@@ -171,6 +177,18 @@ class _Launch:
             lambda text, done, total: self.on_event(Event("block", text, done, total)),
         )
         return runs.results
+
+    def _from_another_study(self) -> list[Configuration]:
+        """Its front, as far as it can run here; what becomes of each technique is said."""
+        if self.like is None:
+            return []
+        record, fingerprint = self.runs.results.record, self.runs.runner.fingerprint
+        facts = {name: PipelineFacts.from_dict(found) for name, found in record.pipelines.items()}
+        space = SearchSpace.from_dict(record.space)
+        found = proposals(self.like, space, target_of(fingerprint), facts, fingerprint.device_name)
+        for proposal in found:
+            self.on_event(Event("note", proposal.words()))
+        return [proposal.configuration for proposal in found]
 
     def _measure_reference(self) -> None:
         """A new study is stored once its reference was measured, which shows what can work here."""
@@ -195,7 +213,7 @@ class _Launch:
         made: list[RunRecord] = []
         if runs.study.measurement.canary_every > 0:
             runs.know_floor(floor.of_figure("latency_ms"))
-            made = measure_canary(runs, floor, 1, self._say_step)
+            (made,) = measure_canary(runs, {runs.runner.places()[0]: floor}, 1, self._say_step).values()
             if not made[-1].complete or not floor.holds("latency_ms", made[-1].measurements["latency_ms"]):
                 why = moved_words(made, floor) if made[-1].complete else made[-1].reason
                 self.on_event(Event("note", f"{why}: nothing is reused from study {name}"))

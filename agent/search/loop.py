@@ -2,12 +2,11 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import optuna
 
-from ...objectives.figures import FIGURE
 from ...search_space import (
     Configuration,
     Goal,
@@ -20,16 +19,27 @@ from ...search_space import (
     is_quick,
 )
 from ...studies import Outcome, UserError
-from ..measuring import INFRASTRUCTURE_TRIES, StudyRuns, check_machine, judge_more, unchecked_trials
+from ..measuring import (
+    INFRASTRUCTURE_TRIES,
+    Begun,
+    StudyRuns,
+    check_machine,
+    judge_more,
+    more_pictures,
+    unchecked_trials,
+)
 from ..results import TORCH_COMPILE, FailedBefore, Results, Trial, age_words, failed_before
 from ..trial import TrialResult, forget_compiled, target_of, trial_folder
 from .events import Event
+from .in_flight import InFlight, known_of, outcome_words
 from .reuse import Elsewhere, runs_of
 from .sampler import Sampler
-from .surrogate import Known, Surrogate
+from .surrogate import Surrogate
 
 FRUITLESS_ASKS = 300
 """Proposals in a row that were known or refused, after which the space counts as exhausted."""
+LEFT_OUT_AT_MOST = 3
+"""Configurations in a row that no place could run, after which it is the places."""
 SMALL_SPACE, PATIENCE = 2000, 10
 """In a space of at most so many configurations, those left are listed after so many proposals without a new one."""
 
@@ -46,10 +56,11 @@ class SearchLoop:
         minutes: float | None,
         reuse: bool,
         recipes_only: bool,
+        first: list[Configuration],
         on_event: Callable[[Event], None],
     ) -> None:
         """storage: Optuna's. trials: measured ones in all. reuse: use what other studies have measured. recipes_only:
-        end after presets and recipes.
+        end after presets and recipes. first: proposed before anything else.
         """
         self._runs = runs
         record = runs.results.record
@@ -64,10 +75,13 @@ class SearchLoop:
         self._trials = trials
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._recipes_only = recipes_only
+        self._first = first
         self._on_event = on_event
         self._surrogate = Surrogate(self._space, self._worth_trying, runs.study.sampler.seed + len(runs.results.trials))
         self._elsewhere = Elsewhere(runs) if reuse else None
-        self._in_flight: dict[Future[TrialResult], tuple[optuna.Trial, Configuration]] = {}
+        self._in_flight: dict[Future[TrialResult], InFlight] = {}
+        self._left_out: dict[Configuration, int] = {}
+        self._left_out_in_a_row = 0
 
     def run(self) -> None:
         """Search until the trials are measured, the time is spent, or the space is exhausted."""
@@ -88,30 +102,36 @@ class SearchLoop:
                 # What needs too much memory, however fast, is no answer to this study.
                 small = [one for recipe, one in recipes if recipe.goal is Goal.LEAST_MEMORY]
                 quick, later = small + quick, [one for one in later if one not in small]
-            self._enqueue(self._runs.study.presets() + quick)
+            self._enqueue(self._first + self._runs.study.presets() + quick)
             later = self._baseline() + later
             if self._runs.study.sampler.guided:
                 self._later_recipes = later
             else:
                 self._enqueue(later)
+            if len(self._runs.runner.places()) > 1:
+                # Each place would wait for these, as pictures are compared with them.
+                judge_more(self._runs, self._results.reference.number, study.quality.pictures.front)
             self._search()
         except BaseException:
-            for asked, _ in self._in_flight.values():  # interrupted: the next launch measures them
-                self._sampler.put_back(asked.number)
+            for one in self._in_flight.values():  # interrupted: the next launch measures them
+                if one.more is None:
+                    self._sampler.put_back(one.asked.number)
             raise
 
     def _search(self) -> None:
         fruitless = 0
-        every = self._runs.study.measurement.canary_every
         while fruitless < FRUITLESS_ASKS:
             spent = self._deadline is not None and time.monotonic() > self._deadline
             done = self._recipes_only and not self._later_recipes and not self._sampler.has_queued()
-            wanted = not (spent or done) and len(self._results.trials) + len(self._in_flight) < self._trials
+            places = len(self._runs.runner.places())
+            every = self._runs.study.measurement.canary_every * places
+            measuring = sum(one.more is None for one in self._in_flight.values())
+            wanted = not (spent or done) and len(self._results.trials) + measuring < self._trials
             if 0 < every <= unchecked_trials(self._results):
                 # A check has to run alone, as the processes of the noise floor did.
                 self._drain()
                 self._check_machine()
-            elif wanted and len(self._in_flight) < self._runs.runner.places():
+            elif wanted and len(self._in_flight) < places:
                 self._guide()
                 if fruitless and fruitless % PATIENCE == 0 and not self._left_over():
                     break
@@ -159,7 +179,7 @@ class SearchLoop:
 
     def _unknown(self, configuration: Configuration) -> bool:
         """Whether a configuration may work and is neither measured nor being measured."""
-        running = self._running(configuration) is not None
+        running = self._running(configuration) is not None or configuration in self._left_out
         return not running and self._why_not(configuration) is None and self._known(configuration) is None
 
     def _worth_trying(self, configuration: Configuration) -> bool:
@@ -193,7 +213,7 @@ class SearchLoop:
         """The trial in flight that measures a configuration, or one that does the same."""
         effect = self._same_effect.of(configuration)
         running = self._in_flight.values()
-        return next((asked.number for asked, one in running if self._same_effect.of(one) == effect), None)
+        return next((one.asked.number for one in running if self._same_effect.of(one.configuration) == effect), None)
 
     def _enqueue(self, configurations: list[Configuration]) -> None:
         """Queue what may work and was not measured; say why the others are left out."""
@@ -213,13 +233,14 @@ class SearchLoop:
         """
         if not self._runs.study.sampler.guided or self._sampler.has_queued():
             return
-        known = [_known(trial) for trial in self._results.before_confirming().trials]
+        known = [known_of(trial) for trial in self._results.before_confirming().trials]
+        running = [one.configuration for one in self._in_flight.values() if one.more is None]
         while self._later_recipes and not self._sampler.has_queued():
-            recipe = self._surrogate.first_of(self._later_recipes, known)
+            recipe = self._surrogate.first_of(self._later_recipes, known, running)
             self._later_recipes.remove(recipe)
             self._enqueue([recipe])
         if not self._recipes_only and not self._sampler.has_queued():
-            proposed = self._surrogate.propose(known)
+            proposed = self._surrogate.propose(known, running)
             if proposed is not None:
                 self._sampler.enqueue(proposed)
 
@@ -240,14 +261,14 @@ class SearchLoop:
             else:
                 self._tell_same(asked, configuration, known)
             return False
-        if (running := self._running(configuration)) is not None:
+        if (running := self._left_out.get(configuration, self._running(configuration))) is not None:
             self._sampler.repeat(asked, running)
             return False
         elsewhere = None if self._elsewhere is None else self._elsewhere.find(configuration)
         if elsewhere is not None:
             self._runs.records.use_runs(self._runs.study.name, asked.number, runs_of(elsewhere))
             age = age_words(elsewhere.timing.finished_at)
-            self._finish(asked, f" (of study {elsewhere.results.name}, {age})")
+            self._go_on(InFlight(asked, configuration, f" (of study {elsewhere.results.name}, {age})"))
             return True
         if (failed := self._failed_before().of(configuration)) is not None:
             self._sampler.refuse(asked, failed.words())
@@ -259,7 +280,7 @@ class SearchLoop:
         except BaseException:
             self._sampler.put_back(asked.number)
             raise
-        self._in_flight[future] = asked, configuration
+        self._in_flight[future] = InFlight(asked, configuration)
         return True
 
     def _tell_same(self, asked: optuna.Trial, configuration: Configuration, known: Trial) -> None:
@@ -277,36 +298,64 @@ class SearchLoop:
             self._note(text)
 
     def _collect(self) -> None:
-        """Wait for the next result, and store it."""
+        """Wait for the next result, store it, and go on with that trial."""
         done, _ = wait(self._in_flight, return_when=FIRST_COMPLETED)
-        failed = [future for future in done if future.result().outcome is Outcome.INFRASTRUCTURE]
-        for future in (one for one in done if one not in failed):
+        failed = []
+        for future in done:
+            one = self._in_flight[future]
+            if one.more is None and future.result().outcome is Outcome.INFRASTRUCTURE:
+                failed.append(future)
+                continue
             # Out of flight first: a launch that is interrupted here finds the trial running, and its run stored or not.
-            asked, configuration = self._in_flight.pop(future)
-            self._runs.records.add_run(self._runs.trial_run(asked.number, configuration, future.result()))
-            self._finish(asked)
+            del self._in_flight[future]
+            if one.more is None:
+                self._runs.records.add_run(self._runs.trial_run(one.asked.number, one.configuration, future.result()))
+                self._left_out_in_a_row = 0
+            self._go_on(one)
         for future in failed:
-            reason = future.result().reason
-            raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {reason}")
+            self._leave_out(future)
 
-    def _tell(self, asked: optuna.Trial) -> Trial:
-        """Judge more pictures of a trial that may be chosen, and tell the sampler."""
-        if any(trial.number == asked.number for trial in self._results.front):
-            judge_more(self._runs, asked.number, self._runs.study.quality.pictures.front)
-        trial = self._results.numbered[asked.number]
+    def _leave_out(self, future: "Future[TrialResult]") -> None:
+        """What no place could run says nothing of the configuration; of several places, the others go on without it.
+
+        Raises UserError when it is not about the configuration.
+        """
+        self._left_out_in_a_row += 1
+        reason, places = future.result().reason, self._runs.runner.places()
+        if len(places) < 2 or self._left_out_in_a_row >= LEFT_OUT_AT_MOST:
+            raise UserError(f"trials cannot be run here ({INFRASTRUCTURE_TRIES} tries): {reason}")
+        one = self._in_flight.pop(future)
+        self._left_out[one.configuration] = one.asked.number
+        self._sampler.forget(one.asked.number, reason)
+        self._note(f"{one.configuration} could not be run in {INFRASTRUCTURE_TRIES} tries and is left out: {reason}")
+
+    def _go_on(self, one: InFlight) -> None:
+        """Judge more pictures of a trial that may be chosen, in further processes; after the last, it is finished."""
+        if one.more is None:
+            one.more = self._more(one.asked.number)
+        if (begun := next(one.more, None)) is not None:
+            self._in_flight[begun.future] = one
+        else:
+            self._finish(one)
+
+    def _more(self, number: int) -> Iterator[Begun]:
+        if any(trial.number == number for trial in self._results.front):
+            yield from more_pictures(self._runs, number, self._runs.study.quality.pictures.front)
+
+    def _tell(self, asked: optuna.Trial) -> None:
         # On one scale for all of the sampler's trials, whether blocks were measured meanwhile or not.
         self._sampler.tell(asked, self._results.before_confirming().numbered[asked.number])
-        return trial
 
-    def _finish(self, asked: optuna.Trial, how: str = "") -> None:
-        """Report a trial that was measured or reused, and tidy up."""
-        trial = self._tell(asked)
+    def _finish(self, one: InFlight) -> None:
+        """Tell and report a trial that was measured or reused, and tidy up."""
+        self._tell(one.asked)
         results = self._results
+        trial = results.numbered[one.asked.number]
         for other in results.trials:
             # Compiled code is kept only for what may be timed again.
             if other not in (*results.front, results.torch_compile, results.torch_compile_best):
                 forget_compiled(trial_folder(self._runs.folder, other.number))
-        self._say("result", f"{trial.configuration}: {_outcome_words(trial)}{how}", front=len(results.front))
+        self._say("result", f"{trial.configuration}: {outcome_words(trial)}{one.how}", front=len(results.front))
 
     def _recover(self) -> None:
         """Finish what a killed launch left running: what was measured is told, what was not is queued again."""
@@ -314,6 +363,8 @@ class SearchLoop:
             if number not in self._results.numbered and (run := self._runs.finished_trial(number)) is not None:
                 self._runs.records.add_run(run)
             if number in self._results.numbered:
+                for _ in self._more(number):
+                    pass
                 self._tell(self._sampler.resume(number))
             else:
                 self._sampler.put_back(number)
@@ -339,27 +390,3 @@ class SearchLoop:
     def _say(self, kind: str, text: str, front: int = 0) -> None:
         at_most_s = None if self._deadline is None else self._deadline - time.monotonic()
         self._on_event(Event(kind, text, len(self._results.trials), self._trials, front, at_most_s))
-
-
-def _known(trial: Trial) -> Known:
-    """A trial as the surrogate sees it."""
-    seconds = sum(trial.timing.phases_s.values())
-    if not trial.complete:
-        return Known(configuration=trial.configuration, works=False, seconds=seconds)
-    return Known(
-        configuration=trial.configuration,
-        works=True,
-        objectives=tuple(trial.figure(name) for name in dict.fromkeys(["latency_ms", *trial.results.study.optimised])),
-        violation=max(trial.constraint_values.values(), default=0.0),
-        seconds=seconds,
-    )
-
-
-def _outcome_words(trial: Trial) -> str:
-    if not trial.complete:
-        return f"{trial.outcome} ({trial.reason})"
-    early = trial.ended_early_by
-    ended = "" if early is None else f", ended early (trial {early} was clearly better)"
-    # As it was measured: the estimate that all reports show is worked out at the end.
-    latency = FIGURE["latency_ms"].text(float(trial.measurements["latency_ms"]))
-    return f"{latency}, {trial.text('peak_vram_gib')}, {trial.verdict}{ended}"

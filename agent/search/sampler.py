@@ -77,6 +77,11 @@ class Sampler:
         trial.set_user_attr("reason", f"the same as trial {known}")
         self._told.tell(trial, state=TrialState.PRUNED)
 
+    def forget(self, number: int, reason: str) -> None:
+        """Close a proposal of which nothing could be found out: samplers pass over what has failed."""
+        self.resume(number).set_user_attr("reason", reason[:300])
+        self._told.tell(number, state=TrialState.FAIL)
+
     def tell_same(self, trial: optuna.Trial, measured: Trial, why: str) -> None:
         """Close a proposal with what another trial has measured that does the same with other parameters."""
         trial.set_user_attr("the same as", f"trial {measured.number}: {why}")

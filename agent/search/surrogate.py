@@ -82,8 +82,12 @@ class Surrogate:
         self._known_alone: dict[tuple[str, tuple[Value, ...]], tuple[bool, float]] = {}
         self._asked = 0
 
-    def propose(self, known: Sequence[Known]) -> Configuration | None:
-        """The next configuration; None when too little is known, or nothing is left near what is good."""
+    def propose(self, known: Sequence[Known], running: Sequence[Configuration] = ()) -> Configuration | None:
+        """The next configuration; None when too little is known, or nothing is left near what is good.
+
+        running: configurations that are being measured; of these, what is predicted counts as if it had been measured.
+        """
+        known = self._with_running(known, running)
         working = [one for one in known if one.works]
         if len(working) < LEAST_KNOWN:
             return None
@@ -96,13 +100,47 @@ class Surrogate:
             proposed = self._best_of(known, values, lossless=False, fast=False)
         return proposed
 
-    def first_of(self, candidates: Sequence[Configuration], known: Sequence[Known]) -> Configuration:
+    def first_of(
+        self, candidates: Sequence[Configuration], known: Sequence[Known], running: Sequence[Configuration] = ()
+    ) -> Configuration:
         """Which of these promises most; the first one while too little is known."""
+        known = self._with_running(known, running)
         working = [one for one in known if one.works]
         if len(working) < LEAST_KNOWN:
             return candidates[0]
         promise = self._promise(known, _latencies(working), lossless=False)
         return candidates[int(np.argmax(promise([_chosen(one) for one in candidates])))]
+
+    def _with_running(self, known: Sequence[Known], running: Sequence[Configuration]) -> Sequence[Known]:
+        """With what is being measured as the model expects it: Ginsbourger, Le Riche and Carraro, "Kriging Is
+        Well-Suited to Parallelize Optimization", 2010 (the kriging believer).
+        """
+        working = [one for one in known if one.works]
+        if not running or len(working) < LEAST_KNOWN:
+            return known
+        inside = self._encode([_chosen(one.configuration) for one in working])
+        rows = self._encode([_chosen(one) for one in running])
+        columns = np.array([one.objectives for one in working], dtype=float).T
+        believed = []
+        for column in columns:
+            positive = bool((column > 0).all())
+            mean = _Process(inside, np.log(column) if positive else column)(rows)[0]
+            believed.append(np.exp(mean) if positive else np.maximum(mean, 0.0))
+        violation = _Process(inside, np.array([one.violation for one in working]))(rows)[0]
+        seconds = float(np.median([one.seconds for one in working]))
+        return [
+            *known,
+            *(
+                Known(
+                    configuration=configuration,
+                    works=True,
+                    objectives=tuple(float(values[index]) for values in believed),
+                    violation=float(violation[index]),
+                    seconds=seconds,
+                )
+                for index, configuration in enumerate(running)
+            ),
+        ]
 
     def _best_of(self, known: Sequence[Known], values: Array, *, lossless: bool, fast: bool) -> Configuration | None:
         """The allowed one that promises most, climbed to from the best that are known; None when nothing is left.

@@ -13,9 +13,11 @@ from .executor import Executor, cold_import_s
 from .files import whole_folder, write_json, write_text
 from .folder import (
     COMPILED,
+    KEPT,
     LATENTS,
     LOG,
     PICTURES,
+    RESULT,
     forget_all_compiled,
     forget_compiled,
     portable_workload,
@@ -28,19 +30,26 @@ from .fresh_process import run_script
 from .judge import latents_of
 from .log import tail_of
 from .process import Job
+from .process_tree import DEVNULL, PIPE, ProcessTree
 from .repeats import ADVICE, repetition, repetition_words, too_far
-from .result import TrialResult, finished_trial
+from .result import HERE, TrialResult, finished_trial
 
 __all__ = [
     "ADVICE",
     "COLD_PHASES",
     "COLD_START_FIGURES",
     "COMPILED",
+    "DEVNULL",
+    "HERE",
+    "KEPT",
     "LATENTS",
     "LOG",
     "PICTURES",
+    "PIPE",
+    "RESULT",
     "Executor",
     "Job",
+    "ProcessTree",
     "TrialResult",
     "cold_import_s",
     "cold_start_figures",

@@ -18,6 +18,8 @@ LOG, RESULT, PHASES = "log.txt", "result.json", "phases.jsonl"
 INPUTS = "inputs"
 """Pictures that requests begin with."""
 PICTURES, LATENTS, COMPILED = "pictures", "latents", "compiled"
+KEPT = (LOG, RESULT, PHASES, PICTURES, LATENTS)
+"""What a trial leaves; everything else in its folder was there before, or was compiled."""
 
 
 def trial_folder(files: Path, number: int) -> Path:

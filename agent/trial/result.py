@@ -22,6 +22,8 @@ NO_ROOM = os.EX_IOERR
 """Exit code of a process that could not write its result because the disk is full."""
 MOST_BYTES = 64 * 2**20
 """Far more than any result has."""
+HERE = "local"
+"""The place of a process on the launching machine, when that is the only one."""
 NEEDED = ("first_call_ms", "cold_start_s", "latency_ms", "peak_vram_gib")
 """What a complete trial has measured."""
 
@@ -36,6 +38,8 @@ class TrialResult:
     measurements: Mapping[str, Any] = field(default_factory=dict)
     pipelines: Mapping[str, Any] = field(default_factory=dict)
     phases_s: Mapping[str, float] = field(default_factory=dict)
+    place: str = HERE
+    """Where it ran."""
 
 
 _RESULT = TypeAdapter(TrialResult)

@@ -119,9 +119,9 @@ class World:
         """How many trials of a study are in the database."""
         return len({one.trial for one in Records(self.storage).runs(study) if one.run.kind == RunKind.TRIAL})
 
-    def places(self) -> int:
+    def places(self) -> list[str]:
         """One process at a time."""
-        return 1
+        return ["local"]
 
     def import_s(self) -> float:
         """Nothing is imported."""
@@ -148,7 +148,7 @@ class World:
     def close(self) -> None:
         """Nothing runs."""
 
-    def submit(self, kind: RunKind, job: Job) -> "Future[TrialResult]":
+    def submit(self, kind: RunKind, job: Job, place: str | None = None) -> "Future[TrialResult]":
         """Answered at once; what a process raises, a Ctrl-C say, is raised here."""
         write_trial_folder(Path(job.folder), job.configuration, job.workload, job.apply_py)
         future: Future[TrialResult] = Future()
