@@ -36,8 +36,8 @@ def took_effect(pipelines: dict[str, Any], *, scheduler: str) -> str | None:
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: SchedulerParameters) -> str | None:
-    """The scheduler that there is already; models that were trained with other noise than these schedulers know, for EDM
-    or flow matching, which most transformers are.
+    """The scheduler that there is already; models that were trained with other noise than these schedulers know, as for
+    EDM or flow matching, which most transformers are.
     """
     found = [denoiser for pipeline in pipelines.values() for denoiser in pipeline.denoisers]
     if not found:
