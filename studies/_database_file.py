@@ -1,7 +1,7 @@
 """Notices when the file of an SQLite database is taken away while it is used, and keeps what was in it.
 
-SQLite goes on with a file that was deleted or cut short, and when the newest changes ("-wal") beside it are deleted: all
-that is written from then on would be gone without a word.
+SQLite goes on with a file that was deleted or cut short, and when the newest changes ("-wal") beside it are deleted:
+all that is written from then on would be gone without a word.
 """
 
 import itertools

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 from paretune.agent.measuring import machine_drift, runner
 from paretune.agent.search import launch
 from paretune.agent.trial import Job, TrialResult, write_json
@@ -114,6 +116,44 @@ def test_a_database_that_is_damaged_under_a_launch_is_noticed_at_once(
     file = world.folder / "paretune.db"
     world.before = once("trial", lambda: damage(file))
     assert failing(world).startswith(f"the database {file} {words}")
+
+
+def delete_optunas_study(world: World) -> None:
+    optuna.delete_study(study_name="a", storage=world.storage)
+
+
+def end_optunas_trials(world: World) -> None:
+    storage = optuna.storages.RDBStorage(world.storage)
+    for trial in storage.get_all_trials(storage.get_study_id_from_name("a"), states=(TrialState.RUNNING,)):
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def delete_our_runs(world: World) -> None:
+    with sqlite3.connect(world.folder / "paretune.db") as connection:
+        connection.execute("delete from paretune_study_run")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (delete_optunas_study, "it was deleted from Optuna's tables"),
+        (end_optunas_trials, "a trial that was being measured was ended in Optuna's tables"),
+        (delete_our_runs, "measurements were deleted from it"),
+    ],
+)
+def test_rows_that_another_program_takes_from_a_launch_are_one_sentence(
+    world: World, change: Callable[[World], None], words: str
+) -> None:
+    world.before = once("trial", lambda: change(world))
+    assert failing(world).startswith(f"study a was changed by another program while it was launched ({words})")
+    if change is not delete_our_runs:
+        continue_it(world)
+
+
+def test_rows_that_go_before_the_search_are_noticed_at_its_end(world: World) -> None:
+    world.before = once("floor", lambda: delete_our_runs(world))
+    assert "measurements were deleted from it" in failing(world)
 
 
 def test_a_database_that_is_taken_away_twice_is_kept_twice(world: World) -> None:
