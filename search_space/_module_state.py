@@ -69,19 +69,38 @@ def module_state(module: Any) -> Any:
     return state
 
 
+def weight_writes(module: Any) -> Any:
+    """A function that returns equal values as long as nobody has written into the weights of `module` where they lie,
+    as load_state_dict and fuse_lora do. For what keeps copies of weights, or of what was computed with them.
+
+    Not seen is what goes past torch's versions, as `weight.data.mul_(2)` does, other than peft.
+    """
+
+    def look() -> Any:
+        # peft goes past the versions when it fuses; diffusers leaves this attribute where a LoRA was unloaded, fused or
+        # not. Counted on the module, because several may look.
+        kept = vars(module)
+        if kept.get("_hf_peft_config_loaded", "never") is None:
+            del kept["_hf_peft_config_loaded"]
+            kept["loras_gone"] = kept.get("loras_gone", 0) + 1
+        # Tensors that were made in inference mode count no versions.
+        return kept.get("loras_gone", 0), [w._version for w in module.parameters() if not w.is_inference()]
+
+    return look
+
+
 def stays_as_it_is(name: str, module: Any) -> Any:
     """For `watch`: whether `module` has the layers, weights, processors and adapters of its first call. What traced or
     built code of it, for the technique `name`, would not follow anything else.
 
     Where weights lie may change.
     """
-    look = module_state(module)
+    look, writes = module_state(module), weight_writes(module)
     first: list[Any] = []
 
     def holds() -> str | None:
         parts, weights, _, _, processors, adapters = look()
-        # A LoRA that was fused into the weights and unloaded leaves this attribute.
-        now = (parts, weights, processors, adapters, vars(module).get("_hf_peft_config_loaded", "never"))
+        now = (parts, weights, processors, adapters, writes())
         if not first:
             first.append(now)
         elif now != first[0]:

@@ -9,8 +9,8 @@ from ..objectives.memory_shortage import causes
 from ._secrets import without_secrets
 
 AGAIN = "and run the same command again: nothing that was measured is lost"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-NO_ROOM_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full", "file too large")
 _WORDS = {
     errno.EROFS: "lies on a file system that is read-only",
     errno.EACCES: "may not be read or written (permission denied)",
@@ -18,6 +18,13 @@ _WORDS = {
     errno.ENOENT: "is not there, or no longer",
     errno.ENOTDIR: "is not there: a part of its path is no folder",
 }
+_OF_NO_FILE = {
+    errno.EIO: f"the disk reports an error of its own: look at the system's log, {AGAIN}",
+    errno.ESTALE: f"a file is gone from its network file system: see that it is mounted, {AGAIN}",
+    errno.EMFILE: f"too many files are open: raise the limit (ulimit -n), {AGAIN}",
+    errno.ENFILE: f"too many files are open on this machine: end other programs, {AGAIN}",
+}
+"""Where the system does not say which file it is: an error while one is written to."""
 
 
 def fault_sentence(error: BaseException) -> str | None:
@@ -28,10 +35,14 @@ def fault_sentence(error: BaseException) -> str | None:
         if is_no_room(cause):
             # The second name of two is what was copied to.
             where = (cause.filename2 or cause.filename) if isinstance(cause, OSError) else None
+            if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
+                return f"{where or 'a file'} may not become as large as it has to: raise the limit (ulimit -f), {AGAIN}"
             return f"the disk is full{'' if where is None else f' ({where} could not be written)'}: make room, {AGAIN}"
         if isinstance(cause, shutil.Error):
             source, target, why = cause.args[0][0]
             return f"{source} could not be copied to {target} ({why})"
+        if isinstance(cause, OSError) and cause.errno in _OF_NO_FILE:
+            return _OF_NO_FILE[cause.errno]
         if isinstance(cause, OSError) and cause.filename is not None:
             words = _WORDS.get(cause.errno or 0, f"cannot be used ({(cause.strerror or str(cause)).lower()})")
             return f"{cause.filename} {words}"

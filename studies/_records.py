@@ -157,6 +157,12 @@ class Records:
             found = list(session.execute(query))
         return [LinkedRun(self._checked(link).id, link.trial, self._checked(run)) for link, run in found]
 
+    def links(self, study: str) -> set[tuple[int, int]]:
+        """(link, run) of each run that a study uses."""
+        query = select(StudyRunRecord.id, StudyRunRecord.run).where(StudyRunRecord.study == study)
+        with self._session() as session:
+            return {(link, run) for link, run in session.execute(query)}
+
     def ended_trials(self, fingerprint_key: str, outcomes: Sequence[Outcome]) -> list[EndedTrial]:
         """The trials of every study on one machine that ended in one of these ways, in order, but for rows that cannot
         be read.

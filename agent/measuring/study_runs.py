@@ -58,6 +58,11 @@ class StudyRuns:
             self._results = Results(self.records, self.study.name)
         return self._results.refresh()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the database still has all runs that this launch has seen there: nothing of ours deletes any."""
+        return self._results is None or self._results.is_whole
+
     def know_floor(self, latency_floor: float | None) -> None:
         """From now on, time calls until the interval of their median is narrow compared with the noise floor; None when
         it is not known after all.

@@ -47,6 +47,11 @@ class Results:
         """Of the run that was taken up last; 0 before there is one."""
         return self._runs[-1].link if self._runs else 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the database still has all runs that were taken up: nothing of ours deletes any."""
+        return {(one.link, one.run.id) for one in self._runs} <= self.records.links(self.name)
+
     def refresh(self) -> "Results":
         """Take up the runs that were added since, or since the last time; returns itself."""
         added = self.records.runs(self.name, after=self.newest_link)

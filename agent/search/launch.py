@@ -72,6 +72,7 @@ def launch(
     Raises UserError for whatever the user can fix. Interrupted or killed, it loses nothing but the running trial.
     """
     records = Records(storage)
+    runs: StudyRuns | None = None
     try:
         with only_launcher(records, study.name) as lock:
             record = records.find_study(study.name)
@@ -97,6 +98,8 @@ def launch(
                         new=record is None
                     )
                     records.require_file()
+                    if (changed := _changed_by_others(runs, storage)) is not None:
+                        raise UserError(changed)
                     return results
                 finally:
                     if not keep_compiled:
@@ -105,9 +108,37 @@ def launch(
         raise
     except Exception as error:
         records.require_file()
-        if (sentence := fault_sentence(error)) is None:
+        if (sentence := fault_sentence(error) or _changed_by_others(runs, storage, error)) is None:
             raise
         raise UserError(sentence) from error
+
+
+def _changed_by_others(runs: StudyRuns | None, storage: str, error: Exception | None = None) -> str | None:
+    """What another program did to the study's rows while it was launched; None where it did nothing.
+
+    error: what this launch failed with. Optuna's own commands and pages can delete a study or end a trial at any time.
+    """
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    if runs is None:
+        return None
+    name = runs.study.name
+    if not runs.is_whole:
+        return _OTHERS.format(name=name, what="measurements were deleted from it")
+    if isinstance(error, UpdateFinishedTrialError):
+        return _OTHERS.format(name=name, what="a trial that was being measured was ended in Optuna's tables")
+    if isinstance(error, KeyError):
+        try:
+            optuna_storage(storage).get_study_id_from_name(name)
+        except KeyError:
+            return _OTHERS.format(name=name, what="it was deleted from Optuna's tables")
+    return None
+
+
+_OTHERS = (
+    "study {name} was changed by another program while it was launched ({what}): end that program, and run the same "
+    "command again; what is in the database is used"
+)
 
 
 def _made(folder: Path) -> Path:

@@ -18,6 +18,8 @@ from .folder import LOG, PHASES, RESULT
 from .log import tail_of
 from .process_tree import signal_name
 
+MOST_CHARACTERS = 2**20
+"""Of what a process says of its phases; a line for each is some hundred."""
 NO_ROOM = os.EX_IOERR
 """Exit code of a process that could not write its result because the disk is full."""
 MOST_BYTES = 64 * 2**20
@@ -145,7 +147,9 @@ def announced(folder: Path) -> list[Begun]:
     if not file.is_file():
         return []
     begun = []
-    for line in file.read_text(errors="replace").splitlines(keepends=True):
+    with file.open(errors="replace") as opened:
+        said = opened.read(MOST_CHARACTERS)
+    for line in said.splitlines(keepends=True):
         # A line may be half written when it is read; it is whole the next time.
         if line.endswith("\n"):
             with suppress(ValidationError):

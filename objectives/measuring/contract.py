@@ -84,7 +84,8 @@ def _as_tensor(returned: Any, request: Any) -> Any:
     import torch
 
     if isinstance(returned, torch.Tensor):
-        return _floats(returned.detach())
+        plain = returned.detach()
+        return _floats(plain if type(plain) is torch.Tensor else plain.as_subclass(torch.Tensor))
     if isinstance(returned, np.ndarray) and returned.ndim == 4 and returned.shape[3] == 3:
         return _from_numpy(returned, request).permute(0, 3, 1, 2)
     pictures = [returned] if hasattr(returned, "convert") else returned
@@ -101,6 +102,8 @@ def _array_HWC(picture: Any, request: Any) -> Any:
 
     if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3:
         return picture
+    if getattr(picture, "has_transparency_data", False) and picture.convert("RGBA").getextrema()[3][0] < 255:
+        raise _refused(request, "a list in which there is a picture that can be seen through")
     if hasattr(picture, "convert") and not str(getattr(picture, "mode", "")).startswith(_NO_COLOURS):
         return np.asarray(picture.convert("RGB"))
     raise _refused(request, f"a list in which there is {_words(picture)}")

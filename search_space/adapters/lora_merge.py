@@ -13,8 +13,8 @@ from .._visits import LORA
 def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[str, Any]], lock: Any) -> Any:
     """load(...), unload() and scale(...) in place of a pipeline's own.
 
-    loaded: what all pipelines with this denoiser have loaded. bases: {module: {layer: its weight without any LoRA}}, of
-    all pipelines: they may share modules. lock: of the denoiser's pictures.
+    loaded: what all pipelines with this denoiser have loaded. bases: {module: {layer: what base_of keeps of it}}, of all
+    pipelines: they may share modules. lock: of the denoiser's pictures.
     """
     import re
 
@@ -45,18 +45,40 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
         alpha = said.get(f"{name}.lora_alpha", (alphas or {}).get(f"{path}.alpha", rank))
         return float(alpha) / float(said.get(f"{name}.r", rank) if f"{name}.lora_alpha" in said else rank)
 
+    def version(weight: Any) -> Any:
+        """Another one after every write that torch sees; tensors that were made in inference mode have none."""
+        return None if weight.is_inference() else weight._version
+
+    def base_of(module: Any, layer: str, weight: Any) -> Any:
+        """What is kept of a layer: its weight without any LoRA, the version that was left, and whose LoRA is in it."""
+        kept = bases.setdefault(id(module), {}).setdefault(layer, {"base": None, "version": None, "owner": None})
+        changed = kept["base"] is None or kept["version"] != version(weight)
+        if kept["owner"] is None and changed:
+            kept["base"] = weight.detach().clone()
+        elif kept["owner"] not in (None, id(loaded)):
+            raise RuntimeError("lora_merge: another pipeline has a LoRA in the same weights; unload that one before")
+        elif changed:
+            raise RuntimeError(
+                f"lora_merge: the weights of {layer} were written to while a LoRA was in them, by load_state_dict say, "
+                "and what they are without it is no longer known. Load the pipeline anew"
+            )
+        return kept
+
     def write() -> None:
         with lock, torch.no_grad():
-            for module, layer, weight, down, up, factor in loaded["changes"]:
-                base = bases.setdefault(id(module), {}).setdefault(layer, weight.detach().clone())
+            found = [base_of(module, layer, weight) for module, layer, weight, *_ in loaded["changes"]]
+            for kept, (_, _, weight, down, up, factor) in zip(found, loaded["changes"], strict=True):
+                base = kept["base"]
                 up, down = (part.to(weight.device, torch.float32) for part in (up, down))
                 change = up.flatten(1) @ down.flatten(1) * (factor * loaded["scale"])
                 weight.copy_(base.float() + change.reshape(base.shape))
+                kept.update(version=version(weight), owner=id(loaded))
 
     def restore() -> None:
         with lock, torch.no_grad():
-            for module, layer, weight, *_ in loaded["changes"]:
-                weight.copy_(bases[id(module)][layer])
+            for kept, weight in [(base_of(*change[:3]), change[2]) for change in loaded["changes"]]:
+                weight.copy_(kept["base"])
+                kept.update(version=version(weight), owner=None)
             loaded.update(name=None, changes=[], scale=1.0)
 
     def load(source: Any, adapter_name: Any = None, hotswap: bool = False, **kwargs: Any) -> None:
@@ -82,7 +104,11 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
         with lock:
             restore()
             loaded.update(name=adapter_name or "default_0", changes=changes)
-            write()
+            try:
+                write()
+            except RuntimeError:
+                loaded.update(name=None, changes=[])
+                raise
         pipeline.lora_merges = getattr(pipeline, "lora_merges", 0) + 1
 
     def scale(names: Any, adapter_weights: Any = None) -> None:

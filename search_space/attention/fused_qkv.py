@@ -44,6 +44,16 @@ def fused_qkv(pipelines: dict[str, Any]) -> None:
         every = [(found, name, weight) for found in parameters for name, weight in found.items() if weight is not None]
         return [(found, name, id(w), w._version) for found, name, w in every if not w.is_inference()]
 
+    def loras_gone(denoiser: Any) -> int:
+        """How many LoRAs came and went, as far as calls have seen. One that is fused into weights does not change their
+        version; diffusers leaves the attribute where it unloads one, fused or not.
+        """
+        kept = vars(denoiser)
+        if kept.get("_hf_peft_config_loaded", "never") is None:
+            del kept["_hf_peft_config_loaded"]
+            kept["loras_gone"] = kept.get("loras_gone", 0) + 1
+        return int(kept.get("loras_gone", 0))
+
     def equal(layer: Any) -> bool:
         """Whether the fused weights still are the separate ones."""
         for fused, parts in projections.items():
@@ -59,16 +69,14 @@ def fused_qkv(pipelines: dict[str, Any]) -> None:
     def holds_for(denoiser: Any) -> Any:
         layers = [module for module in denoiser.modules() if getattr(module, "fused_projections", False)]
         noted = notes(layers)
-        # A LoRA that is fused into weights does not change their version; once it came and went, this attribute is set.
-        vars(denoiser).pop("_hf_peft_config_loaded", None)
-        state: dict[str, Any] = {"stamps": stamps(layers), "lora": "never"}
+        state: dict[str, Any] = {"stamps": stamps(layers), "loras": loras_gone(denoiser)}
 
         def written_to() -> bool:
             for parameters, name, identity, version in state["stamps"]:
                 weight = parameters[name]
                 if id(weight) != identity or weight._version != version:
                     return True
-            return bool(vars(denoiser).get("_hf_peft_config_loaded", "never") != state["lora"])
+            return bool(loras_gone(denoiser) != state["loras"])
 
         def holds() -> str | None:
             for holder, name, item in noted:
@@ -91,7 +99,7 @@ def fused_qkv(pipelines: dict[str, Any]) -> None:
                         "load_state_dict say, and the fused ones are the old ones. Load the pipeline anew, change its "
                         "weights, and then call apply()"
                     )
-                state.update(stamps=stamps(layers), lora=vars(denoiser).get("_hf_peft_config_loaded", "never"))
+                state.update(stamps=stamps(layers), loras=loras_gone(denoiser))
             return None
 
         return holds

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
 from .._steps import STEP_HELPERS, wrap_steps
-from .._target import PipelineFacts, Role, Target
+from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 from .._unet_parts import unet_parts, unet_refusal
 
@@ -169,6 +169,16 @@ def traits(parameters: ForecastCacheParameters) -> frozenset[Trait]:
     return frozenset(found)
 
 
+def plan(pipelines: Mapping[str, PipelineFacts], parameters: ForecastCacheParameters) -> Any:
+    """Which steps are computed, and what is forecast in the others; None where every step is computed."""
+    counts = known_steps(pipelines)
+    if counts is None:
+        return parameters.model_dump()
+    order, percent = parameters.order, parameters.first_percent
+    patterns = [forecast_plan(count, parameters.interval, order, percent) for count in counts]
+    return None if all(map(all, patterns)) else [parameters.forecast, order, patterns]
+
+
 TECHNIQUE = Technique(
     name="forecast_cache",
     axis=Axis.CACHING,
@@ -179,6 +189,7 @@ TECHNIQUE = Technique(
     apply=forecast_cache,
     took_effect=took_effect,
     refuses=refuses,
+    plan=plan,
     stage=Stage.STRUCTURE,
     traits=traits,
     roles=frozenset({Role.DENOISER}),

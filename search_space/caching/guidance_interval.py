@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .._calls import argument_names, calling_pipeline, step_of_call, wrap_forward
 from .._guidance import guide_some_steps
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Role, Target
+from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
 
@@ -44,13 +44,18 @@ def guidance_interval(pipelines: dict[str, Any], *, from_percent: int, to_percen
 
 
 def took_effect(pipelines: dict[str, Any], *, from_percent: int, to_percent: int) -> str | None:
-    """Whether steps ran without guidance, and others with it."""
+    """Whether steps ran without guidance and others with it, and whether it was the share that was asked for."""
     none = {"guided": 0, "unguided": 0}
     found = [getattr(denoiser, "guidance_counts", none) for denoiser in denoisers(pipelines)]
     if not any(counts["unguided"] for counts in found):
         return "no step ran without guidance that would have had it"
     if not any(counts["guided"] for counts in found):
         return "no step ran with guidance"
+    for counts in found:
+        seen, guided = counts.get("last_seen", 0), counts.get("last_guided", 0)
+        wanted = len([step for step in guided_interval(seen, from_percent, to_percent) if step < seen])
+        if seen and guided != wanted:
+            return f"{guided} of {seen} steps ran with guidance, and {wanted} were to"
     return None
 
 
@@ -70,6 +75,14 @@ def refuses(
     return None
 
 
+def plan(pipelines: Mapping[str, PipelineFacts], parameters: GuidanceIntervalParameters) -> Any:
+    """Which steps run with guidance."""
+    counts = known_steps(pipelines)
+    if counts is None:
+        return parameters.model_dump()
+    return [list(guided_interval(count, parameters.from_percent, parameters.to_percent)) for count in counts]
+
+
 TECHNIQUE = Technique(
     name="guidance_interval",
     axis=Axis.CACHING,
@@ -82,6 +95,7 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     traits=frozenset({Trait.GUIDES_LESS}),
+    plan=plan,
     roles=frozenset({Role.DENOISER}),
     helpers=(
         torch_modules,

@@ -9,7 +9,7 @@ documentation shows.
 from collections.abc import Mapping
 from typing import Any
 
-from .._module_state import module_state
+from .._module_state import module_state, weight_writes
 from .._modules import text_encoders, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique
@@ -19,7 +19,7 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
     """Keep what encode_prompt() returns for the last sixteen negative prompts, and hand it in again.
 
     For one number of prompts each, since the same prompt in a batch of another size may have other bits. Forgotten as
-    soon as the text encoders are other ones: weights, adapters and their scales.
+    soon as the text encoders or the tokenizers are other ones: weights, adapters and their scales.
     """
     import inspect
     from collections import OrderedDict
@@ -31,10 +31,15 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
     def keep_for(pipeline: Any) -> None:
         inner = pipeline.encode_prompt
         signature = inspect.signature(inner)
-        looks = [module_state(encoder) for encoder in text_encoders({"": pipeline})]
+        looks = [look(encoder) for encoder in text_encoders({"": pipeline}) for look in (module_state, weight_writes)]
+        tokenizers = [name for name in getattr(pipeline, "components", {}) if name.startswith("tokenizer")]
         counts = pipeline.prompt_embedding_counts = {"computed": 0, "reused": 0}
         kept: OrderedDict[Any, Any] = OrderedDict()
         states: list[Any] = []
+
+        def now() -> list[Any]:
+            # The tokenizers themselves: the number of another could be that of one that is gone.
+            return [*(look() for look in looks), *(getattr(pipeline, name, None) for name in tokenizers)]
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
@@ -56,7 +61,7 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
                 or not isinstance(prompt, (str, list))
             ):
                 return inner(*args, **kwargs)
-            if states != [look() for look in looks]:
+            if states != now():
                 kept.clear()
             batch = 1 if isinstance(prompt, str) else len(prompt)
             settings = {name: value for name, value in named.items() if isinstance(value, (int, float))}
@@ -72,7 +77,7 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
                 return tuple(result)
             result = inner(*args, **kwargs)
             # Afterwards: transformers puts hooks of its own on the layers in the first call.
-            states[:] = [look() for look in looks]
+            states[:] = now()
             kept[key] = result
             if len(kept) > most:
                 kept.popitem(last=False)
@@ -119,5 +124,5 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     roles=frozenset({Role.TEXT_ENCODER}),
-    helpers=(torch_modules, text_encoders, module_state),
+    helpers=(torch_modules, text_encoders, module_state, weight_writes),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .._module_state import module_state, stays_as_it_is
+from .._module_state import module_state, stays_as_it_is, weight_writes
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
@@ -81,7 +81,7 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=frozenset({Role.DENOISER}),
     traits=traits,
-    helpers=(torch_modules, denoisers, module_state, stays_as_it_is, watch),
+    helpers=(torch_modules, denoisers, module_state, stays_as_it_is, weight_writes, watch),
     adapters_later="Adapters may be loaded before its first call only: a later one ends the next call in an error.",
     packages=("stable-fast",),
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._compiled import COMPILED_HELPERS, compiled, not_compiled
-from .._module_state import stays_as_it_is
+from .._module_state import stays_as_it_is, weight_writes
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
@@ -50,7 +50,7 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=frozenset({Role.DENOISER}),
     traits=frozenset({Trait.COMPILES, Trait.COMPILES_WHOLE, Trait.FREEZES_LAYERS}),
-    helpers=(torch_modules, denoisers, *COMPILED_HELPERS, stays_as_it_is, watch),
+    helpers=(torch_modules, denoisers, *COMPILED_HELPERS, stays_as_it_is, weight_writes, watch),
     adapters_later="Adapters may be loaded before its first call only: a later one ends the next call in an error.",
     packages=("torch-tensorrt",),
 )

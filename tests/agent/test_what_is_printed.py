@@ -1,4 +1,4 @@
-"""Number 17, at the program's exits: what a command prints holds no secret, and what it says to type can be typed."""
+"""At the program's exits: what a command prints holds no secret, and what it says to type can be typed."""
 
 import json
 import shlex

@@ -47,12 +47,31 @@ def test_guidance_that_ends_after_the_same_step() -> None:
     assert not same(cut(40), cut(50), 5, 10)
 
 
+def test_guidance_in_the_same_steps() -> None:
+    def within(begin: int, end: int) -> dict[str, Any]:
+        return {"guidance_interval": {"from_percent": begin, "to_percent": end}}
+
+    assert same(within(10, 80), within(20, 80), 9)
+    assert not same(within(10, 80), within(30, 80), 9)
+    assert not same(within(10, 80), within(20, 80), 9, 30)
+
+
+def test_forecasts_of_the_same_steps() -> None:
+    def forecast(**settings: Any) -> dict[str, Any]:
+        return {"forecast_cache": {"interval": 3, "order": 1, "first_percent": 10, "forecast": "output", **settings}}
+
+    assert same(forecast(), forecast(first_percent=20), 12)
+    assert not same(forecast(), forecast(first_percent=30), 12)
+    assert not same(forecast(), forecast(order=2), 12)
+    assert not same(forecast(), forecast(forecast="deep_features"), 12)
+
+
 def test_what_would_only_fail_where_another_would_not_is_compiled_once() -> None:
     assert same({"torch_compile": {"fullgraph": True}}, {"torch_compile": {"fullgraph": False}})
     assert not same({"torch_compile": {"dynamic": "never"}}, {"torch_compile": {"dynamic": "auto"}})
 
 
-@pytest.mark.parametrize("name", ["deepcache", "guidance_cutoff"])
+@pytest.mark.parametrize("name", ["deepcache", "guidance_cutoff", "forecast_cache"])
 def test_what_changes_no_step_is_refused(name: str) -> None:
     one_step = {"main": replace(TINY_FACTS, steps=(1,))}
     reason = impossible(Configuration.of({name: {}}), CPU, one_step)

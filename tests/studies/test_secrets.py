@@ -1,4 +1,4 @@
-"""Number 17: what is secret never leaves the program, whichever way it would."""
+"""What is secret never leaves the program, whichever way it would."""
 
 import json
 import os

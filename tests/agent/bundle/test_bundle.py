@@ -199,7 +199,7 @@ def plant(source: Path) -> None:
 
 
 def test_planted_byte_code_is_refused_and_never_runs(copy: Path, tmp_path: Path, cli: Cli) -> None:
-    """Number 15."""
+    """Byte code with an unchecked hash, beside files that are untouched."""
     for name in ("apply.py", "check/workload.py", "check/measuring/__init__.py", "check/measuring/latency.py"):
         plant(copy / name)
     said = cli("verify", str(copy))
@@ -226,7 +226,6 @@ def test_what_a_worker_leaves_behind_is_named_and_replaced(copy: Path, tmp_path:
 
 
 def test_that_verifying_runs_code_is_said_wherever_one_may_look(copy: Path, cli: Cli) -> None:
-    """Number 16."""
     (copy / "apply.py").unlink()
     for text in (cli("verify", "--help").out, (copy / "README.md").read_text(), cli("verify", str(copy)).out):
         words = " ".join(text.replace("│", " ").split())

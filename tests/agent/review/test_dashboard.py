@@ -183,7 +183,7 @@ def test_other_web_pages_are_refused(address: str, method: str, headers: dict[st
     ids=lambda value: str(value)[:24],
 )
 def test_no_page_can_show_it_in_a_frame(address: str, path: str, headers: dict[str, str]) -> None:
-    """Number 18: whatever is answered says so."""
+    """Whatever is answered says so."""
     root = "/".join(address.split("/")[:3])
     try:
         answer = urllib.request.urlopen(urllib.request.Request(root + path, headers=headers))

@@ -1,6 +1,7 @@
 """A launch whose database, disk or files fail: one true sentence, nothing measured is lost."""
 
 import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 from paretune.agent.measuring import machine_drift, runner
 from paretune.agent.search import launch
 from paretune.agent.trial import Job, TrialResult, write_json
@@ -86,6 +89,73 @@ def test_a_database_that_is_taken_away_is_noticed_and_what_it_held_is_kept(world
     assert len(trials(world)) == 3
 
 
+def cut_short(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def written_over(file: Path) -> None:
+    file.write_bytes(b"x" * file.stat().st_size)
+
+
+def without_its_newest_changes(file: Path) -> None:
+    file.with_name(f"{file.name}-wal").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut_short, "was cut short or written over while it was in use"),
+        (written_over, "was cut short or written over while it was in use"),
+        (without_its_newest_changes, "lost its newest changes"),
+    ],
+)
+def test_a_database_that_is_damaged_under_a_launch_is_noticed_at_once(
+    world: World, damage: Callable[[Path], None], words: str
+) -> None:
+    """SQLite would go on with what it still has in memory and in other files, and the launch would end well."""
+    file = world.folder / "paretune.db"
+    world.before = once("trial", lambda: damage(file))
+    assert failing(world).startswith(f"the database {file} {words}")
+
+
+def delete_optunas_study(world: World) -> None:
+    optuna.delete_study(study_name="a", storage=world.storage)
+
+
+def end_optunas_trials(world: World) -> None:
+    storage = optuna.storages.RDBStorage(world.storage)
+    for trial in storage.get_all_trials(storage.get_study_id_from_name("a"), states=(TrialState.RUNNING,)):
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def delete_our_runs(world: World) -> None:
+    with sqlite3.connect(world.folder / "paretune.db") as connection:
+        connection.execute("delete from paretune_study_run")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (delete_optunas_study, "it was deleted from Optuna's tables"),
+        (end_optunas_trials, "a trial that was being measured was ended in Optuna's tables"),
+        (delete_our_runs, "measurements were deleted from it"),
+    ],
+)
+def test_rows_that_another_program_takes_from_a_launch_are_one_sentence(
+    world: World, change: Callable[[World], None], words: str
+) -> None:
+    world.before = once("trial", lambda: change(world))
+    assert failing(world).startswith(f"study a was changed by another program while it was launched ({words})")
+    if change is not delete_our_runs:
+        continue_it(world)
+
+
+def test_rows_that_go_before_the_search_are_noticed_at_its_end(world: World) -> None:
+    world.before = once("floor", lambda: delete_our_runs(world))
+    assert "measurements were deleted from it" in failing(world)
+
+
 def test_a_database_that_is_taken_away_twice_is_kept_twice(world: World) -> None:
     for name in ("paretune.db.rescued", "paretune.db.rescued-2"):
         world.before = once("trial", (world.folder / "paretune.db").unlink)
@@ -159,6 +229,21 @@ def test_a_full_disk_under_the_files_is_named_as_the_cause(world: World) -> None
                 "INSERT", {"reason": "No space left on device"}, sqlite3.OperationalError("no such table")
             ),
             "the database failed: no such table",
+        ),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            "a file may not become as large as it has to: raise the limit (ulimit -f), and run the same command again: "
+            "nothing that was measured is lost",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            "the disk reports an error of its own: look at the system's log, and run the same command again: nothing "
+            "that was measured is lost",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "too many files are open: raise the limit (ulimit -n), and run the same command again: nothing that was "
+            "measured is lost",
         ),
         (OSError(errno.EROFS, "Read-only file system", "x"), "x lies on a file system that is read-only"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), "x is not there, or no longer"),

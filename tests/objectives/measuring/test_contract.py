@@ -23,6 +23,12 @@ PICTURES = torch.from_numpy(LEVELS).permute(0, 3, 1, 2).float() / 255
 FLOATS = LEVELS.astype(np.float32) / 255
 
 
+def _palette() -> Image.Image:
+    picture = Image.new("P", (32, 32))
+    picture.info["transparency"] = 0
+    return picture
+
+
 ACCEPTED = {
     "the contract": PICTURES,
     "with a gradient": PICTURES.clone().requires_grad_(),
@@ -34,7 +40,8 @@ ACCEPTED = {
     "numpy, read from behind": LEVELS[:, ::-1][:, ::-1],
     "a list of numpy arrays": list(FLOATS),
     "PIL": [Image.fromarray(levels) for levels in LEVELS],
-    "PIL with transparency": tuple(Image.fromarray(levels).convert("RGBA") for levels in LEVELS),
+    "a tensor of another class": PICTURES.as_subclass(type("Own", (torch.Tensor,), {})),
+    "PIL, with an opaque alpha": tuple(Image.fromarray(levels).convert("RGBA") for levels in LEVELS),
 }
 
 
@@ -77,6 +84,8 @@ REFUSED = {
     "a pipeline's output": ({"images": PICTURES}, "an object of the type dict"),
     "paths": (["cat.png", "dog.png"], "a list in which there is an object of the type str"),
     "depth maps": ([Image.fromarray(FLOATS[0, :, :, 0])] * 2, "a list in which there is an object of the type Image"),
+    "glass": ([Image.new("RGBA", (32, 32), (9, 9, 9, 99))] * 2, "there is a picture that can be seen through"),
+    "a colour that is glass": ([_palette()] * 2, "there is a picture that can be seen through"),
     "sizes": ([Image.new("RGB", (32, 32)), Image.new("RGB", (32, 48))], "a list of 2 Image of different sizes"),
 }
 

@@ -37,3 +37,12 @@ def test_unguided_requests_are_left_alone() -> None:
     assert torch.equal(picture(pipeline, guidance=1.0), picture(tiny_sdxl(), guidance=1.0))
     reason = took_effect({"main": pipeline}, from_percent=10, to_percent=80)
     assert reason == "no step ran without guidance that would have had it"
+
+
+def test_another_share_than_the_one_asked_for_is_noticed() -> None:
+    pipeline = tiny_sdxl()
+    guidance_interval({"main": pipeline}, from_percent=20, to_percent=60)
+    picture(pipeline, batch=1, steps=5)
+    assert took_effect({"main": pipeline}, from_percent=20, to_percent=60) is None
+    said = took_effect({"main": pipeline}, from_percent=10, to_percent=100)
+    assert said == "2 of 5 steps ran with guidance, and 4 were to"

@@ -184,7 +184,21 @@ def test_quantizing_what_is_quantized_is_refused_in_a_sentence() -> None:
         torchao_quantization({"main": pipeline}, scheme="int8_dynamic")
 
 
-@pytest.mark.parametrize("change", [load_lora, fuse_lora, load_ip_adapter], ids=["lora", "fused-lora", "ip-adapter"])
+def test_a_second_lora_that_is_fused_between_two_calls_is_noticed_too() -> None:
+    """diffusers leaves the same attribute every time."""
+    pipeline = applied(FUSED)
+    pipeline.unet._hf_peft_config_loaded = None  # one came and went, and changed nothing
+    picture(pipeline)
+    fuse_lora(pipeline)
+    with pytest.raises(RuntimeError, match="weights of the projections were changed"):
+        picture(pipeline)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [load_lora, fuse_lora, load_ip_adapter, stronger],
+    ids=["lora", "fused-lora", "ip-adapter", "another checkpoint"],
+)
 def test_what_a_tracer_would_ignore_is_noticed_at_the_next_call(change: Callable[[Any], None]) -> None:
     pipeline = tiny_sdxl()
     watch({"main": pipeline}, stays_as_it_is("stable_fast", pipeline.unet))

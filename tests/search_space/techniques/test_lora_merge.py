@@ -88,3 +88,26 @@ def test_it_is_refused_where_no_lora_comes_or_goes_and_with_quantized_weights() 
     assert "no request loads or unloads a LoRA" in str(impossible(Configuration.of(merge), cpu, {"main": none}))
     both = Configuration.of({**merge, "torchao_quantization": {}})
     assert "cannot be written into quantized weights" in str(impossible(both, cpu, {"main": facts}))
+
+
+def test_weights_that_others_write_to_are_neither_lost_nor_mixed_up() -> None:
+    pipeline = tiny_sdxl()
+    second = sibling(pipeline, pipeline.scheduler)
+    technique("lora_merge").apply({"main": pipeline, "second": second})
+    rose, weight = lora_of(pipeline, 1), pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight
+    pipeline.load_lora_weights(rose)
+    with pytest.raises(RuntimeError, match="another pipeline has a LoRA in the same weights"):
+        second.load_lora_weights(lora_of(pipeline, 2))
+    pipeline.unload_lora_weights()
+
+    # Another checkpoint between two LoRAs is what the second is added to.
+    pipeline.unet.load_state_dict({name: 1.1 * each for name, each in pipeline.unet.state_dict().items()})
+    checkpoint = weight.detach().clone()
+    second.load_lora_weights(rose)
+    second.unload_lora_weights()
+    assert torch.equal(weight, checkpoint)
+
+    pipeline.load_lora_weights(rose)
+    pipeline.unet.load_state_dict(pipeline.unet.state_dict())
+    with pytest.raises(RuntimeError, match="were written to while a LoRA was in them"):
+        pipeline.unload_lora_weights()

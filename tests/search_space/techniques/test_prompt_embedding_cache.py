@@ -1,7 +1,9 @@
 """Negative prompts that are kept: the same bits, until the text encoders are other ones."""
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from paretune.search_space import Target, describe_pipelines, technique
 from paretune.search_space.caching.prompt_embedding_cache import prompt_embedding_cache, took_effect
@@ -58,13 +60,29 @@ def test_a_batch_with_a_negative_prompt_for_each_picture_is_served_as_well() -> 
     assert torch.equal(other, pictures(tiny_sdxl(), "red", "red"))
 
 
-def test_other_text_encoders_are_asked_again() -> None:
+def another_weight(pipeline: Any) -> None:
+    embeddings = pipeline.text_encoder.get_input_embeddings()
+    embeddings.weight = torch.nn.Parameter(embeddings.weight.detach() * 1.5)
+
+
+def another_checkpoint(pipeline: Any) -> None:
+    encoder = pipeline.text_encoder
+    encoder.load_state_dict({name: 1.5 * weight for name, weight in encoder.state_dict().items()}, strict=False)
+
+
+def a_fused_lora(pipeline: Any) -> None:
+    """As peft writes it, past the versions of tensors, and what diffusers leaves where it was unloaded."""
+    pipeline.text_encoder.get_input_embeddings().weight.data *= 1.5
+    pipeline.text_encoder._hf_peft_config_loaded = None
+
+
+@pytest.mark.parametrize("change", [another_weight, another_checkpoint, a_fused_lora])
+def test_other_text_encoders_are_asked_again(change: Callable[[Any], None]) -> None:
     pipeline, fresh = tiny_sdxl(), tiny_sdxl()
     prompt_embedding_cache({"main": pipeline})
     before = picture(pipeline, negative_prompt="red", steps=2)
     for each in (pipeline, fresh):
-        other = torch.nn.Parameter(each.text_encoder.get_input_embeddings().weight.detach() * 1.5)
-        each.text_encoder.get_input_embeddings().weight = other
+        change(each)
     after = picture(pipeline, negative_prompt="red", steps=2)
     assert not torch.equal(after, before)
     assert torch.equal(after, picture(fresh, negative_prompt="red", steps=2))
