@@ -239,8 +239,8 @@ class Finalists(Section):
     calls: int = Field(default=3, ge=1, le=MOST_CALLS)
     """Timed calls per shape of request in each process."""
     cold_starts: int = Field(default=3, ge=0, le=MOST_PROCESSES)
-    """Fresh processes with empty compiler caches per finalist; the median is its cold start. What compiles does so once,
-    and loads its compiled code in these, as a worker with the bundle."""
+    """Fresh processes with empty compiler caches per finalist; the median is its cold start. What compiles does so
+    once, and loads its compiled code in these, as a worker with the bundle."""
 
 
 class Pictures(Section):
