@@ -6,15 +6,16 @@
 
 Every row is a fresh process with empty compiler caches. It imports torch and diffusers and loads the weights, which is
 timed; then it waits until no other process does anything, and what follows is timed alone: apply(), with whatever it
-loads or compiles, and the first picture. Then it makes a few more for the steady latency. Only what compiles for
-minutes runs side by side (one process of each configuration at most, which share the cores evenly): those rows are
-slower than they would be alone, and say with how many ("at once").
+loads or compiles, and the first picture. The first of each way makes a few more for the steady latency. Only what
+compiles for minutes runs side by side (one process of each configuration at most, which share the cores evenly): those
+rows are slower than they would be alone, and say with how many ("at once"). max-autotune takes the longest: it is tried
+for the first configuration, from the start to the end of all, and rows that were made meanwhile say so.
 
 Ways: eager (the configuration without torch.compile and CUDA graphs), default (the configuration as it is: it
 compiles), max_autotune (the same in that mode), portable_cache (torch's own: save_cache_artifacts of the row
 "default"), artefacts (the compiled code of a bundle, checked against manifest and fingerprint). Random weights: times
-are real, pictures are not. Rows are written as they come; at the end all rows in the file are printed as a Markdown
-table, each number the median of n processes.
+are real, pictures are not. Rows are written as they come; at the end all rows in the file are written as a Markdown
+table beside it, each number the median of n processes: two files in all.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +106,8 @@ def measure(way: str, folder: Path, device: str, steady: int) -> None:
     if way == "build":
         write_manifest(folder, built_for)
     # What is launched first records CUDA graphs, so the first of these does not count.
-    times = [time_call_ms(lambda: workload.run(pipelines, request), device)[0] for _ in range(steady + 1)][1:]
+    made = range(steady + 1 if steady else 0)
+    times = [time_call_ms(lambda: workload.run(pipelines, request), device)[0] for _ in made][1:]
     row |= {"steady_ms": statistics.median(times) if times else None, "steady_all_ms": times}
     row["peak_gib"] = torch.cuda.max_memory_reserved() / 2**30 if cuda else None
     row["counters"] = getattr(applied, "counters", lambda pipelines: {})(pipelines)
@@ -148,6 +151,15 @@ def prepare(folder: Path, configuration: str, way: str, options: argparse.Namesp
     shutil.copyfile(trust_file(), folder / "trust.py")
 
 
+def keep_in(artefacts: Path, way: str) -> None:
+    """The way in which code is kept that is built into a folder."""
+    import torch
+
+    artefacts.mkdir(exist_ok=True)
+    index = {"schema": 1, "way": way, "torch": torch.__version__, "parts": []}
+    (artefacts / "index.json").write_text(json.dumps(index))
+
+
 def workload_of(options: argparse.Namespace) -> dict[str, Any]:
     """One request at full size; with --tiny one that a CPU answers in a moment."""
     from paretune.studies import read_study
@@ -170,18 +182,25 @@ def workload_of(options: argparse.Namespace) -> dict[str, Any]:
 class Contender:
     """A measured process, from its start to its row."""
 
-    def __init__(self, configuration: str, way: str, options: argparse.Namespace, beside: int = 1) -> None:
+    def __init__(
+        self, configuration: str, way: str, options: argparse.Namespace, beside: int = 1, steady: int | None = None
+    ) -> None:
         self.configuration, self.way, self.beside = configuration, way, beside
         self.scratch = tempfile.TemporaryDirectory(prefix="cold-start-", ignore_cleanup_errors=True)
         folder = options.work / configuration / ("artefacts" if way == "build" else way)
         # Artefacts are measured where they were built.
         if way != "artefacts":
             prepare(folder, configuration, way, options)
+        if way == "build":
+            keep_in(folder / "artefacts", options.keep)
         self.began = time.perf_counter()
         self.log = (options.work / configuration / f"{way}.log").open("a")
         environment = {**os.environ, **{name: f"{self.scratch.name}/{name.lower()}" for name in CACHES}}
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, (os.cpu_count() or 1) // beside))
-        arguments = ["--measure", way, str(folder), "--device", options.device, "--steady", str(options.steady)]
+        arguments = ["--measure", way, str(folder), "--device", options.device]
+        arguments += ["--steady", str(options.steady if steady is None else steady)]
+        if options.tiny:
+            arguments.append("--tiny")
         self.process: Any = subprocess.Popen(
             [sys.executable, __file__, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
@@ -207,7 +226,8 @@ class Contender:
         if answer is None:
             waited = round(time.perf_counter() - self.went, 1)
             ended = self.process.poll() is not None
-            answer = {"failed": f"ended, see {self.log.name}" if ended else "not ready", "waited_s": waited}
+            answer = {"failed": "ended" if ended else "not ready", "waited_s": waited}
+            answer["said"] = Path(self.log.name).read_text(errors="replace")[-500:]
         self.end()
         return {**about, **answer}
 
@@ -253,6 +273,12 @@ def main() -> None:
     parser.add_argument("--build-s", type=float, default=230.0, help="for building, and for compiling; each at most")
     parser.add_argument("--out", type=Path, default=Path("cold-start.jsonl"))
     parser.add_argument("--work", type=Path, default=Path("build/cold-start"), help="what was built, for the next run")
+    parser.add_argument(
+        "--keep",
+        choices=("standalone_compile", "aot_compile", "aotinductor"),
+        default="standalone_compile",
+        help="how artefacts are kept; a --work and an --out of its own for each",
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
@@ -264,7 +290,6 @@ def main() -> None:
             techniques.pop("cuda_graphs")
         COMPILED.pop("cuda_graphs")
         options.configurations = [name for name in options.configurations if name in CONFIGURATIONS]
-        options.ways = [way for way in options.ways if way != "max_autotune"]
     if options.measure:
         measure(options.measure[0], Path(options.measure[1]), options.device, options.steady)
         return
@@ -278,25 +303,48 @@ def main() -> None:
         with options.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         shown = {key: row.get(key) for key in ("load_s", "first_image_s", "steady_ms", "failed") if row.get(key)}
-        print(f"{row['at_s']:6.1f} s  {row['configuration']} {row['way']}: {shown}", file=sys.stderr, flush=True)
-    print(table(read_rows(options.out), options.work))
+        say(began, f"{row['configuration']} {row['way']}: {shown}")
+    written = table(read_rows(options.out), options.work)
+    options.out.with_suffix(".md").write_text(written + "\n")
+    print(written)
+
+
+def say(began: float, text: str) -> None:
+    """Progress."""
+    print(f"{time.perf_counter() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
 def measured(options: argparse.Namespace, until: float) -> Iterator[dict[str, Any]]:
     """The rows, what matters most first."""
     names, ways = options.configurations, options.ways
 
-    def slow(way: str, wanted: list[str], seconds: float) -> Iterator[dict[str, Any]]:
-        contenders = [Contender(name, way, options, beside=len(wanted)) for name in wanted]
-        yield from run_together(contenders, min(until, time.perf_counter() + seconds))
+    began = time.perf_counter()
+    autotuned: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: autotuned.extend(autotune()))
 
-    def quick(way_of_turn: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    def autotune() -> list[dict[str, Any]]:
+        # A few cores only, so that the others are not slowed down by much.
+        return list(run_together([Contender(names[0], "max_autotune", options, beside=4)], until))
+
+    def said(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            yield {**row, "beside_max_autotune": thread.is_alive()}
+
+    def slow(way: str, wanted: list[str], seconds: float) -> Iterator[dict[str, Any]]:
+        say(began, f"{way} of {', '.join(wanted) or 'nothing'}, up to {seconds:.0f} s")
+        contenders = [Contender(name, way, options, beside=len(wanted)) for name in wanted]
+        yield from said(run_together(contenders, min(until, time.perf_counter() + seconds)))
+
+    def quick(way_of_turn: list[tuple[str, str]], steady: int | None = None) -> Iterator[dict[str, Any]]:
         for start in range(0, len(way_of_turn), options.waiting):
             if until - time.perf_counter() < 60 and not options.tiny:
                 return
             batch = way_of_turn[start : start + options.waiting]
-            yield from run_in_turns([Contender(name, way, options) for name, way in batch], until)
+            say(began, f"in turns: {', '.join(f'{name} {way}' for name, way in batch)}")
+            yield from said(run_in_turns([Contender(name, way, options, steady=steady) for name, way in batch], until))
 
+    if "max_autotune" in ways:
+        thread.start()
     if "artefacts" in ways:
         missing = [name for name in names if not (options.work / name / "artefacts" / "manifest.json").exists()]
         yield from slow("build", missing, options.build_s)
@@ -306,11 +354,15 @@ def measured(options: argparse.Namespace, until: float) -> Iterator[dict[str, An
     turn = [(name, way) for way in ("artefacts", "eager") if way in ways for name in names]
     turn = [(name, way) for name, way in turn if way != "artefacts" or name in built]
     yield from quick(turn)
-    if "portable_cache" in ways:
-        yield from quick([(name, "portable_cache") for name in names if (options.work / name / "cache.bin").exists()])
-    yield from quick(turn * (options.repeats - 1))
-    if "max_autotune" in ways and until - time.perf_counter() > 60:
-        yield from slow("max_autotune", names, options.budget_s)
+    cached = [(name, "portable_cache") for name in names if (options.work / name / "cache.bin").exists()]
+    cached = cached if "portable_cache" in ways else []
+    yield from quick(cached[:1])
+    yield from quick(turn * (options.repeats - 1), steady=0)
+    yield from quick(cached[1:] + cached[:1] * (options.repeats - 1), steady=0)
+    if "max_autotune" in ways:
+        say(began, "waiting for max-autotune")
+        thread.join()
+        yield from autotuned
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -346,8 +398,10 @@ def table(rows: list[dict[str, Any]], work: Path) -> str:
         ratio = f"1/{statistics.median(defaults) / until_s:.1f}" if defaults and until_s else ""
         spread = [row["until_first_image_s"] for row in good]
         words = f"**{until_s:.2f}** ({min(spread):.2f} to {max(spread):.2f})"
-        if good[0]["beside"] > 1:
+        if good[0]["way"] in SLOW and good[0]["beside"] > 1 and way != "max_autotune":
             words += f", {good[0]['beside']} at once"
+        if any(row.get("beside_max_autotune") for row in good):
+            words += ", beside max-autotune"
         cells = [shown(middle(key)) for key in ("import_s", "weights_s", "load_s", "first_image_s")]
         megabytes = middle("bytes")
         cells += [words, ratio, shown(middle("steady_ms"), 0), shown(middle("load_peak_gib"))]

@@ -349,6 +349,50 @@ def test_every_change_of_a_unet_that_its_code_would_not_see_is_noticed() -> None
     assert look()[0] != first[0]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_requests_that_the_study_did_not_have_get_the_right_picture_and_are_counted(
+    apply_py: types.ModuleType, tmp_path: Path
+) -> None:
+    """A batch, a size, another scheduler, a LoRA that is loaded, and one that is fused."""
+
+    def other_scheduler(pipeline: Any) -> None:
+        from diffusers import DDIMScheduler
+
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+
+    def nothing(pipeline: Any) -> None:
+        pass
+
+    def one(pipeline: Any) -> torch.Tensor:
+        return picture(pipeline, batch=1)
+
+    def larger(pipeline: Any) -> Any:
+        seeded = {"generator": torch.Generator().manual_seed(0), "output_type": "pt", "num_inference_steps": 2}
+        return pipeline("a cat", height=96, width=96, **seeded).images
+
+    others: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], bool]] = {
+        "as in the study": (nothing, one, True),
+        "another batch": (nothing, picture, False),
+        "another size": (nothing, larger, False),
+        "another scheduler": (other_scheduler, one, False),
+        "a LoRA": (load_lora, one, False),
+        "a LoRA that is fused": (fuse_lora, one, True),
+    }
+    built = tiny_sdxl()
+    apply_py.apply(built, tmp_path, on_miss="build")
+    one(built)
+    for name, (change, request, loads) in others.items():
+        plain, served = tiny_sdxl(), tiny_sdxl()
+        change(plain)
+        apply_py.apply(served, tmp_path, on_miss="eager")
+        change(served)
+        assert relative_difference(request(served), request(plain)) < 1e-4, name
+        counted = apply_py.counters(served)
+        assert counted["loaded"] + counted["missed"] == counted["calls"] > 0, name
+        assert bool(counted["loaded"]) == loads, (name, counted)
+
+
 SHAPES_OF_USE: dict[str, dict[str, dict[str, Any]]] = {
     "a step cache in two parts": {"deepcache": {"interval": 2, "branch": 0}, "torch_compile": {}, "channels_last": {}},
     "quantized weights in equal blocks": {
