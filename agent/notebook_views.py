@@ -104,6 +104,19 @@ class AgainstTorchCompile:
             f"{what}: {', '.join(f'{k} {v}' for k, v in row.items())}" for what, row in self.rows().items()
         )
 
+    def markdown(self) -> str:
+        """The same as a table in Markdown, with the machine, the versions and how often each was timed under it."""
+        rows = self.rows()
+        names = list(next(iter(rows.values())))
+        lines = [f"| | {' | '.join(names)} |", "| --- " * (1 + len(names)) + "|"]
+        lines += [f"| {what} | {' | '.join(row.values())} |" for what, row in rows.items()]
+        machine = self.reference.results.fingerprint
+        calls = [shape["n"] for shape in self.reference.measurements["latency"]]
+        blocks = self.reference.results.blocks.get(self.reference.number, {})
+        how = f"{len(blocks)} blocks of fresh processes" if blocks else f"{min(calls)} calls in one process each"
+        versions = ", ".join(f"{name} {machine.packages[name]}" for name in ("torch", "diffusers"))
+        return "\n".join([*lines, "", f"{machine.device_name}, {machine.cpu_threads} threads, {versions}; {how}."])
+
     def _repr_html_(self) -> str:
         rows = self.rows()
         head = "".join(f"<th {CELL}>{name}</th>" for name in ["", *next(iter(rows.values()))])

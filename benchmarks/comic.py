@@ -12,8 +12,11 @@ Each call does what is left to do and ends within --budget-s; what was compiled 
    recompilations and recorded CUDA graphs, and the bytes of U-Net weights; then the stages of one call of each request.
 3. workers: new processes with empty caches, one at a time: until the first picture, and until every request was served.
 
-Rows are appended to rows.jsonl; the page is written anew at the end of each call. With random weights times and memory
-are real, and pictures are not: how far they differ is arithmetic, and says nothing of quality.
+Rows are appended to rows.jsonl; the page is written anew at the end of each call, of all variants that have rows. --do
+and --only leave out steps and variants: at full size some 9 GB of weights and a few more for CUDA graphs belong to each
+variant that is timed, beside the 30 GB that four pictures take whose VAE is not sliced, so that 80 GB are enough for
+three of them at a time. With random weights times and memory are real, and pictures are not: how far they differ is
+arithmetic, and says nothing of quality.
 """
 
 import argparse
@@ -68,6 +71,7 @@ ON_CPU: dict[str, dict[str, dict[str, Any]]] = {
         "deepcache": {"interval": 2, "branch": 0, "full_percent": 50},
     },
 }
+STEPS = ("prepare", "time", "workers")
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH")
 BUILDING = ("torch_compile", "torch_compile_vae", "torch_compile_modules", "torch_compile_text_encoders")
 
@@ -140,7 +144,9 @@ def served(mode: str, folder: Path, device: str) -> None:
         if mode != "time":
             say(kind="worker", **worker)
             return
-        for request in trace.order:  # once more: a CUDA graph is recorded in the second call
+        configuration = (folder / "configuration.yaml").read_text()
+        # A CUDA graph is recorded in the second call of its kind.
+        for request in trace.order if "cuda_graphs" in configuration or "reduce-overhead" in configuration else ():
             serve(request)
         torch.save(pictures, folder / "pictures.pt")
         say(kind="ready", **worker)
@@ -355,7 +361,7 @@ def page(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
         "# The comic workflow",
         "",
         f"`{command}`: {known.get('gpu')}, torch {known.get('versions', {}).get('torch')}, diffusers "
-        f"{known.get('versions', {}).get('diffusers')}, {os.cpu_count()} cores; {blocks} blocks of processes that "
+        f"{known.get('versions', {}).get('diffusers')}, {os.cpu_count()} cores; n = {blocks} blocks of processes that "
         "take turns, each serving the whole trace once; medians over blocks. Two pipelines with one U-Net, IP-Adapters "
         "and LoRAs that come and go, batches, two sizes, matting, a 2x upscaler: studies/comic.yaml."
         + (" Random weights: times and memory are real, pictures are not." if options.size == "full" else ""),
@@ -487,7 +493,8 @@ def main() -> None:
         "--variant", action="append", default=[], metavar="NAME=FILE", help="a configuration.yaml in a variant's place"
     )
     parser.add_argument("--only", nargs="+", help="these variants")
-    parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--do", nargs="+", choices=STEPS, default=list(STEPS), help="these steps")
+    parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3, help="new workers of what starts in seconds")
     parser.add_argument("--budget-s", type=float, default=530.0, help="everything is ended by then")
     parser.add_argument("--compile-s", type=float, default=300.0, help="a new worker that compiles needs as much")
@@ -508,6 +515,7 @@ def main() -> None:
         name, _, file = given.partition("=")
         found = Configuration.from_yaml(Path(file).read_text())
         options.variants[name] = {step.technique: step.values() for step in found.steps}
+    everything = options.variants
     if options.only:
         options.variants = {name: one for name, one in options.variants.items() if name in options.only}
     began = time.perf_counter()
@@ -526,11 +534,14 @@ def main() -> None:
             said = row.get("failed") or {key: round(row[key], 2) for key in row if key.endswith("_s")}
             print(f"{row['at_s']:6.1f} s  {row['step']} {row['variant']}: {said}", file=sys.stderr, flush=True)
 
-    keep(prepare(options, until))
+    if "prepare" in options.do:
+        keep(prepare(options, until))
     missing = options.blocks - min(len(_good(rows, "trace", name)) for name in options.variants)
-    if missing > 0 and until - time.perf_counter() > options.block_s:
+    if "time" in options.do and missing > 0 and until - time.perf_counter() > options.block_s:
         keep(timed(options, missing, until))
-    keep(new_workers(options, rows, until))
+    if "workers" in options.do:
+        keep(new_workers(options, rows, until))
+    options.variants = {name: one for name, one in everything.items() if any(row["variant"] == name for row in rows)}
     text = page(rows, options)
     if options.out is None:
         print(text)

@@ -1,7 +1,7 @@
 """Runs the notebooks and keeps their outputs: python benchmarks/run_notebooks.py [NAME ...] [--into FOLDER]
 
 They run in the order of their names, because the third reads what the first has measured. --folder keeps what they have
-measured, and a later run goes on with it.
+measured, and a later run goes on with it. The table at the end of the second is put into README.md.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import nbclient
 import nbformat
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+README = NOTEBOOKS.with_name("README.md")
+BEGIN, END = "<!-- the table of notebooks/02_comic_workflow.ipynb -->", "<!-- the end of the table -->"
 TIMEOUT_S = 3600
 
 
@@ -32,6 +34,17 @@ def run(file: Path, folder: Path) -> nbformat.NotebookNode:
             cell.outputs = [_without_path(one, str(folder.resolve())) for one in shown]
     notebook.metadata.pop("widgets", None)
     return notebook
+
+
+def with_table(text: str, folder: Path) -> str:
+    """README.md with the table of the second notebook, of the database in `folder`."""
+    import paretune
+
+    results = paretune.open("comic-notebook", storage=f"sqlite:///{folder / 'notebooks.db'}")
+    table = results.against_torch_compile(lines={"torch.compile": 1, "paretune": 8}).markdown()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table}\nMeasured by `make notebooks`.\n{END}{after}"
 
 
 def _without_path(value: Any, path: str) -> Any:
@@ -60,6 +73,8 @@ def main() -> None:
         for file in chosen:
             print(f"{file.name} ...", flush=True)
             nbformat.write(run(file, folder), options.into / file.name)
+            if file.stem.startswith("02") and options.into == NOTEBOOKS:
+                README.write_text(with_table(README.read_text(), folder))
 
 
 if __name__ == "__main__":

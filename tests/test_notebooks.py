@@ -3,13 +3,16 @@
 import ast
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import paretune
 import pytest
+from support.replayed import replay
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+BEFORE = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def code_cells(file: Path) -> list[tuple[str, list[str]]]:
@@ -41,6 +44,28 @@ def test_the_second_adds_at_most_eight_lines_to_an_existing_notebook() -> None:
     assert 0 < len(lines) <= 8
     before = [source for source, tags in code_cells(NOTEBOOKS[1])][:3]
     assert not any("import paretune\n" in source for source in before)
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_outputs_say_nothing_of_the_machine_they_were_made_on(file: Path) -> None:
+    cells = json.loads(file.read_text())["cells"]
+    outputs = json.dumps([cell["outputs"] for cell in cells if cell["cell_type"] == "code"])
+    assert not re.search(r"/(tmp|home|root|usr|work|var|mnt|opt)/", outputs)
+    assert '"stderr"' not in outputs
+
+
+def test_the_table_of_the_second_goes_into_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nbclient")
+    notebooks = importlib.import_module("run_notebooks")
+    results = paretune.StudyResults(replay(tmp_path))
+    monkeypatch.setattr(paretune, "open", lambda name, storage: results)
+    assert BEFORE.count(notebooks.BEGIN) == BEFORE.count(notebooks.END) == 1
+    text = notebooks.with_table(BEFORE, tmp_path)
+    table = text.partition(notebooks.BEGIN)[2].partition(notebooks.END)[0]
+    assert "| | unchanged | torch.compile | paretune |" in table
+    assert "| lines changed | 0 | 1 | 8 |" in table
+    assert "Example <CPU> 9000, 4 threads, torch 2.13.0" in table
+    assert notebooks.with_table(text, tmp_path) == text
 
 
 @pytest.mark.slow

@@ -2,12 +2,17 @@
 
 import dataclasses
 import importlib
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from paretune.agent.bundle import export, verify
+from paretune.agent.search import launch
 from paretune.objectives.measuring.visits import Visits
+from paretune.objectives.verdict import Verdict
+from paretune.search_space import Configuration
 from paretune.studies import Workload, read_study
 from paretune.testing import tiny_sdxl
 
@@ -72,3 +77,35 @@ def test_the_large_networks_do_what_the_small_ones_do(monkeypatch: pytest.Monkey
         assert shown.max() <= 1
         larger = networks.LargeUpscaler(1, 8, 4)(pictures)
         assert larger.shape == networks.Upscaler()(pictures).shape == (2, 3, 192, 128)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_from_launch_to_a_bundle_that_verifies_and_is_right_after_fifty_random_swaps(tmp_path: Path) -> None:
+    study = read_study("comic", ["workload.size=small", "finalists.count=0"])
+    results = launch(study, storage=f"sqlite:///{tmp_path}/paretune.db", trials=3)
+    assert len(results.complete) == 3, [trial.reason for trial in results.failures]
+    for trial in results.complete:
+        assert (trial.measurements["recompiles"], trial.measurements["recaptures"]) == (0, 0)
+        assert trial.measurements["swap_stall_ms"] >= 0
+        refine = next(one for one in trial.measurements["stages"] if one["requests"] == ["refine"])
+        assert {"adapters", "main/denoising", "refiner/denoising", "matting", "upscaler"} <= set(refine["stages"])
+    chosen = results.of(Configuration.of({"ip_adapter_swap": {"how": "in_place"}}))
+    assert chosen is not None
+    assert chosen.verdict is Verdict.BIT_EXACT
+    bundle = export(results, chosen, tmp_path / "bundle", unconfirmed=True)
+    checks = {check.name: check for check in verify(bundle).checks}
+    assert all(check.passed for name, check in checks.items() if name != "latency_ms"), checks
+
+    loaded = Workload(study.workload_description())
+    unoptimised, optimised = loaded.load("cpu"), loaded.load("cpu")
+    namespace: dict[str, Any] = {}
+    exec((bundle / "apply.py").read_text(), namespace)
+    namespace["apply"](optimised)
+    requests = [dataclasses.replace(one, steps=2) for one in loaded.requests]
+    expected = {one.name: loaded.run(unoptimised, one) for one in requests}
+    drawn, swaps, before = random.Random(0), 0, ()
+    while swaps < 50:
+        request = drawn.choice(requests)
+        swaps, before = swaps + (request.adapters != before), request.adapters
+        assert torch.equal(loaded.run(optimised, request), expected[request.name]), (swaps, request.name)

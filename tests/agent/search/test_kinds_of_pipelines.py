@@ -10,8 +10,10 @@ from diffusers import (
 )
 from paretune.agent.bundle import export, verify
 from paretune.agent.search import launch
-from paretune.search_space import Configuration
-from paretune.studies import read_study
+from paretune.agent.trial import write_trial_folder
+from paretune.objectives.measuring import Phases, Plan, measure_configuration
+from paretune.search_space import Configuration, apply_source
+from paretune.studies import Study, read_study
 from paretune.testing import tiny_sd, tiny_sdxl, with_controlnet
 from PIL import Image, ImageDraw
 from support.launching import tiny_study, write_study
@@ -36,29 +38,44 @@ def write_pictures(folder: Path) -> None:
         picture.save(folder / f"{name}.png")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_four_trials_and_a_bundle_that_verifies(kind: str, tmp_path: Path) -> None:
+def study_of(kind: str, folder: Path) -> Study:
+    """A study file of that kind, with its model, in a folder."""
     pipeline = KINDS[kind]()
-    pipeline.save_pretrained(tmp_path / "model")
-    write_pictures(tmp_path)
+    pipeline.save_pretrained(folder / "model")
+    write_pictures(folder)
     request = {"name": "cat", "prompt": "a cat", "width_px": 64, "height_px": 64, "steps": 4, "guidance": 4.0}
     begins = {"image": "drawing.png", "arguments": ARGUMENTS.get(kind, {})}
     begins |= {"mask_image": "mask.png"} if kind == "inpainting" else {}
     main = {"class": type(pipeline).__name__, "model": "model", "dtype": "float32"}
     presets = [[{"channels_last": {}}], [{"vae_slicing": {}}], [{"fused_qkv": {}}]]
     content = tiny_study(
-        tmp_path / "model",
+        folder / "model",
         name=kind,
         workload={"pipelines": {"main": main}, "requests": [{**request, **begins}]},
         space={"techniques": {"channels_last": {}, "vae_slicing": {}, "fused_qkv": {}}, "presets": presets},
         quality={"pictures": {"screen": 2, "front": 2, "finalists": 2}, "reordering_floor": False},
     )
-    results = launch(
-        read_study(str(write_study(tmp_path / "study.yaml", content))),
-        storage=f"sqlite:///{tmp_path}/paretune.db",
-        trials=4,
-    )
+    return read_study(str(write_study(folder / "study.yaml", content)))
+
+
+def test_a_controlnet_is_measured_as_its_study_file_has_it(tmp_path: Path) -> None:
+    """What a trial's process does, in this one."""
+    study, configuration = study_of("controlnet", tmp_path), Configuration.of({"fused_qkv": {}})
+    trial = tmp_path / "trial"
+    write_trial_folder(trial, configuration.to_dict(), study.workload_description(), apply_source(configuration))
+    plan = Plan(calls=1, most_calls=1, warm_up_calls=1, memory=False, pictures=("cat", "cat~1"))
+    measurements, made = measure_configuration(trial, "cpu", plan=plan, phases=Phases(lambda name: None))
+    (visit,) = measurements["visits"]["cat"]
+    assert (visit["entry"], visit["steps"], visit["guided"]) == ("main", 4, True)
+    assert set(made.pictures) == {"cat", "cat~1"}
+    assert {"denoising", "text_encoding", "vae_decode"} <= set(measurements["stages"][0]["stages"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_trials_and_a_bundle_that_verifies(kind: str, tmp_path: Path) -> None:
+    study = study_of(kind, tmp_path)
+    results = launch(study, storage=f"sqlite:///{tmp_path}/paretune.db", trials=4)
     assert len(results.complete) == 4, [trial.reason for trial in results.failures]
     (visit,) = results.reference.measurements["visits"]["cat"]
     assert (visit["entry"], visit["width_px"], visit["guided"]) == ("main", 64, True)
