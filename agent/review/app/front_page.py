@@ -16,6 +16,8 @@ from .shelf import storage_words
 from .summaries import is_running, workload_words
 
 router = APIRouter()
+MOST_ROWS = 300
+"""Of the table, until all are asked for: a browser takes a second to lay out thousands."""
 VERDICTS = [str(verdict) for verdict in Verdict if verdict not in (Verdict.BROKEN, Verdict.NOT_ASSESSED)]
 
 
@@ -50,6 +52,7 @@ def front(request: Request, study: str) -> HTMLResponse:
                 "verdicts": VERDICTS,
                 "assessed": results.quality_assessed,
                 "trials": len(results.trials),
+                "rows": MOST_ROWS,
             },
             picks=picks(results, [], None, storage_words(shelf)),
         )

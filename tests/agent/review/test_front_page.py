@@ -1,6 +1,7 @@
 """The front of a study in the dashboard: what it shows, filters and picks, on a server and in a browser."""
 
 import http.client
+import itertools
 import json
 import shlex
 import time
@@ -12,12 +13,13 @@ import pytest
 
 pytest.importorskip("a2wsgi", reason="the dashboard extra is not installed")
 from paretune.agent.results import Results
+from paretune.search_space import Configuration
 from paretune.studies import Records
 from support.browser import CHROMIUM, Browser
 from support.launched import Cli
 from support.many import many
 from support.page import Page
-from support.replayed import HOSTILE, add, replay, trial_run, url_of
+from support.replayed import HOSTILE, add, measured, replay, timed_again, trial_run, url_of
 from support.served import Visitor, served
 
 FRONT = "/studies/replayed"
@@ -162,7 +164,7 @@ def test_the_front_in_a_browser(visitor: Visitor) -> None:
         browser.evaluate("document.getElementById('verdict').dispatchEvent(new Event('input', {bubbles: true}))")
         browser.wait_for("document.querySelectorAll('#trials tbody tr:not([hidden])').length === 3")
         browser.wait_for("document.querySelector('#picks').innerText.includes('--verdict imperceptible')")
-        assert "verdict=imperceptible" in browser.evaluate("location.search")
+        browser.wait_for("location.search.includes('verdict=imperceptible')")
         # A link shows the same.
         browser.open(f"{visitor.root}{FRONT}?x=peak_vram_gib&y=cold_start_s&memory=2.2&sort=-drift")
         browser.wait_for("document.querySelectorAll('#trials tbody tr:not([hidden])').length === 5")
@@ -173,3 +175,54 @@ def test_the_front_in_a_browser(visitor: Visitor) -> None:
             assert browser.evaluate("document.documentElement.scrollWidth") <= width
         assert browser.console == []
         assert [url for url in browser.requests if not url.startswith((visitor.root, "data:", "blob:"))] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
+def test_names_of_points_do_not_overlap(tmp_path: Path) -> None:
+    """Not even where all that have one are measured alike, on a phone."""
+    results = replay(tmp_path)
+    for number, ms in ((1, 990.0), (2, 985.0)):
+        timed_again(results, number, latency_ms=ms, drift=0.05)
+    repeated = Configuration.of({"channels_last": {}, "torch_compile": {"region": "repeated_blocks"}})
+    figures = measured(980.0, 2.5, "imperceptible", 0.06, 46.0, device="cpu")
+    add(results, trial_run(tmp_path, 8, repeated, "cpu", measurements=figures))
+    boxes = (
+        "[...document.querySelectorAll('#plot .annotation-text')].map((one) => {"
+        "const box = one.getBoundingClientRect();"
+        "return [one.textContent, box.left, box.top, box.right, box.bottom]; })"
+    )
+    with served(url_of(tmp_path), tmp_path) as visitor, Browser(1280, 900) as browser:
+        for width in (1280, 390):
+            browser.resize(width, 900)
+            browser.open(f"{visitor.root}{FRONT}?x=latency_ms&y=peak_vram_gib")
+            browser.wait_for("document.querySelectorAll('#plot .annotation-text').length >= 5")
+            found = browser.evaluate(boxes)
+            assert {"reference", "torch.compile", "torch.compile at its best", "best"} <= {name for name, *_ in found}
+            for one, other in itertools.combinations(found, 2):
+                apart = one[3] <= other[1] or one[1] >= other[3] or one[4] <= other[2] or one[2] >= other[4]
+                assert apart, (width, one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
+def test_thousands_of_points_follow_a_slider(tmp_path: Path) -> None:
+    """While it moves they only fade, and the address stays; when it rests, everything is as with few."""
+    many(tmp_path, 510)
+    with served(url_of(tmp_path), tmp_path) as visitor, Browser(1280, 900, timeout_s=60) as browser:
+        browser.open(visitor.root + FRONT)
+        browser.wait_for("document.querySelectorAll('#plot .scatterlayer path.point').length > 510")
+        assert browser.evaluate("document.querySelectorAll('#trials tbody tr').length") == 300
+        faded = browser.evaluate(
+            "new Promise((done) => { const slider = document.getElementById('verdict'); slider.value = 1;"
+            "slider.dispatchEvent(new Event('input', {bubbles: true}));"
+            "requestAnimationFrame(() => requestAnimationFrame(() => done([document.querySelectorAll('#plot path.out').length, location.search]))); })"
+        )
+        assert faded[0] > 200
+        assert "verdict" not in faded[1]
+        browser.wait_for("location.search.includes('verdict=imperceptible')")
+        browser.wait_for("document.querySelectorAll('#plot path.out').length === 0")
+        browser.evaluate("document.getElementById('reset').click()")
+        browser.wait_for("document.getElementById('all-rows').textContent === 'Show all 517'")
+        browser.evaluate("document.getElementById('all-rows').click()")
+        assert browser.evaluate("document.querySelectorAll('#trials tbody tr').length") == 517
+        assert browser.console == []

@@ -4,7 +4,9 @@
 const page = paretune.json("page");
 const {points, verdicts} = page;
 const field = (id) => document.getElementById(id);
-const rows = new Map([...document.querySelectorAll("#trials tbody tr")].map((row) => [Number(row.dataset.number), row]));
+const body = document.querySelector("#trials tbody");
+const rows = new Map([...body.querySelectorAll("tr"), ...(field("more-rows")?.content.querySelectorAll("tr") ?? [])].map((row) => [Number(row.dataset.number), row]));
+const MANY = 500;  // points beyond which only what is cheap follows a slider while it moves
 const STYLES = {  // a shape and a colour each, so that neither alone has to be told apart
   "bit-exact": ["circle", "--v0"], "imperceptible": ["square", "--v1"], "near-lossless": ["diamond", "--v2"],
   "visible": ["triangle-up", "--v3"], "different": ["x", "--v4"], "broken": ["cross", "--v4"], "not-assessed": ["circle-open", "--muted"],
@@ -136,6 +138,7 @@ function draw() {
     hoverlabel: {bgcolor: colour("--raised"), bordercolor: colour("--edge"), align: "left", font: {color: ink}},
     xaxis: axis(titleOf(x)), yaxis: axis(titleOf(y)), shapes, annotations, uirevision: `${x} ${y}`,
   };
+  for (const node of document.querySelectorAll("#plot path.out")) node.classList.remove("out");
   const drawn = Plotly.react("plot", traces, layout, {displayModeBar: false, responsive: true});
   placeNames = () => {
     const labels = labelled(named.map((point) => [point.figures[x] / unitX, point.figures[y] / unitY, point.label]));
@@ -166,7 +169,7 @@ function labelled(named) {
   for (const i of at.keys()) {
     const [px, py] = at[i], [x, y, label] = named[i], w = 7.4 * label.length + 8, h = 18;
     if (px < 0 || py < 0 || px > width || py > height) continue;  // zoomed away
-    const places = [22, 40, 58, 76, 94].flatMap((far) => [[1, -1], [-1, -1], [1, 1], [-1, 1]].map(([sx, sy]) =>
+    const places = Array.from({length: 12}, (_, step) => 22 + 18 * step).flatMap((far) => [[1, -1], [-1, -1], [1, 1], [-1, 1]].map(([sx, sy]) =>
       [Math.min(Math.max(px + sx * (w / 2 + 4), w / 2), width - w / 2), py + sy * far]));
     const [cx, cy] = places.find(([cx, cy]) => free(box(cx, cy, w, h))) ?? places[0];
     taken.push(box(cx, cy, w, h));
@@ -176,16 +179,21 @@ function labelled(named) {
   return found;
 }
 
+// While a slider moves, points only fade: drawing thousands anew takes too long.
+function fade() {
+  const kept = new Set(points.filter(keeps).map((point) => point.number));
+  for (const node of document.querySelectorAll("#plot .scatterlayer path.point")) node.classList.toggle("out", !kept.has(node.__data__?.data));
+}
+
 // The table.
+let order = [], all = false;
 function value(point, key) { return key === "number" || key === "rank" || key === "text" ? point[key] : point.figures[key]; }
 function arrange() {
-  const body = document.querySelector("#trials tbody");
-  const order = [...points].sort((a, b) => {
+  order = [...points].sort((a, b) => {
     const [left, right] = [value(a, state.sort), value(b, state.sort)];
     const less = typeof left === "string" ? left.localeCompare(right) : (left ?? Infinity) - (right ?? Infinity);
     return (state.down ? -1 : 1) * less;
   });
-  body.append(...order.map((point) => rows.get(point.number)));
   let first = true;  // latency and speed have one order: only one heading says so
   for (const button of document.querySelectorAll("#trials thead button")) {
     const sorted = button.dataset.key === state.sort && first;
@@ -193,20 +201,22 @@ function arrange() {
     button.parentElement.setAttribute("aria-sort", !sorted ? "none" : state.down ? "descending" : "ascending");
   }
 }
-function filter() {
-  let count = 0;
-  for (const point of points) {
-    const shown = keeps(point);
-    rows.get(point.number).hidden = !shown;
-    count += shown;
-  }
-  field("count").textContent = `${count} of ${points.length} trials are within these limits.`;
+function fill() {
+  const kept = order.filter(keeps), shown = all ? kept : kept.slice(0, page.rows);
+  body.replaceChildren(...shown.map((point) => rows.get(point.number)));
+  field("all-rows").hidden = shown.length === kept.length;
+  field("all-rows").textContent = `Show all ${kept.length}`;
 }
+function count() {
+  field("count").textContent = `${points.filter(keeps).length} of ${points.length} trials are within these limits.`;
+}
+field("all-rows").addEventListener("click", () => { all = true; fill(); });
 for (const button of document.querySelectorAll("#trials thead button")) {
   button.addEventListener("click", () => {
     state.down = state.sort === button.dataset.key ? !state.down : false;
     state.sort = button.dataset.key;
     arrange();
+    fill();
     writeAddress();
   });
 }
@@ -233,23 +243,27 @@ function changed() {
   const at = (id, stops) => Number(field(id).value) >= stops.length ? null : stops[Number(field(id).value)];
   Object.assign(state, {x: field("x").value, y: field("y").value, memory: at("memory", memoryStops), cold: at("cold", coldStops), verdict: at("verdict", verdicts)});
   show();
-  clearTimeout(waiting);
-  waiting = setTimeout(pick, 150);
 }
-let frame = null, drawing = null;
+// What follows a slider at once, and what does when it rests: browsers allow few changes of the address in a second.
+let frame = null;
 function show() {
   showControls();
-  writeAddress();
   frame ??= requestAnimationFrame(() => {
     frame = null;
-    filter();
-    clearTimeout(drawing);  // thousands of points are drawn when the slider rests
-    drawing = setTimeout(draw, points.length > 500 ? 120 : 0);
+    count();
+    if (points.length > MANY) fade();
+    else { fill(); draw(); }
   });
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    writeAddress();
+    if (points.length > MANY) { fill(); draw(); }
+    pick();
+  }, 150);
 }
 field("controls").addEventListener("input", changed);
 field("controls").addEventListener("submit", (event) => event.preventDefault());
-field("controls").addEventListener("reset", (event) => { event.preventDefault(); Object.assign(state, {memory: null, cold: null, verdict: null}); show(); pick(); });
+field("controls").addEventListener("reset", (event) => { event.preventDefault(); Object.assign(state, {memory: null, cold: null, verdict: null}); show(); });
 field("copy").addEventListener("click", async () => {
   try { await navigator.clipboard.writeText(location.href); field("copy").textContent = "Copied"; }
   catch { field("copy").textContent = "Copy it from the address bar"; }
@@ -260,7 +274,8 @@ dark.addEventListener("change", draw);
 readAddress();
 showControls();
 arrange();
-filter();
+fill();
+count();
 draw();
 if (state.memory !== null || state.cold !== null || state.verdict !== null) pick();
 document.getElementById("plot").on("plotly_relayout", (changed) => { if (!("annotations" in changed)) placeNames(); });
