@@ -131,8 +131,8 @@ def report(file: Path) -> str:
         trials = sum(at["trials"] for line in found for at in line["at"].values())
         rows.append(f"| {places} | {len(found)} | {trials} | {mean:.1f} ({spread}) | {ratio} |")
     words = "".join(
-        f"\n- {line['places']} places: the unchanged reference took {together_ms:.0f} ms with all at work, {alone_ms:.0f} "
-        f"ms with the others idle ({together_ms / alone_ms - 1:+.1%})."
+        f"\n- {line['places']} places: the unchanged reference took {together_ms:.0f} ms with all at work, "
+        f"{alone_ms:.0f} ms with the others idle ({together_ms / alone_ms - 1:+.1%})."
         for line in lines
         if line["disturbance"]
         for alone_ms, together_ms in [line["disturbance"]]
