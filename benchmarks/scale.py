@@ -1,6 +1,7 @@
 """What bounds many places: a launch at 64 and at 1,000 of them, whose trials are answered by a formula in no time.
 
-    python benchmarks/scale.py --places 1 8 64 1000 --trials 200
+    python benchmarks/scale.py --places 8 64 --trials 120       # whole launches
+    python benchmarks/scale.py --asks 64:64 250:250 500:500      # one proposal with so many known, and so many running
 
 The launcher is real: the loop, the surrogate, Optuna's sampler, the database (SQLite), the files. Only the
 places are not: each answers after simulated seconds, in the order in which it would. So the launcher is never waited
@@ -26,17 +27,29 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import numpy as np
 from paretune.agent.search import launch
 from paretune.agent.search.loop import SearchLoop
+from paretune.agent.search.surrogate import Known, Surrogate
 from paretune.agent.trial import Job, TrialResult
 from paretune.objectives.fingerprint import Fingerprint
-from paretune.search_space import Configuration
+from paretune.search_space import Configuration, SearchSpace, known_techniques
 from paretune.studies import RunKind
 from support.machines import fingerprint
 from support.replaying import World
 
 IDLE_S = 2.0
 """Without a proposal for so long, the launcher waits for what is left."""
+OFTEN = (
+    "channels_last",
+    "fused_qkv",
+    "deepcache",
+    "vae_slicing",
+    "vae_tiling",
+    "torch_compile",
+    "sdpa_kernel",
+    "dtype",
+)
 PARTS = ("_guide", "_propose", "_collect")
 
 
@@ -154,13 +167,46 @@ def measured(places: int, trials: int) -> dict[str, Any]:
     }
 
 
+def asked(known: int, running: int) -> float:
+    """Processor seconds of one proposal of the surrogate."""
+    space = SearchSpace.of({technique.name: {} for technique in known_techniques() if technique.name in OFTEN})
+    random = np.random.default_rng(1)
+    surrogate = Surrogate(space, lambda configuration: configuration not in taken, 1)
+    made: dict[Configuration, None] = {Configuration(): None}
+    while len(made) < known + running:
+        names = [name for name in space.techniques if random.random() < 0.4]
+        chosen = {
+            name: {key: values[int(random.integers(len(values)))] for key, values in space.techniques[name].items()}
+            for name in names
+        }
+        made.setdefault(Configuration.of(chosen), None)
+    taken = set(made)
+    configurations = list(made)
+    seen = [
+        Known(
+            configuration=one, works=True, objectives=(_latency_ms(one.to_dict()), 10.0 + _share(str(one))), seconds=60
+        )
+        for one in configurations[:known]
+    ]
+    began = time.thread_time()
+    surrogate.propose(seen, configurations[known:])
+    return time.thread_time() - began
+
+
 def main() -> None:
     """A line for each number of places."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--places", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--trial-s", type=float, default=60.0, help="what a trial takes at a place")
+    parser.add_argument("--asks", nargs="+", metavar="KNOWN:RUNNING", help="time single proposals instead of launches")
     options = parser.parse_args()
+    if options.asks:
+        print("| known | running | one proposal, s |\n| --- | --- | --- |")
+        for text in options.asks:
+            known, running = map(int, text.split(":"))
+            print(f"| {known} | {running} | {asked(known, running):.2f} |", flush=True)
+        return
     print(
         "| places | trials | ask, s | the last ones | store and tell, s | the last ones | trials per second "
         "| places kept busy | memory, MiB | database, KiB per trial |"

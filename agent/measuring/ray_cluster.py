@@ -212,7 +212,8 @@ class Cluster:
         wanted = workers or len(nodes)
         on = [nodes[index % len(nodes)] for index in range(wanted)]
         hosts = Counter(node["NodeManagerHostname"] for node in on)
-        found, seen = [], Counter[str]()
+        found: list[tuple[str | None, Share]] = []
+        seen = Counter[str]()
         for node in on:
             host = node["NodeManagerHostname"]
             found.append((str(node["NodeID"]), Share(seen[host], hosts[host])))
@@ -236,10 +237,11 @@ def _own_token() -> None:
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     if sys.modules.get("ray") is not None:
         # Imported before, in a notebook say, it has read other settings.
-        from ray._raylet import AuthenticationTokenLoader, Config
+        from ray import _raylet
 
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        native: Any = _raylet
+        native.Config.initialize("")
+        native.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _ray() -> Any:

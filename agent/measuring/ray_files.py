@@ -63,15 +63,15 @@ class Outgoing:
 
     def files(self, needed: Iterable[tuple[Path, Iterable[Path]]]) -> tuple[list[Folder], dict[str, Any]]:
         """The same of files, by folder."""
-        folders, references = [], {}
+        by_root: dict[Path, dict[str, str]] = {}
+        references = {}
         for root, files in needed:
-            digests = {str(file.relative_to(root)): self._digests.of(file) for file in files}
-            folders.append(Folder(str(root), digests))
-            for name, digest in digests.items():
+            for file in files:
+                digest = by_root.setdefault(root, {})[str(file.relative_to(root))] = self._digests.of(file)
                 if digest not in self._sent:
-                    self._sent[digest] = self._put((root / name).read_bytes())
+                    self._sent[digest] = self._put(file.read_bytes())
                 references[digest] = self._sent[digest]
-        return folders, references
+        return [Folder(str(root), digests) for root, digests in by_root.items()], references
 
 
 class Incoming:
@@ -103,7 +103,7 @@ def moved(job: Job, places: Mapping[str, Path]) -> Job:
     """A job whose files lie elsewhere. places: {folder of the launching machine: folder here}."""
 
     def there(path: str) -> str:
-        for root, local in places.items():
+        for root, local in sorted(places.items(), key=lambda one: -len(one[0])):  # the innermost folder's first
             if Path(path).is_relative_to(root):
                 return str(local / Path(path).relative_to(root))
         return path

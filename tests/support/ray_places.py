@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paretune.agent.measuring.ray_place import PlaceActor
-from paretune.agent.trial import Job, TrialResult
+from paretune.agent.trial import Job, ProcessTree, TrialResult
 from paretune.objectives.fingerprint import Fingerprint
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, RunKind
@@ -54,12 +54,13 @@ class Replayed:
         self._world = World(scratch)
 
     def run(self, job: Job) -> TrialResult:
-        """What a process finds, after a while; notes that it was begun."""
+        """What a process finds, after a while; notes that it was begun. A process does run meanwhile."""
         script = self._script.read()
         name = str(Configuration.from_dict(job.configuration))
         with Path(os.environ[SCRIPT]).with_name("begun").open("a") as begun:
             begun.write(json.dumps({"place": self._place, "configuration": name, "judge": job.judge}) + "\n")
-        time.sleep(script.get("seconds", 0.0))
+        with ProcessTree(["sleep", "3600"]):
+            time.sleep(script.get("seconds", 0.0))
         if (broken := script.get("broken", {}).get(name)) is not None:
             raise RuntimeError(broken)
         if name in script.get("no_memory", ()):

@@ -94,20 +94,22 @@ def launch_at(cluster: Cluster, world: World, study: Study, **options: Any) -> R
         )
 
 
+@pytest.mark.parametrize("trials", [9, pytest.param(24, marks=pytest.mark.slow)])
 def test_four_places_find_what_one_finds_though_they_are_not_equally_fast(
-    cluster: Cluster, script: Script, tmp_path: Path
+    cluster: Cluster, script: Script, tmp_path: Path, trials: int
 ) -> None:
     alone, together = World(tmp_path / "alone", LATENCY_MS), World(tmp_path / "together")
     for world in (alone, together):
         world.folder.mkdir()
-    expected = alone.launch(a_study(alone))
+    expected = alone.launch(a_study(alone), trials=trials)
     script.write(seconds=1.0, speed=SPEED, latency_ms=LATENCY_MS)
-    found = launch_at(cluster, together, a_study(together))
+    found = launch_at(cluster, together, a_study(together), trials=trials)
 
-    assert len(found.complete) == 24
-    assert len({trial.configuration for trial in found.trials}) == 24
+    assert len(found.complete) == trials
+    assert len({trial.configuration for trial in found.trials}) == trials
     measured = Counter(one["configuration"] for one in begun() if one["judge"])
-    assert set(measured.values()) == {1} | ({2} if measured[str(Configuration())] == 2 else set())
+    del measured[str(Configuration())]  # another process of it is judged for the noise floor
+    assert set(measured.values()) == {1}
     assert len({trial.timing.worker for trial in found.trials}) > 2
     assert {str(t.configuration) for t in found.front} == {str(t.configuration) for t in expected.front}
     for trial in found.trials:
@@ -138,9 +140,9 @@ def test_where_the_machine_of_one_place_has_changed_its_trials_are_in_doubt_and_
     world = World(tmp_path)
     study = a_study(world, measurement={"floor_processes": 2, "canary_every": 20})
     script.write(seconds=0.5, latency_ms=LATENCY_MS)
-    launch_at(cluster, world, study, trials=7)
+    launch_at(cluster, world, study, trials=6)
     script.write(seconds=0.5, speed={"1": 1.8}, latency_ms=LATENCY_MS)
-    found = launch_at(cluster, world, study, trials=8)
+    found = launch_at(cluster, world, study, trials=7)
     (note,) = [text for text in world.notes if "in doubt" in text]
     assert "-1, the reference's latency has changed" in note
     own = [trial for trial in found.trials if not trial.is_reference]
@@ -152,7 +154,7 @@ def test_finalists_are_confirmed_at_two_places_with_the_others_idle(
     cluster: Cluster, script: Script, tmp_path: Path
 ) -> None:
     world = World(tmp_path)
-    script.write(speed=SPEED, latency_ms=LATENCY_MS, jitter=0.002)
+    script.write(speed=SPEED, latency_ms=LATENCY_MS)
     study = a_study(world, finalists={"count": 1, "blocks": 3, "cold_starts": 0})
     found = launch_at(cluster, world, study, trials=5)
     blocks = found.runs(RunKind.BLOCK)
@@ -192,10 +194,10 @@ def test_a_killed_place_loses_nothing_and_comes_back(cluster: Cluster, script: S
     world = World(tmp_path)
     script.write(seconds=0.3, latency_ms=LATENCY_MS)
     study = a_study(world)
-    killer = kill_while_running(cluster, lambda pid: os.kill(pid, signal.SIGKILL), after=16)
-    found = launch_at(cluster, world, study, trials=16)
+    killer = kill_while_running(cluster, lambda pid: os.kill(pid, signal.SIGKILL), after=14)
+    found = launch_at(cluster, world, study, trials=8)
     killer.join()
-    assert [trial.outcome for trial in found.trials] == [Outcome.COMPLETE] * 16
+    assert [trial.outcome for trial in found.trials] == [Outcome.COMPLETE] * 8
     assert any("was lost and is back" in note for note in world.notes) or len(cluster.places) == 4
     stored = Counter(run.configuration_key for run in found.runs(RunKind.TRIAL))
     assert set(stored.values()) == {1}
@@ -208,10 +210,10 @@ def test_a_place_that_hangs_is_replaced(
     monkeypatch.setattr(runner_module, "HANGS_S", 2.0)
     world = World(tmp_path)
     script.write(seconds=0.3, latency_ms=LATENCY_MS)
-    killer = kill_while_running(cluster, lambda pid: os.kill(pid, signal.SIGSTOP), after=15)
-    found = launch_at(cluster, world, a_study(world), trials=12)
+    killer = kill_while_running(cluster, lambda pid: os.kill(pid, signal.SIGSTOP), after=13)
+    found = launch_at(cluster, world, a_study(world), trials=7)
     killer.join()
-    assert [trial.outcome for trial in found.trials] == [Outcome.COMPLETE] * 12
+    assert [trial.outcome for trial in found.trials] == [Outcome.COMPLETE] * 7
 
 
 def test_what_no_place_can_run_is_tried_three_times_and_named_and_the_others_go_on(
@@ -220,7 +222,7 @@ def test_what_no_place_can_run_is_tried_three_times_and_named_and_the_others_go_
     world = World(tmp_path)
     broken, large = (str(CONFIGURATIONS[index]) for index in (2, 5))
     script.write(latency_ms=LATENCY_MS, broken={broken: "ObjectStoreFullError: no room"}, no_memory=[large])
-    found = launch_at(cluster, world, a_study(world), trials=10)
+    found = launch_at(cluster, world, a_study(world), trials=8)
     tries = [one["place"] for one in begun() if one["configuration"] == broken]
     assert (len(tries), len(set(tries))) == (3, 3)
     (note,) = [note for note in world.notes if broken in note]
@@ -228,7 +230,7 @@ def test_what_no_place_can_run_is_tried_three_times_and_named_and_the_others_go_
     assert "ObjectStoreFullError: no room" in note
     assert broken not in {str(trial.configuration) for trial in found.trials}
     outcomes = Counter(trial.outcome for trial in found.trials)
-    assert outcomes == {Outcome.COMPLETE: 9, Outcome.OOM: 1}
+    assert outcomes == {Outcome.COMPLETE: 7, Outcome.OOM: 1}
 
 
 def test_without_places_ray_is_not_imported_and_with_them_its_absence_is_one_sentence(
