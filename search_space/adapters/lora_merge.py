@@ -13,8 +13,8 @@ from .._visits import LORA
 def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[str, Any]], lock: Any) -> Any:
     """load(...), unload() and scale(...) in place of a pipeline's own.
 
-    loaded: what all pipelines with this denoiser have loaded. bases: {module: {layer: what base_of keeps of it}}, of all
-    pipelines: they may share modules. lock: of the denoiser's pictures.
+    loaded: what all pipelines with this denoiser have loaded. bases: {module: {layer: what base_of keeps of it}}, of
+    all pipelines: they may share modules. lock: of the denoiser's pictures.
     """
     import re
 
