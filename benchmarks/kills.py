@@ -166,7 +166,11 @@ class Killing:
                 )
             dead, killed_before = False, killed_here
             while not dead and killed_here < most and len(self.kills) < self._wanted:
-                self._wait_for_a_moment(command, process)
+                # Cold starts come at the end of a launch, which few random moments are in.
+                if command == "launch" and killed_here == most - 1:
+                    self._wait_for_a_cold_start(process)
+                else:
+                    self._wait_for_a_moment(command, process)
                 if process.poll() is not None:
                     break
                 self._see(storage, name)
@@ -199,14 +203,17 @@ class Killing:
         wanted = 0 if command == "export" else self._random.randint(0, 1 if command == "verify" else 4)
         while process.poll() is None and len(seen) < wanted:
             found = self._processes(process.pid)
-            now = {found[what].pid for what in ("trial", "bundle", "cold start") if what in found}
-            if "cold start" in found and not now <= seen and self._random.random() < 0.7:
-                break  # there are few of them
-            seen |= now
+            seen |= {found[what].pid for what in ("trial", "bundle", "cold start") if what in found}
             time.sleep(0.1)
         deadline = time.monotonic() + self._random.uniform(0.0, MEASURING_S if wanted else STARTING_S)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def _wait_for_a_cold_start(self, process: "subprocess.Popen[bytes]") -> None:
+        """A random moment of one, or the command's end."""
+        while process.poll() is None and "cold start" not in self._processes(process.pid):
+            time.sleep(0.1)
+        time.sleep(self._random.uniform(0.0, 1.0))
 
     def _kill(self, command: str, process: "subprocess.Popen[bytes]", storage: str, known: dict[int, str]) -> bool:
         """SIGKILL to one of the processes; whether it was the command itself."""

@@ -99,6 +99,9 @@ class Records:
         except DBAPIError as error:
             self.require_file()
             raise UserError(database_fault(error, shown(self.url))) from None
+        except UnicodeEncodeError as error:
+            text = short(ascii(error.object))
+            raise UserError(f"{text} is no text that a database can hold: it is not UTF-8") from None
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:

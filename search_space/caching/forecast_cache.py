@@ -84,7 +84,7 @@ def forecast_cache(pipelines: dict[str, Any], *, interval: int, order: int, firs
             value = extrapolated(place["kept"], place["position"])
             return (value,) if as_tuple else place["kept"]["kind"](sample=value)
 
-        plan(denoiser, state, step)
+        follow_plan(denoiser, state, step)
 
     def deep_forecast(unet: Any, state: Any) -> None:
         parts = unet_parts(unet, "forecast_cache", 0)
@@ -108,11 +108,11 @@ def forecast_cache(pipelines: dict[str, Any], *, interval: int, order: int, firs
                 return inner(**named)
             return run(named, place, skip)
 
-        plan(unet, state, step)
+        follow_plan(unet, state, step)
         unet.forecast_full, unet.forecast_shallow = parts["full"], parts["shallow"]
         unet.forward_parts = ["forecast_full", "forecast_shallow"]
 
-    def plan(denoiser: Any, state: Any, step: Any) -> None:
+    def follow_plan(denoiser: Any, state: Any, step: Any) -> None:
         def forecast_step(inner: Any, named: Any, place: Any) -> Any:
             position, kept = place["position"], place["kept"]
             # The plan is for this call's length; a step beyond it is computed.

@@ -24,9 +24,8 @@ def scheduler(pipelines: dict[str, Any], *, scheduler: str) -> None:
     import diffusers
 
     for pipeline in pipelines.values():
-        own = getattr(pipeline, "scheduler", None)
-        if hasattr(own, "config"):
-            pipeline.scheduler = getattr(diffusers, scheduler).from_config(own.config)
+        if hasattr(getattr(pipeline, "scheduler", None), "config"):
+            pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
 
 
 def took_effect(pipelines: dict[str, Any], *, scheduler: str) -> str | None:

@@ -241,6 +241,13 @@ def test_what_is_no_name_of_a_study_is_one_sentence(name: str, database: Path, c
     assert "there is no study" in asked(cli, database, "best", name).sentence()
 
 
+def test_what_is_no_text_is_not_written(database: Path, cli: Cli) -> None:
+    rated = ("rate", NAME, "1", "cat-0.png", "same", "--by", "Ann \udcff")
+    assert asked(cli, database, *rated).sentence() == (
+        "'Ann \\udcff' is no text that a database can hold: it is not UTF-8"
+    )
+
+
 # Generated: whatever stands in whatever place, a command answers or says one sentence.
 
 ANYTHING = (None, True, "x", [], {}, -1, 0, 1e308, "", GONE, [1], {"a": 1}, 10**30)
