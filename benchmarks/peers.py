@@ -1,6 +1,6 @@
 """Full-size SDXL under several configurations, in the same blocks: how the winners compare with what people do today.
 
-    python benchmarks/peers.py --out peers.json            # on a CUDA GPU; about ten minutes
+    python benchmarks/peers.py --out peers.json            # on a CUDA GPU; under nine minutes
     python benchmarks/peers.py --only eager --only compiled
 
 Contenders whose package is not installed are left out, or stand for it with what paretune has of the same. The
@@ -8,7 +8,8 @@ diffusion-fast recipe tries kernels for many minutes: give it --build-s, and --o
 Every contender needs some 10 GiB: on 80 GiB, name those of interest with --only.
 
 Each contender loads, compiles and warms up in a process of its own, all of them side by side; then they take turns,
-one call each per block, so that a disturbance hits all of them. Random weights: times and memory are real, pictures
+one call each per block, so that a disturbance hits all of them. What is known is written after each block, and who
+ends meanwhile is left out of it. Random weights: times and memory are real, pictures
 are not. Prints a Markdown table: the median of the blocks' ratios to torch.compile's default mode with the lowest and
 the highest, and the share of the wall time in which the GPU was busy (kernels of one more call, recorded by
 torch.profiler, over the median call without the profiler).
@@ -17,13 +18,14 @@ torch.profiler, over the median call without the profiler).
 import argparse
 import importlib.util
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,7 +222,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=CONTENDERS, help="a contender; by default all")
     parser.add_argument("--blocks", type=int, default=7)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--build-s", type=float, default=420.0, help="who is not ready by then is left out")
+    parser.add_argument("--build-s", type=float, default=300.0, help="who is not ready by then is left out")
+    parser.add_argument("--budget-s", type=float, default=520.0, help="no block begins that would end later")
     parser.add_argument("--out", type=Path, default=Path("peers.json"))
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -246,27 +249,52 @@ def main() -> None:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
     results: dict[str, dict[str, Any]] = {}
-    for name, process in processes.items():
-        answer = answer_of(process, began + options.build_s)
-        took_s = time.perf_counter() - began
-        print(f"{took_s:6.1f} s  {name}: {answer or 'not ready'}", file=sys.stderr, flush=True)
-        if answer is None:
+    try:
+        for name, process in processes.items():
+            answer = answer_of(process, began + options.build_s)
+            took_s = time.perf_counter() - began
+            print(f"{took_s:6.1f} s  {name}: {answer or 'not ready'}", file=sys.stderr, flush=True)
+            if answer is None:
+                process.kill()
+            else:
+                results[name] = {**answer, "milliseconds": []}
+        reference = root / str(names.index("eager") if "eager" in results else 0)
+        for name, told in in_turns(processes, list(results), "profile"):
+            results[name] |= told
+            results[name]["difference"] = difference(root / str(names.index(name)), reference)
+        until, block_s = began + options.budget_s, 0.0
+        for block in range(options.blocks):
+            started = time.perf_counter()
+            if started + block_s > until:
+                print(f"time is up after {block} blocks", file=sys.stderr, flush=True)
+                break
+            # What an unfinished block has measured is not part of the results.
+            told_of = dict(in_turns(processes, [name for name in results if "busy_ms" in results[name]], "time"))
+            results = {name: add_block(results[name], told) for name, told in told_of.items()}
+            options.out.write_text(json.dumps({"schema": 1, "versions": versions(), "results": results}, indent=1))
+            block_s = time.perf_counter() - started
+            print(f"{time.perf_counter() - began:6.1f} s  block {block + 1}", file=sys.stderr, flush=True)
+        print(table({name: result for name, result in results.items() if result["milliseconds"]}))
+    finally:
+        for process in processes.values():
             process.kill()
+
+
+def in_turns(processes: Mapping[str, Any], names: list[str], question: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Asks one after the other. Who has ended is left out, and the others go on."""
+    for name in names:
+        answer = ask(processes[name], question)
+        if answer is None:
+            print(f"{name} is left out: its process has ended", file=sys.stderr, flush=True)
         else:
-            results[name] = {**answer, "milliseconds": []}
-    for _ in range(options.blocks):
-        for name, result in results.items():
-            told = ask(processes[name], "time")
-            result["milliseconds"].append(told["milliseconds"])
-            result["peak_gib"] = told["peak_gib"]
-    for name, result in results.items():
-        result |= ask(processes[name], "profile")
-        result["busy_share"] = result["busy_ms"] / statistics.median(result["milliseconds"])
-        result["difference"] = difference(root, names.index(name), names.index("eager") if "eager" in names else 0)
-    options.out.write_text(json.dumps({"schema": 1, "versions": versions(), "results": results}, indent=1))
-    print(table(results))
-    for process in processes.values():
-        process.kill()
+            yield name, answer
+
+
+def add_block(result: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a contender after one more block."""
+    milliseconds = [*result["milliseconds"], told["milliseconds"]]
+    busy_share = result["busy_ms"] / statistics.median(milliseconds)
+    return {**result, "milliseconds": milliseconds, "peak_gib": told["peak_gib"], "busy_share": busy_share}
 
 
 def answer_of(process: Any, until: float) -> dict[str, Any] | None:
@@ -278,18 +306,24 @@ def answer_of(process: Any, until: float) -> dict[str, Any] | None:
     return json.loads(line) if line else None
 
 
-def ask(process: Any, question: str) -> dict[str, Any]:
-    """Send a line, wait for the answer."""
-    process.stdin.write(question + "\n")
-    process.stdin.flush()
-    return dict(json.loads(process.stdout.readline()))
+def ask(process: Any, question: str) -> dict[str, Any] | None:
+    """Send a line, wait for the answer; None when the process has ended."""
+    try:
+        process.stdin.write(question + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return None
+    line = process.stdout.readline()
+    return dict(json.loads(line)) if line else None
 
 
-def difference(root: Path, index: int, reference: int) -> float:
-    """How far a contender's first pictures lie from the unchanged pipeline's, relative (L2)."""
+def difference(folder: Path, reference: Path) -> float:
+    """How far a contender's first pictures lie from the unchanged pipeline's, relative (L2); NaN without those."""
     import torch
 
-    ours, theirs = (torch.load(root / str(i) / "pictures.pt", weights_only=True) for i in (index, reference))
+    if not (reference / "pictures.pt").exists():
+        return math.nan
+    ours, theirs = (torch.load(one / "pictures.pt", weights_only=True) for one in (folder, reference))
     return float((ours - theirs).norm() / theirs.norm())
 
 

@@ -7,10 +7,13 @@ from packaging.requirements import Requirement
 COMMANDS = {
     "torchao": "pip install 'paretune[torchao]'",
     "peft": "pip install 'paretune[adapters]'",
-    # A source distribution: with its CUDA kernels where nvcc is; elsewhere its tracing and its CUDA graphs remain.
+    # A source distribution, built beside the torch that is there: with its CUDA kernels where torch has CUDA and finds
+    # nvcc and the headers; elsewhere its tracing and its CUDA graphs remain. New environments lack what builds it.
     "stable-fast": (
-        "WITH_CUDA=$(command -v nvcc > /dev/null && echo 1 || echo 0) BUILD_VERSION=1.0.5 "
-        "pip install --no-deps --no-build-isolation stable-fast==1.0.5"
+        "pip install setuptools wheel ninja && WITH_CUDA=$(python -c 'import os; "
+        "from torch.utils.cpp_extension import CUDA_HOME as home; "
+        'print(int(all(os.path.isfile(f"{home}/{file}") for file in ("bin/nvcc", "include/cuda_runtime.h"))))\') '
+        "BUILD_VERSION=1.0.5 pip install --no-deps --no-build-isolation stable-fast==1.0.5"
     ),
     # Each of its versions is for one minor version of torch.
     "torch-tensorrt": "pip install \"torch-tensorrt==$(python -c 'import torch; print(torch.__version__[:4])').*\"",

@@ -1,7 +1,8 @@
 """Whole configurations that are known to be strong: a search measures them first.
 
 One list serves every device and every kind of pipeline: what is refused there, or lies outside of a study's space, is
-left out of a recipe, and what is left is tried as long as it is something and clashes with nothing.
+left out of a recipe, and what is left is tried as long as it is something, is still what the recipe is about, and
+clashes with nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,11 +39,18 @@ class Recipe:
     techniques: Mapping[str, Mapping[str, Any]]
     source: str
     """Who describes it, or where it was measured."""
+    needs: str = ""
+    """The technique that it is about: where that cannot be used, what is left is no such recipe."""
+    for_transformers: bool = False
+    """Whether it is tried only where no denoiser is a U-Net; one for U-Nets `needs` what a transformer refuses."""
 
     def fitted(
         self, space: SearchSpace, target: Target, pipelines: Mapping[str, PipelineFacts]
     ) -> Configuration | None:
         """What of it can be used there; None when that is nothing, or when it is known not to work."""
+        denoisers = [denoiser for pipeline in pipelines.values() for denoiser in pipeline.denoisers]
+        if self.for_transformers and any(denoiser.is_unet for denoiser in denoisers):
+            return None
         kept: dict[str, Mapping[str, Any]] = {}
         for name, parameters in self.techniques.items():
             alone = Configuration.of({name: parameters})
@@ -50,7 +58,9 @@ class Recipe:
             if refused is None and alone in space:
                 kept[name] = parameters
         configuration = Configuration.of(kept)
-        if not kept or impossible(configuration, target, pipelines) is not None:
+        if not kept or (self.needs and self.needs not in kept):
+            return None
+        if impossible(configuration, target, pipelines) is not None:
             return None
         return configuration
 
@@ -58,6 +68,7 @@ class Recipe:
 _DIFFUSION_FAST = "https://pytorch.org/blog/accelerating-generative-ai-3/"
 _CUDA_GRAPHS = "https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/"
 _DEEPCACHE = "https://arxiv.org/abs/2312.00858"
+_FORECAST = "https://arxiv.org/abs/2603.01623"
 _MEMORY = "https://huggingface.co/docs/diffusers/optimization/memory"
 _COMPILED: Mapping[str, Any] = {
     "torch_compile": {"region": "whole", "mode": "default"},
@@ -69,8 +80,37 @@ _EXACT_VAE: Mapping[str, Any] = {"vae_dtype": {"dtype": "float32"}}
 _SHORT_VAE: Mapping[str, Any] = {"vae_dtype": {"dtype": "bfloat16"}}
 
 
-def _deepcache(interval: int, full_percent: int) -> Mapping[str, Any]:
-    return {"deepcache": {"interval": interval, "branch": 0, "full_percent": full_percent}}
+_SIXTEEN_BITS: Mapping[str, Any] = {"dtype": {"dtype": "bfloat16"}, "fused_qkv": {}}
+_FINE = (2, 10)
+_COARSE = (4, 20)
+"""For transformers: one step in so many is computed, and all of the first so many percent."""
+
+
+def _with_step_cache(
+    name: str, goal: Goal, others: Mapping[str, Any], *, deepcache: tuple[int, int], forecast: tuple[int, int]
+) -> tuple[Recipe, Recipe]:
+    """A recipe for U-Nets, and the same for transformers, whose whole answer is forecast: that goes with compilers and
+    CUDA graphs, and diffusers' caches for transformers do not.
+    """
+    unets = {"interval": deepcache[0], "branch": 0, "full_percent": deepcache[1]}
+    transformers = {"interval": forecast[0], "order": 1, "first_percent": forecast[1], "forecast": "output"}
+    return (
+        Recipe(
+            name=name,
+            goal=goal,
+            techniques={**others, "deepcache": unets},
+            source=_DEEPCACHE,
+            needs="deepcache",
+        ),
+        Recipe(
+            name=name,
+            goal=goal,
+            techniques={**others, "forecast_cache": transformers},
+            source=_FORECAST,
+            needs="forecast_cache",
+            for_transformers=True,
+        ),
+    )
 
 
 RECIPES: tuple[Recipe, ...] = (
@@ -81,23 +121,26 @@ RECIPES: tuple[Recipe, ...] = (
         techniques={**_EXACT_VAE, **_GRAPHS},
         source=_CUDA_GRAPHS,
     ),
-    Recipe(
-        name="graphs with a step cache",
-        goal=Goal.NEAR_LOSSLESS,
-        techniques={**_SHORT_VAE, **_ARRANGED, **_deepcache(2, 50), **_GRAPHS},
-        source=_DEEPCACHE,
+    *_with_step_cache(
+        "graphs with a step cache",
+        Goal.NEAR_LOSSLESS,
+        {**_SHORT_VAE, **_ARRANGED, **_GRAPHS},
+        deepcache=(2, 50),
+        forecast=_FINE,
     ),
-    Recipe(
-        name="graphs with a coarse step cache",
-        goal=Goal.FASTEST,
-        techniques={**_SHORT_VAE, **_ARRANGED, **_deepcache(5, 0), **_GRAPHS},
-        source=_DEEPCACHE,
+    *_with_step_cache(
+        "graphs with a coarse step cache",
+        Goal.FASTEST,
+        {**_SHORT_VAE, **_ARRANGED, **_GRAPHS},
+        deepcache=(5, 0),
+        forecast=_COARSE,
     ),
-    Recipe(
-        name="16 bits with a step cache",
-        goal=Goal.NEAR_LOSSLESS,
-        techniques={"dtype": {"dtype": "bfloat16"}, "fused_qkv": {}, **_deepcache(2, 50)},
-        source=_DEEPCACHE,
+    *_with_step_cache(
+        "16 bits with a step cache",
+        Goal.NEAR_LOSSLESS,
+        _SIXTEEN_BITS,
+        deepcache=(2, 50),
+        forecast=_FINE,
     ),
     # Minutes each.
     Recipe(
@@ -106,17 +149,19 @@ RECIPES: tuple[Recipe, ...] = (
         techniques={**_EXACT_VAE, **_ARRANGED, **_COMPILED, **_GRAPHS},
         source=_DIFFUSION_FAST,
     ),
-    Recipe(
-        name="compiled graphs with a step cache",
-        goal=Goal.NEAR_LOSSLESS,
-        techniques={**_SHORT_VAE, **_ARRANGED, **_deepcache(2, 0), **_COMPILED, **_GRAPHS},
-        source=_DEEPCACHE,
+    *_with_step_cache(
+        "compiled graphs with a step cache",
+        Goal.NEAR_LOSSLESS,
+        {**_SHORT_VAE, **_ARRANGED, **_COMPILED, **_GRAPHS},
+        deepcache=(2, 0),
+        forecast=_FINE,
     ),
-    Recipe(
-        name="compiled graphs with a coarse step cache",
-        goal=Goal.FASTEST,
-        techniques={**_SHORT_VAE, **_ARRANGED, **_deepcache(5, 0), **_COMPILED, **_GRAPHS},
-        source=_DEEPCACHE,
+    *_with_step_cache(
+        "compiled graphs with a coarse step cache",
+        Goal.FASTEST,
+        {**_SHORT_VAE, **_ARRANGED, **_COMPILED, **_GRAPHS},
+        deepcache=(5, 0),
+        forecast=_COARSE,
     ),
     Recipe(
         name="torch.compile at its best",
@@ -125,6 +170,7 @@ RECIPES: tuple[Recipe, ...] = (
             "channels_last": {},
             "torch_compile": {"region": "whole", "mode": "reduce-overhead"},
         },
+        needs="torch_compile",
         source="https://docs.pytorch.org/docs/stable/generated/torch.compile.html",
     ),
     # Slower than the unchanged pipeline. Those that lose nothing come first.

@@ -10,7 +10,8 @@ from .._technique import Axis, Loss, Parameters, Stage, Technique
 
 class VaeDtypeParameters(Parameters):
     """dtype: of the VAE's weights and activations. float32 keeps what pipelines that decode in float32 convert in every
-    call, so that its weights stay in place; bfloat16 has the range of float32 and fewer digits.
+    call, so that its weights stay in place; bfloat16 has the range of float32 and fewer digits. float16 ends at 65,504:
+    a picture that overflows ends the call in an error, and is never a black one.
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -30,7 +31,14 @@ def vae_dtype(pipelines: dict[str, Any], *, dtype: str) -> None:
 
         def converted(*args: Any, **kwargs: Any) -> Any:
             vae.vae_dtype_calls["count"] += 1
-            return inner(*map(to_wanted, args), **{key: to_wanted(value) for key, value in kwargs.items()})
+            result = inner(*map(to_wanted, args), **{key: to_wanted(value) for key, value in kwargs.items()})
+            # Waits for the GPU, as the pipeline does next, to fetch the picture.
+            if name == "decode" and dtype == "float16" and not torch.isfinite(result[0]).all():
+                raise RuntimeError(
+                    "vae_dtype: the VAE overflowed in float16, and the picture would be black: this VAE needs "
+                    'vae_dtype "bfloat16" or "float32"'
+                )
+            return result
 
         setattr(vae, name, converted)
 

@@ -1,5 +1,9 @@
 """benchmarks/peers.py: what runs, and what the table says."""
 
+import subprocess
+import sys
+from typing import Any
+
 import peers
 import pytest
 from paretune.agent.results import TORCH_COMPILE, is_torch_compile_alone
@@ -42,3 +46,23 @@ def test_the_table_has_a_ratio_to_both_ways_of_torch_compile() -> None:
     text = peers.table(results)
     assert "| the unchanged pipeline | 2500 (2000 to 3000) | 2.00 (2.00 to 2.00) | 2.50 (2.50 to 2.50) | 50% |" in text
     assert "| the unchanged pipeline | 100 | 1,000 |" in text
+
+
+def test_who_ends_between_two_blocks_is_left_out_and_the_others_go_on() -> None:
+    lasting = 'import sys\nfor line in sys.stdin:\n    print(\'{"milliseconds": 5, "peak_gib": 1}\', flush=True)'
+    once = 'import sys\nsys.stdin.readline()\nprint(\'{"milliseconds": 7, "peak_gib": 2}\', flush=True)'
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = {
+        name: subprocess.Popen([sys.executable, "-c", code], **pipes)
+        for name, code in (("once", once), ("lasting", lasting))
+    }
+    first = dict(peers.in_turns(processes, ["once", "lasting"], "time"))
+    processes["once"].wait()
+    second = dict(peers.in_turns(processes, list(first), "time"))
+    assert (list(first), list(second)) == (["once", "lasting"], ["lasting"])
+    known = {"milliseconds": [15], "busy_ms": 8.0}
+    added = peers.add_block(known, second["lasting"])
+    assert added["milliseconds"] == [15, 5]
+    assert added["busy_share"] == 0.8
+    assert known["milliseconds"] == [15], "the earlier block stays as it is written"
+    processes["lasting"].communicate()

@@ -4,7 +4,7 @@ import pytest
 from paretune.search_space import TECHNIQUES, Target, default_space, known_techniques, offered
 
 PACKAGES = frozenset(package for known in TECHNIQUES for package in known.all_packages())
-MEMORY_GIB = {"A100": 80.0, "A10": 24.0, "L40S": 48.0, "H100": 80.0, "RTX 5090": 32.0}
+MEMORY_GIB = {"A100": 80.0, "A10": 24.0, "L40S": 48.0, "H100": 80.0, "GeForce RTX 5090": 32.0}
 DEVICES = {
     "CPU": Target(device="cpu", name="CPU", memory_gib=16.0, packages=PACKAGES),
     **{
@@ -20,18 +20,18 @@ DEVICES = {
             "A10": (8, 6),
             "L40S": (8, 9),
             "H100": (9, 0),
-            "RTX 5090": (12, 0),
+            "GeForce RTX 5090": (12, 0),
         }.items()
     },
 }
 TABLE = """
-                                            CPU  A100  A10  L40S  H100  RTX 5090
+                                            CPU  A100  A10  L40S  H100  GeForce RTX 5090
 dtype.dtype=float16                          -    x     x    x     x     x
 dtype.dtype=bfloat16                         x    x     x    x     x     x
 vae_dtype.dtype=float32                      x    x     x    x     x     x
 cudnn_benchmark                              -    x     x    x     x     x
 tf32                                         -    x     x    x     x     x
-fp16_accumulation                            -    -     x    x     -     x
+fp16_accumulation                            -    -     -    -     -     x
 fused_qkv                                    x    x     x    x     x     x
 channels_last                                x    x     x    x     x     x
 attention_backend.backend=flash              -    x     x    x     x     x
@@ -106,7 +106,7 @@ def test_without_their_packages_kernels_and_compilers_are_left_out_with_the_comm
 def test_where_memory_is_small_what_saves_it_is_tried_first() -> None:
     order = {device: [offer.technique for offer in offered(target)] for device, target in DEVICES.items()}
     assert order["A10"].index("text_encoder_offload") < order["A10"].index("cuda_graphs")
-    for device in ("A100", "L40S", "H100", "RTX 5090"):
+    for device in ("A100", "L40S", "H100", "GeForce RTX 5090"):
         assert order[device].index("cuda_graphs") < order[device].index("torch_compile")
         assert order[device].index("torch_compile") < order[device].index("model_offload")
     assert order["CPU"][:3] == ["ip_adapter_swap", "lora_merge", "lora_hotswap"]
