@@ -108,7 +108,9 @@ def exported(module: Any, inner: Any, structure: Any, tensors: list[Any]) -> Any
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise TypeError("it changes weights or inputs in place")
-    weights, flat, inputs, given = module_weights(module), [], [], iter(tensors)
+    weights, given = module_weights(module), iter(tensors)
+    flat: list[Any] = []
+    inputs: list[Any] = []
     for number, spec in enumerate(signature.input_specs):
         name = (spec.target or "").removeprefix("inside.")
         if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:
