@@ -50,7 +50,7 @@ def open_artefacts(folder: Any, on_miss: str) -> Any:
         load_portable_cache(folder / "cache.bin")
         return None
     store: dict[str, Any] = {"folder": folder, "on_miss": on_miss, "index": index, "code": {}}
-    if torch.cuda.is_available():
+    if torch.version.cuda is not None and torch.cuda.is_available():
         start_triton(folder / "driver", changing=on_miss == "build")
     for entry in index["parts"]:
         if "failed" in entry:
