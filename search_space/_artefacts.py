@@ -50,7 +50,7 @@ def open_artefacts(folder: Any, on_miss: str) -> Any:
         load_portable_cache(folder / "cache.bin")
         return None
     store: dict[str, Any] = {"folder": folder, "on_miss": on_miss, "index": index, "code": {}}
-    if torch.cuda.is_available():
+    if torch.version.cuda is not None and torch.cuda.is_available():
         start_triton(folder / "driver", changing=on_miss == "build")
     for entry in index["parts"]:
         if "failed" in entry:
@@ -108,7 +108,9 @@ def exported(module: Any, inner: Any, structure: Any, tensors: list[Any]) -> Any
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise TypeError("it changes weights or inputs in place")
-    weights, flat, inputs, given = module_weights(module), [], [], iter(tensors)
+    weights, given = module_weights(module), iter(tensors)
+    flat: list[Any] = []
+    inputs: list[Any] = []
     for number, spec in enumerate(signature.input_specs):
         name = (spec.target or "").removeprefix("inside.")
         if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:

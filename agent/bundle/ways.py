@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambd
             on_step(number * each + done, each * len(WAYS), text)
 
         try:
-            way = replace(_try(name, place, wanted, step), took_s=time.monotonic() - began)
+            way = _try(name, place, wanted, step)
             write_json(ended, asdict(way))
         except (RuntimeError, TimeoutError, UserError) as error:
             reason = " ".join(str(error).split())[:500] or "it took too long"
@@ -205,7 +205,9 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
     on_step(0, f"{name}: building")
     began = time.monotonic()
     built = run("build", "--build", name, "--artefacts", str(artefacts), "--packages", *wanted.packages)
-    built_s = time.monotonic() - began
+    # What an interrupted export had built is there, and took as long.
+    before_s = float(built["before_s"])
+    built_s = time.monotonic() - began + before_s
     files = entries_of(bundle)
     write_json(bundle / MANIFEST, {"schema": SCHEMA_VERSION, "files": files})
     # What has to be measured first: what is left of the time is for cold starts.
@@ -219,7 +221,7 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
         bundle,
         wanted.device,
         wanted.cold_starts,
-        most_s=wanted.times_compiling * built_s - (time.monotonic() - began),
+        most_s=wanted.times_compiling * built_s - before_s - (time.monotonic() - began),
         on_step=lambda text: on_step(next(done), f"{name}: {text}"),
     )
     if entries_of(bundle) != files:
@@ -234,6 +236,7 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
         parts=built["parts"],
         reasons=built["reasons"],
         build_s=built_s,
+        took_s=before_s + time.monotonic() - began,
         cold_start_s=cold.medians["cold_start_s"],
         cold_start={**cold.medians, "n": cold.n},
         peak_gib=cold.peak_gib,

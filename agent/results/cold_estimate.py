@@ -26,4 +26,4 @@ def estimated_cold_start_s(trial: "Trial") -> float:
     if not carries_code(trial.configuration):
         return as_measured
     reference_s = float(trial.results.reference.measurements.get("cold_start_s", as_measured))
-    return min(as_measured, reference_s + trial.timing.phases_s.get("apply", 0.0) + LOADING_S)
+    return min(as_measured, reference_s + float(trial.timing.phases_s.get("apply", 0.0)) + LOADING_S)

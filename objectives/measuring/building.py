@@ -24,8 +24,8 @@ def build_artefacts(
 
     Every request is served, because shapes, adapters and prompts decide what is called. What lies in `artefacts` is
     used, so a build that was interrupted goes on. packages: whose versions the code depends on, beside torch's.
-    Returns {"seconds", "parts": how many were built, "reasons": {part: why it was not}}. Raises RuntimeError where
-    nothing was.
+    Returns {"seconds", "before_s": how long an interrupted build had taken for what is there of it, "parts": how many
+    were built, "reasons": {part: why it was not}}. Raises RuntimeError where nothing was.
     """
     with phases("load"):
         workload = load_file(folder / "workload.py", "workload").Workload.read(folder)
@@ -37,11 +37,14 @@ def build_artefacts(
     artefacts.mkdir(parents=True, exist_ok=True)
     described = load_file(file.with_name("trust.py"), "trust").describe(pipelines, packages)
     (artefacts / "built_for.json").write_text(json.dumps(described, indent=1))
+    index_file = artefacts / "index.json"
+    before = json.loads(index_file.read_text())["parts"] if index_file.exists() else []
+    before_s = sum(part["seconds"] for part in before)
     began = time.perf_counter()
     with phases("apply"):
         applied = load_file(file, "apply")
         if way != PORTABLE:
-            if not (artefacts / "index.json").exists():
+            if not index_file.exists():
                 _write_index(artefacts, way)
             applied.apply(pipelines, artefacts=artefacts, on_miss="build")
         else:
@@ -52,11 +55,12 @@ def build_artefacts(
         synchronize(device)
     seconds = time.perf_counter() - began
     if way != PORTABLE:
-        index = json.loads((artefacts / "index.json").read_text())
+        index = json.loads(index_file.read_text())
         reasons = {f"{one['part']} of {one['module']}": one["failed"] for one in index["parts"] if "failed" in one}
         if not any("failed" not in one for one in index["parts"]):
             raise RuntimeError(f"nothing could be built: {'; '.join(f'{k}: {v}' for k, v in reasons.items())}")
-        return {"seconds": seconds, "parts": len(index["parts"]) - len(reasons), "reasons": reasons}
+        built = len(index["parts"]) - len(reasons)
+        return {"seconds": seconds, "before_s": before_s, "parts": built, "reasons": reasons}
     import torch
 
     saved = torch.compiler.save_cache_artifacts()
@@ -64,7 +68,7 @@ def build_artefacts(
         raise RuntimeError("torch has nothing in its caches")
     (artefacts / "cache.bin").write_bytes(saved[0])
     _write_index(artefacts, way)
-    return {"seconds": seconds, "parts": 1, "reasons": {}}
+    return {"seconds": seconds, "before_s": 0.0, "parts": 1, "reasons": {}}
 
 
 def _write_index(artefacts: Path, way: str) -> None:
