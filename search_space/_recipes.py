@@ -15,6 +15,7 @@ from ._patience import patience
 from ._rules import impossible
 from ._space import SearchSpace
 from ._target import PipelineFacts, Target
+from ._technique import Trait
 from ._techniques import technique
 
 
@@ -52,10 +53,13 @@ class Recipe:
         if self.for_transformers and any(denoiser.is_unet for denoiser in denoisers):
             return None
         kept: dict[str, Mapping[str, Any]] = {}
+        adapters = any(pipeline.adapters for pipeline in pipelines.values())
         for name, parameters in self.techniques.items():
-            alone = Configuration.of({name: parameters})
-            refused = technique(name).why_not(target, pipelines, alone.steps[0].parameters)
-            if refused is None and alone in space:
+            alone, known = Configuration.of({name: parameters}), technique(name)
+            refused = known.why_not(target, pipelines, alone.steps[0].parameters)
+            # Where adapters bring attention processors of their own, others would make the whole recipe impossible.
+            own = adapters and Trait.REPLACES_PROCESSORS in known.traits_with(alone.steps[0].parameters)
+            if refused is None and not own and alone in space:
                 kept[name] = parameters
         configuration = Configuration.of(kept)
         if not kept or (self.needs and self.needs not in kept):
@@ -75,7 +79,12 @@ _COMPILED: Mapping[str, Any] = {
     "torch_compile_vae": {"parts": "decoder", "mode": "default"},
 }
 _ARRANGED: Mapping[str, Any] = {"cudnn_benchmark": {}, "fused_qkv": {}, "channels_last": {}}
-_GRAPHS: Mapping[str, Any] = {"cuda_graphs": {"modules": "denoiser_vae_text"}}
+_GRAPHS: Mapping[str, Any] = {
+    # Where adapters come and go, so that nothing is recorded again; refused elsewhere, and so left out.
+    "ip_adapter_swap": {"how": "in_place"},
+    "lora_merge": {},
+    "cuda_graphs": {"modules": "denoiser_vae_text"},
+}
 _EXACT_VAE: Mapping[str, Any] = {"vae_dtype": {"dtype": "float32"}}
 _SHORT_VAE: Mapping[str, Any] = {"vae_dtype": {"dtype": "bfloat16"}}
 

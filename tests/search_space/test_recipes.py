@@ -71,3 +71,15 @@ def test_every_recipe_names_techniques_and_a_source() -> None:
     for recipe in RECIPES:
         assert set(recipe.techniques) <= set(known), recipe.name
         assert recipe.source.startswith("https://")
+
+
+def test_where_adapters_come_and_go_recipes_are_recorded_once() -> None:
+    facts = {**TINY_FACTS.to_dict(), "adapters": True, "adapter_kinds": ["ip-adapter", "lora"]}
+    found = {
+        recipe.name: str(configuration)
+        for recipe, configuration in fitting_recipes(EVERYTHING, L40S, {"main": PipelineFacts.from_dict(facts)})
+    }
+    for name in ("graphs", "compiled graphs", "compiled graphs with a step cache"):
+        assert "ip_adapter_swap(in_place) + lora_merge" in found[name]
+        assert "fused_qkv" not in found[name], "adapters bring attention processors of their own"
+    assert "ip_adapter_swap" not in str(fitted(L40S)["compiled graphs"])
