@@ -128,6 +128,7 @@ def test_names_prompts_and_errors_stay_text(visitor: Visitor) -> None:
         None,  # the data of the page, which nothing runs
         "/assets/page.js",
         "/assets/plotly.js",
+        "/assets/labels.js",
         "/assets/front.js",
     }
     assert not [attributes for _, attributes in page.tags if "onerror" in attributes or "style" in attributes]
@@ -215,7 +216,8 @@ def test_thousands_of_points_follow_a_slider(tmp_path: Path) -> None:
         faded = browser.evaluate(
             "new Promise((done) => { const slider = document.getElementById('verdict'); slider.value = 1;"
             "slider.dispatchEvent(new Event('input', {bubbles: true}));"
-            "requestAnimationFrame(() => requestAnimationFrame(() => done([document.querySelectorAll('#plot path.out').length, location.search]))); })"
+            "requestAnimationFrame(() => requestAnimationFrame("
+            "() => done([document.querySelectorAll('#plot path.out').length, location.search]))); })"
         )
         assert faded[0] > 200
         assert "verdict" not in faded[1]
