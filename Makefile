@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart docs notebooks test test-all test-gpu lint clean
+.PHONY: install quickstart docs notebooks test test-all test-gpu lint chromium clean
 
 install: $(STAMP)
 
@@ -32,12 +32,17 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What the browser tests drive; without it they are skipped.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		echo "The browser tests will be skipped: apt-get install chromium"
+
 # Some files of tests at a time: most of what a test waits for is a process with one thread.
-test: lint
+test: lint chromium
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The slow ones too: before a release, and after a change of launching, continuing or killing.
-test-all: lint
+test-all: lint chromium
 	$(BIN)/python -m pytest -m "not gpu" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-gpu: install

@@ -61,7 +61,7 @@ def _plot(rows: Sequence[Row], figure: str, y_title: str) -> dict[str, Any]:
         _trace(name, members, figure, {"size": 9, **marker}, unit_ms) for name, members, marker in groups if members
     ]
     for row in named:
-        colour = "--best" if "best" in row.label else "--ink"
+        colour = "--best" if "best" in row.label.split(", ") else "--ink"
         symbol = "diamond" if row.on_front else "diamond-open"
         trace = _trace(row.label, [row], figure, {"size": 13, "symbol": symbol, "color": colour}, unit_ms)
         traces.append({**trace, "mode": "markers+text", "text": [f"<b>{row.label}</b>"]})

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,10 @@ _FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--remote-debugging-pipe",
 )
+
+
+class NavigatedError(AssertionError):
+    """The page was left while it was asked for something."""
 
 
 class Browser:
@@ -129,8 +134,9 @@ class Browser:
         """Wait until a JavaScript expression is truthy; return its value. Raises AssertionError when it never is."""
         deadline = time.monotonic() + self._timeout_s
         while time.monotonic() < deadline:
-            if value := self.evaluate(expression):
-                return value
+            with suppress(NavigatedError):
+                if value := self.evaluate(expression):
+                    return value
             time.sleep(0.1)
         raise AssertionError(f"never true in {self._timeout_s} s: {expression}; the page shows:\n{self.text()[:2000]}")
 
@@ -153,7 +159,9 @@ class Browser:
         while True:
             received = self._receive()
             if received.get("id") == number:
-                assert "error" not in received, received["error"]
+                if "error" in received:
+                    said = str(received["error"])
+                    raise NavigatedError(said) if "navigated" in said or "context" in said else AssertionError(said)
                 return dict(received["result"])
             self._note(received)
 

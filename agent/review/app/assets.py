@@ -30,8 +30,9 @@ def favicon(request: Request) -> Response:
 
 @cache
 def _known() -> dict[str, Path]:
-    report = Path(__file__).parent.parent / "templates" / "report.css"
-    return {"base.css": report, **{file.name: file for file in _STATIC.iterdir() if file.suffix in _KINDS}}
+    report = Path(__file__).parent.parent / "templates"
+    shared = {"base.css": report / "report.css", "labels.js": report / "labels.js"}
+    return {**shared, **{file.name: file for file in _STATIC.iterdir() if file.suffix in _KINDS}}
 
 
 @cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ....studies import RatingRecord
 from ...results import Results
-from .pictures_page import pictured, there
+from .pictures_page import names_of, pictured
 
 MOST_OPEN = 5000
 """Pairs that are kept while nobody has rated them."""
@@ -55,13 +55,13 @@ class Blind:
 
 def candidates(results: Results, trial: int | None) -> list[tuple[int, str]]:
     """The pictures that can be rated, as (trial, file): those that differ from the reference's at all."""
-    return [
-        (one.number, str(picture["file"]))
-        for one in pictured(results)
-        if trial is None or one.number == trial
-        for picture in one.quality["pictures"]
-        if picture["drift"] > 0 and picture["file"] in there(results, one)
-    ]
+    reference, found = names_of(results.reference), []
+    for one in pictured(results):
+        if trial is None or one.number == trial:
+            there = reference & names_of(one)
+            drifted = [str(picture["file"]) for picture in one.quality["pictures"] if picture["drift"] > 0]
+            found += [(one.number, file) for file in drifted if file in there]
+    return found
 
 
 def next_pair(

@@ -43,20 +43,22 @@ def grid(request: Request, study: str, trial: int | None = None) -> HTMLResponse
 @router.get("/studies/{study}/pictures/{number}/{file}")
 def one(request: Request, study: str, number: int, file: str) -> HTMLResponse:
     """One picture at full size, in the ways in which it can be compared."""
-    with shelf_of(request).open(study) as results:
+    shelf = shelf_of(request)
+    with shelf.open(study) as results:
+        reference, candidate = pair_of(results, trial_of(results, number), file)
+    try:  # while others may read the study
+        with Image.open(candidate) as image:
+            size = image.size
+        tile = worst_tile(reference, candidate)
+        full_lsb = SCALES_LSB[-1] if tile is None else fitting_scale(reference, candidate)
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        raise UserError(f"the picture {file} of trial {number} cannot be read ({error})") from None
+    with shelf.open(study) as results:
         trial = trial_of(results, number)
-        reference, candidate = pair_of(results, trial, file)
-        try:
-            with Image.open(candidate) as image:
-                size = image.size
-            tile = worst_tile(reference, candidate)
-            full_lsb = SCALES_LSB[-1] if tile is None else fitting_scale(reference, candidate)
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"the picture {file} of trial {number} cannot be read ({error})") from None
         files = [str(picture["file"]) for picture in judged(trial)]
         at = files.index(file) if file in files else 0
         said = next((picture for picture in judged(trial) if picture["file"] == file), None)
-        others = [one for one in pictured(results) if file in there(results, one)]
+        others = [one for one in pictured(results) if any(made.name == file for made in one.pictures())]
         base = f"/studies/{study}"
         return render(
             request,
@@ -117,7 +119,12 @@ def _verdict(trial: Trial, file: str) -> dict[str, Any]:
 
 def there(results: Results, trial: Trial) -> set[str]:
     """The files that both the trial and the reference have."""
-    return {file.name for file in trial.pictures()} & {file.name for file in results.reference.pictures()}
+    return names_of(trial) & names_of(results.reference)
+
+
+def names_of(trial: Trial) -> set[str]:
+    """The files of its pictures that are there: its folder is looked through."""
+    return {file.name for file in trial.pictures()}
 
 
 def request_of(results: Results, file: str) -> dict[str, str]:

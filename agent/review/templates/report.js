@@ -19,7 +19,18 @@ function drawPlots() {
       hoverlabel: {bgcolor: "--raised", bordercolor: "--line", font: {color: ink, family: font, size: 12.5}, align: "left"},
       xaxis: {...axis, ...xaxis}, yaxis: {...axis, ...yaxis},
     });
-    Plotly.react(plot.id, coloured(plot.data), layout, {displayModeBar: false, responsive: true});
+    const isNamed = (trace) => trace.mode === "markers+text";
+    const data = coloured(plot.data).map((trace) => isNamed(trace) ? {...trace, mode: "markers"} : trace);
+    const named = plot.data.filter(isNamed).map((trace) => [trace.x[0], trace.y[0], trace.text[0]]);
+    const element = document.getElementById(plot.id);
+    const place = () => Plotly.relayout(element, {annotations: [...(layout.annotations ?? []),
+      ...labelled(element, named).map((label) => coloured({...label, font: {color: ink}, arrowcolor: "--muted"}))]});
+    Plotly.react(element, data, layout, {displayModeBar: false, responsive: true}).then(() => {
+      if (!named.length) return;
+      place();
+      element.removeAllListeners("plotly_relayout");
+      element.on("plotly_relayout", (changed) => { if (!("annotations" in changed)) place(); });
+    });
   }
 }
 drawPlots();

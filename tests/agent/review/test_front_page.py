@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("a2wsgi", reason="the dashboard extra is not installed")
 from paretune.agent.results import Results
+from paretune.agent.review.app.summaries import summary
 from paretune.search_space import Configuration
 from paretune.studies import Records
 from support.browser import CHROMIUM, Browser
@@ -99,6 +100,34 @@ def test_what_is_measured_meanwhile_is_on_the_page(tmp_path: Path) -> None:
         assert "too large" in visitor.get(FRONT).text
 
 
+def test_the_time_left_is_by_the_pace_where_several_are_measured_at_a_time(tmp_path: Path) -> None:
+    """Each took 9 s by itself, and they came every two seconds."""
+    results = replay(tmp_path, only=())
+    assert summary(results, True).left == "the first trials are being measured"
+    found = summary(with_trials(results, tmp_path, 12), True).left
+    to_go = results.study.budget.trials - len(results.trials)
+    seconds = 2 * to_go
+    amount = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds} s"
+    assert found == f"about {amount} for {to_go} more trials"
+
+
+def with_trials(results: Results, folder: Path, count: int) -> Results:
+    """More trials, one every two seconds."""
+    shapes = [Configuration.of({"deepcache": {"interval": i, "branch": b}}) for i in (2, 3, 4, 5) for b in (0, 1, 2)]
+    runs = [
+        trial_run(
+            folder,
+            20 + number,
+            shapes[number],
+            "cpu",
+            finished_at=f"2026-05-04T14:00:{2 * number:02d}+00:00",
+            measurements=measured(500.0, 2.0, "imperceptible", 0.4, 47.0, device="cpu"),
+        )
+        for number in range(count)
+    ]
+    return add(results, *runs)
+
+
 def test_the_list_brings_itself_up_to_date(tmp_path: Path) -> None:
     results = replay(tmp_path, only=(1, 2))
     with served(url_of(tmp_path), tmp_path) as visitor:
@@ -128,6 +157,7 @@ def test_names_prompts_and_errors_stay_text(visitor: Visitor) -> None:
         None,  # the data of the page, which nothing runs
         "/assets/page.js",
         "/assets/plotly.js",
+        "/assets/labels.js",
         "/assets/front.js",
     }
     assert not [attributes for _, attributes in page.tags if "onerror" in attributes or "style" in attributes]
@@ -215,7 +245,8 @@ def test_thousands_of_points_follow_a_slider(tmp_path: Path) -> None:
         faded = browser.evaluate(
             "new Promise((done) => { const slider = document.getElementById('verdict'); slider.value = 1;"
             "slider.dispatchEvent(new Event('input', {bubbles: true}));"
-            "requestAnimationFrame(() => requestAnimationFrame(() => done([document.querySelectorAll('#plot path.out').length, location.search]))); })"
+            "requestAnimationFrame(() => requestAnimationFrame("
+            "() => done([document.querySelectorAll('#plot path.out').length, location.search]))); })"
         )
         assert faded[0] > 200
         assert "verdict" not in faded[1]

@@ -134,10 +134,14 @@ def test_a_picture_that_became_a_page_is_not_served(tmp_path: Path) -> None:
     ask_optuna(tmp_path)
     file = tmp_path / "files" / "replayed" / "trial-0002" / "pictures" / "cat-0.png"
     file.write_text("<html><script>alert(1)</script>")
+    cut_off = file.with_name("dog-0.png")
+    cut_off.write_bytes(cut_off.read_bytes()[:200])
     with served(url_of(tmp_path), tmp_path) as visitor:
         for place in ("files", "thumbs", "differences"):
             assert visitor.get(f"{STUDY}/{place}/2/cat-0.png").status == 404
-        assert "cannot be read" in visitor.get(f"{STUDY}/pictures/2/cat-0.png").text
+        assert visitor.get(f"{STUDY}/thumbs/2/dog-0.png").status == 404
+        for name in ("cat-0.png", "dog-0.png"):
+            assert "cannot be read" in visitor.get(f"{STUDY}/pictures/2/{name}").text
 
 
 @pytest.mark.slow

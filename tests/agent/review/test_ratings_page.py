@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("a2wsgi", reason="the dashboard extra is not installed")
-from paretune.agent.results import Results, people_said
+from paretune.agent.results import Results, Trial, people_said
+from paretune.agent.review.app.blind import candidates
 from paretune.studies import Records
 from support.browser import CHROMIUM, Browser
 from support.page import Page
@@ -83,6 +84,21 @@ def test_only_what_was_said_blind_counts(tmp_path: Path) -> None:
         pictures = Page(visitor.get(f"{STUDY}/pictures/2/cat-0.png").text).text
         assert "worse than the reference’s, says Ann" in pictures
         assert ", blind)" not in pictures
+
+
+def test_each_folder_of_pictures_is_looked_through_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair is asked for after every answer, of hundreds of trials with dozens of pictures."""
+    results = Results(Records(url_of(folder)), "replayed")
+    looked: list[int] = []
+    original = Trial.pictures
+
+    def counted(self: Trial) -> list[Path]:
+        looked.append(self.number)
+        return original(self)
+
+    monkeypatch.setattr(Trial, "pictures", counted)
+    assert len(candidates(results, None)) > len(looked)
+    assert len(looked) == len(set(looked))
 
 
 def test_equal_pictures_are_not_asked_about(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ async function next() {
   const trial = field("of").value;
   const found = await paretune.send(base, {by: field("by").value, trial: trial === "" ? null : Number(trial)});
   pair = found.pair;
-  field("round").hidden = pair === null;
+  begun(pair !== null);
   field("progress").hidden = false;
   field("progress").max = Math.max(found.total, 1);
   field("progress").value = found.done;
@@ -20,6 +20,7 @@ async function next() {
     return;
   }
   field("prompt").textContent = found.prompt;
+  field("rater").textContent = field("by").value;
   await Promise.all(["left", "right"].map((side) => {
     field(side).src = found[side];
     return field(side).decode().catch(() => {});
@@ -28,8 +29,15 @@ async function next() {
   closer(false);
   for (const side of ["left", "right"]) field(side).classList.toggle("sharp", field(side).naturalWidth <= 256);
 }
+// While somebody rates, the pictures have the page.
+function begun(rating) {
+  field("round").hidden = !rating;
+  for (const id of ["intro", "who"]) field(id).hidden = rating;
+}
+field("change")?.addEventListener("click", () => { pair = null; begun(false); field("by").focus(); });
 // One part of both pictures, at full size.
-function closer(shown, across = 50, down = 50) {
+function closer(asked, across = 50, down = 50) {
+  const shown = asked && field("left").naturalWidth > field("left").clientWidth;
   for (const side of ["left", "right"]) {
     field(side).classList.toggle("closer", shown);
     field(side).style.objectPosition = shown ? `${across}% ${down}%` : "";

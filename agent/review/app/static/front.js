@@ -141,7 +141,11 @@ function draw() {
   for (const node of document.querySelectorAll("#plot path.out")) node.classList.remove("out");
   const drawn = Plotly.react("plot", traces, layout, {displayModeBar: false, responsive: true});
   placeNames = () => {
-    const labels = labelled(named.map((point) => [point.figures[x] / unitX, point.figures[y] / unitY, point.label]));
+    const {xaxis, yaxis, _size: {w: width}} = field("plot")._fullLayout, taken = [];
+    if (page.floors[x]) taken.push([xaxis.l2p(page.floors[x][1] / unitX) + 8, 38, 18, 76]);
+    if (page.floors[y]) taken.push([width - 48, yaxis.l2p(page.floors[y][1] / unitY) - 8, 96, 18]);
+    const labels = labelled(field("plot"), named.map((point) => [point.figures[x] / unitX, point.figures[y] / unitY, `<b>${point.label}</b>`]), taken)
+      .map((label) => ({...label, font: {color: ink, size: 12.5}, arrowcolor: muted}));
     return Plotly.relayout("plot", {annotations: [...annotations, ...labels]});
   };
   drawn.then(placeNames);
@@ -154,30 +158,7 @@ function draw() {
     ...(out.length ? [paretune.element("li", {}, "faint: outside of the limits")] : []));
 }
 
-// Names beside their points, each where nothing else is yet; farther away, with a line, where points are close.
 let placeNames = () => {};
-function labelled(named) {
-  const {xaxis, yaxis, _size: {w: width, h: height}} = field("plot")._fullLayout;
-  const at = named.map(([x, y]) => [xaxis.l2p(x), yaxis.l2p(y)]);
-  const box = (x, y, w, h) => [x - w / 2, y - h / 2, x + w / 2, y + h / 2];
-  const taken = at.map(([x, y]) => box(x, y, 18, 18));
-  if (page.floors[state.x]) taken.push(box(xaxis.l2p(page.floors[state.x][1] / unitOf(state.x)) + 8, 38, 18, 76));
-  if (page.floors[state.y]) taken.push(box(width - 48, yaxis.l2p(page.floors[state.y][1] / unitOf(state.y)) - 8, 96, 18));
-  const free = ([left, top, right, bottom]) => left >= 0 && top >= -14 && right <= width + 14 && bottom <= height &&
-    taken.every((one) => right < one[0] || left > one[2] || bottom < one[1] || top > one[3]);
-  const found = [];
-  for (const i of at.keys()) {
-    const [px, py] = at[i], [x, y, label] = named[i], w = 7.4 * label.length + 8, h = 18;
-    if (px < 0 || py < 0 || px > width || py > height) continue;  // zoomed away
-    const places = Array.from({length: 12}, (_, step) => 22 + 18 * step).flatMap((far) => [[1, -1], [-1, -1], [1, 1], [-1, 1]].map(([sx, sy]) =>
-      [Math.min(Math.max(px + sx * (w / 2 + 4), w / 2), width - w / 2), py + sy * far]));
-    const [cx, cy] = places.find(([cx, cy]) => free(box(cx, cy, w, h))) ?? places[0];
-    taken.push(box(cx, cy, w, h));
-    found.push({x, y, ax: cx - px, ay: cy - py, text: `<b>${label}</b>`, font: {color: colour("--ink"), size: 12.5}, showarrow: true, arrowhead: 0, arrowwidth: 1,
-      arrowcolor: colour("--muted"), standoff: 10, borderpad: 0, captureevents: false});
-  }
-  return found;
-}
 
 // While a slider moves, points only fade: drawing thousands anew takes too long.
 function fade() {
