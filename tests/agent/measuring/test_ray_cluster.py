@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from paretune.agent.trial import PIPE, ProcessTree
 from support.ray_places import SCRIPT, Script
@@ -59,6 +60,18 @@ def ray_start(environment: dict[str, str], *options: str) -> ProcessTree:
     return ProcessTree(command, environment=environment, stdout=PIPE)
 
 
+def named(tree: ProcessTree, name: str) -> list[psutil.Process]:
+    """The processes of a tree with a name."""
+    found = []
+    for one in tree.members():
+        try:
+            if name in one.name():
+                found.append(one)
+        except psutil.Error:
+            continue  # it has ended
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_nodes_take_part_and_without_the_head_the_launch_ends_in_a_sentence(
@@ -72,7 +85,7 @@ def test_two_nodes_take_part_and_without_the_head_the_launch_ends_in_a_sentence(
     head = ray_start(environment, "--head", "--port", address.partition(":")[2], "--include-dashboard", "false")
     with head:
         deadline = time.monotonic() + 120
-        while not any("raylet" in one.name() for one in head.members()):
+        while not named(head, "raylet"):
             assert time.monotonic() < deadline, "the head does not start"
             time.sleep(0.5)
         time.sleep(5)
@@ -86,7 +99,7 @@ def test_two_nodes_take_part_and_without_the_head_the_launch_ends_in_a_sentence(
             before = len(begun.read_text().splitlines())
             while len(begun.read_text().splitlines()) < before + 3:
                 time.sleep(0.2)
-            (server,) = [one for one in head.members() if "gcs_server" in one.name()]
+            (server,) = named(head, "gcs_server")
             server.kill()
             rest, _ = running.communicate(timeout=400)
     assert running.returncode == 2
