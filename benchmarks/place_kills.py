@@ -69,7 +69,7 @@ def launched(folder: Path, name: str) -> None:
         Cluster(workers=4, device="cpu", actor=ReplayedPlace) as cluster,
         closing(RayRunner(cluster, study)) as runner,
     ):
-        launch(study, storage=world.storage, runner=runner)
+        launch(study, storage=world.storage, runner=runner, fresh=True)
 
 
 class Killing:
@@ -84,6 +84,7 @@ class Killing:
         Script(self._script).write(seconds=SECONDS)
         self._begun = folder / "begun"
         self.kills: list[Kill] = []
+        self._printed = 0
         self.trials: list[int] = []
         """Of each study, once it has ended."""
 
@@ -121,11 +122,18 @@ class Killing:
             self._look(name, before)
             if self.kills:
                 self.kills[-1].left = left
+            self._print()
             if process.returncode == 0:
                 self.trials.append(len({one.trial for one in _runs(self._url, name) if one.run.kind == RunKind.TRIAL}))
                 return
             if not killed:
                 raise SystemExit(f"the launch does not work here: {(self._folder / 'log').read_text()[-3000:]}")
+
+    def _print(self) -> None:
+        """The kills of the launch that has ended, a row each."""
+        for kill in self.kills[self._printed :]:
+            self._printed += 1
+            print(f"| {self._printed} | {' | '.join(map(str, vars(kill).values()))} |", flush=True)
 
     def _path(self) -> str:
         return os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -223,14 +231,12 @@ def main() -> int:
     if options.launch:
         launched(Path(options.launch[0]), options.launch[1])
         return 0
+    print("| | killed | runs before | runs after | lost | measured twice | processes left |")
+    print("| --- " * 7 + "|", flush=True)
     with tempfile.TemporaryDirectory(prefix="paretune-kills-") as folder:
         killing = Killing(Path(folder), workers=options.workers, launchers=options.launchers, seed=options.seed)
         killing.run()
     print(file=sys.stderr)
-    print("| | killed | runs before | runs after | lost | measured twice | processes left |")
-    print("| --- " * 7 + "|")
-    for number, kill in enumerate(killing.kills, start=1):
-        print(f"| {number} | {' | '.join(map(str, vars(kill).values()))} |")
     bad = [kill for kill in killing.kills if kill.lost or kill.twice or kill.left]
     print(f"\n{len(bad)} of {len(killing.kills)} lost something, measured twice or left a process; ", end="")
     print(f"the {len(killing.trials)} studies ended with {', '.join(map(str, killing.trials))} trials.")

@@ -35,7 +35,7 @@ CONFIGURATIONS = [
             for interval, branch in itertools.product((2, 3, 4, 5), (0, 1))
         ),
     )
-    for memory in ({}, {"channels_last": {}}, {"vae_slicing": {}})
+    for memory in ({}, {"channels_last": {}})
     for fused in ({}, {"fused_qkv": {}})
 ][1:]
 
@@ -57,7 +57,7 @@ def study(folder: Path, tiny: bool, steps: int) -> Study:
             by_alias=True, mode="json"
         )["workload"]
         workload["requests"] = [{"name": "cat", "prompt": "a cat", "width_px": 1024, "height_px": 1024, **request}]
-    techniques: dict[str, Any] = {"channels_last": {}, "vae_slicing": {}, "fused_qkv": {}, "deepcache": {}}
+    techniques: dict[str, Any] = {"channels_last": {}, "fused_qkv": {}, "deepcache": {}}
     content = {
         "schema": 1,
         "name": "several",

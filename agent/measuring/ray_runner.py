@@ -153,7 +153,7 @@ class RayRunner:
     def _first(self) -> Place:
         with self._lock:
             if not self._busy:
-                raise UserError(GONE)
+                raise self._gone()
             return next(iter(self._busy.values())).place
 
     def _serve(self, places: Sequence[Place]) -> dict[str, Fingerprint]:
@@ -180,7 +180,7 @@ class RayRunner:
         """Give what waits to places that are idle."""
         with self._lock:
             if not self._busy:
-                self._fail_all(UserError(GONE))
+                self._fail_all(self._gone())
             for name, one in self._busy.items():
                 if one.task is None and not one.starting and (task := self._next(name)) is not None:
                     self._queue.remove(task)
@@ -286,9 +286,7 @@ class RayRunner:
                 self._head_heard = time.monotonic()
             elif time.monotonic() - self._head_heard > HEAD_GONE_S:
                 with self._lock:
-                    self._fail_all(
-                        UserError(f"the head of the Ray cluster at {self._cluster.address} is gone: {AGAIN}")
-                    )
+                    self._fail_all(self._gone())
                     self._busy.clear()
                 return
             with self._lock:
@@ -304,6 +302,12 @@ class RayRunner:
                         with self._lock:
                             self._restart(one)
 
+    def _gone(self) -> UserError:
+        """Why nothing can be run any more."""
+        if self._cluster.answers():
+            return UserError(f"no place of Ray is left: {AGAIN}")
+        return UserError(f"the head of the Ray cluster at {self._cluster.address} is gone: {AGAIN}")
+
     def _fail_all(self, error: UserError) -> None:
         running = [one.task for one in self._busy.values() if one.task is not None]
         for task in (*self._queue, *running):
@@ -313,7 +317,6 @@ class RayRunner:
 
 
 AGAIN = "what was measured is stored; launch again to continue"
-GONE = f"no place of Ray is left: {AGAIN}"
 
 
 def by_device(fingerprints: Mapping[str, Fingerprint]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from paretune.agent.measuring import Cluster, RayRunner, by_device, machine_drift
+from paretune.agent.bundle import Verification
+from paretune.agent.bundle.verify import Check
+from paretune.agent.measuring import (
+    Cluster,
+    RayRunner,
+    Verified,
+    by_device,
+    machine_drift,
+    verify_everywhere,
+)
 from paretune.agent.measuring import ray_runner as runner_module
 from paretune.agent.results import Results, headline
 from paretune.agent.search import launch
@@ -233,9 +243,27 @@ def test_what_no_place_can_run_is_tried_three_times_and_named_and_the_others_go_
     assert outcomes == {Outcome.COMPLETE: 7, Outcome.OOM: 1}
 
 
+def test_a_bundle_is_verified_at_every_place_with_a_line_each(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("no bundle")
+    said: list[str] = []
+    found = verify_everywhere(cluster, tmp_path, models={}, on_place=lambda one: said.append(one.line()))
+    assert [one.place for one in found] == sorted(place.name for place in cluster.places)
+    assert len(said) == 4
+    reason = "could not be verified: the bundle is not a bundle: it has no manifest.json"
+    assert {line.partition(": ")[2] for line in said} == {reason}
+    checks = (Check("files", True, "as exported"), Check("latency_ms", False, "900.0 ms now, 400.0 ms in the evidence"))
+    assert Verified("box-gpu1", Verification(checks)).line() == (
+        "box-gpu1: differs: latency_ms: 900.0 ms now, 400.0 ms in the evidence"
+    )
+
+
 def test_without_places_ray_is_not_imported_and_with_them_its_absence_is_one_sentence(
     cli: "Cli", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    everything = (
+        "import paretune.agent.cli, paretune.agent.places, paretune.agent.search, sys; sys.exit('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", everything], check=False).returncode == 0
     monkeypatch.setitem(sys.modules, "ray", None)
     launched = ["launch", "quickstart", "--storage", f"sqlite:///{tmp_path / 'p.db'}"]
     assert cli(*launched, "--workers", "2").sentence() == "--workers and --ray need Ray: pip install 'paretune[ray]'"
