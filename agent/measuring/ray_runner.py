@@ -144,7 +144,7 @@ class RayRunner:
     def with_compiled_code(
         self, folder: Path, packages: Sequence[str], timeout_s: float
     ) -> AbstractContextManager[Path | None]:
-        """None: what is built for one place would have to be kept there. The estimate stands, and export measures it."""
+        """None: what is built at a place would have to be kept there. The estimate stands; export measures it."""
         return nullcontext()
 
     def close(self) -> None:
