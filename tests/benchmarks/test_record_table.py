@@ -1,12 +1,13 @@
 """What a table of measured configurations has in it, and how its processes keep out of each other's way."""
 
+import fcntl
 import os
-import time
 from pathlib import Path
 
 from paretune.search_space import PipelineFacts, Target, default_space, fitting_recipes, impossible
 from paretune.testing import TINY_FACTS
 from record_table import Gate, compiles, configurations
+from support.launching import wait_until
 
 H100 = Target(device="cuda", name="H100", compute_capability=(9, 0), memory_gib=80, packages=frozenset({"torchao"}))
 SDXL = {"main": PipelineFacts.from_dict({**TINY_FACTS.to_dict(), "steps": (20,)})}
@@ -32,21 +33,38 @@ def test_a_table_begins_with_recipes_and_covers_every_value_of_every_parameter()
 def test_who_times_its_calls_is_alone(tmp_path: Path) -> None:
     """A process that waits to be alone waits for those that are in, and later ones wait for it."""
 
-    def process(wait_s: float, alone: bool) -> int:
+    said, leave = tmp_path / "said", tmp_path / "leave"
+
+    def process(*, alone: bool) -> int:
         if (pid := os.fork()) != 0:
             return pid
-        time.sleep(wait_s)
-        gate = Gate(tmp_path)
-        gate.enter(alone=alone)
-        with (tmp_path / "said").open("a") as said:
-            said.write(f"in {'alone' if alone else 'shared'}\n")
-            said.flush()
-            time.sleep(0.3)
-            said.write(f"out {'alone' if alone else 'shared'}\n")
-        os._exit(0)  # which leaves the gate
+        try:
+            gate = Gate(tmp_path)
+            gate.enter(alone=alone)
+            with said.open("a") as lines:
+                print("in", "alone" if alone else "shared", file=lines, flush=True)
+                wait_until(leave.exists, 60, "nobody lets it leave")
+                print("out", "alone" if alone else "shared", file=lines, flush=True)
+        finally:
+            os._exit(0)  # which leaves the gate
 
-    for pid in [process(0, False), process(0, False), process(0.1, True), process(0.2, False)]:
+    def is_waited_for() -> bool:
+        """Whether somebody who wants to be alone stands in the door."""
+        with (tmp_path / "door").open("w") as door:
+            try:
+                fcntl.flock(door, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    pids = [process(alone=False), process(alone=False)]
+    wait_until(lambda: said.exists() and said.read_text().count("in shared") == 2, 60, "they are not in at once")
+    pids.append(process(alone=True))
+    wait_until(is_waited_for, 60, "it does not wait")
+    pids.append(process(alone=False))
+    leave.touch()
+    for pid in pids:
         os.waitpid(pid, 0)
-    lines = (tmp_path / "said").read_text().splitlines()
-    assert lines[:2] == ["in shared", "in shared"]
+    lines = said.read_text().splitlines()
+    assert lines[2:4] == ["out shared", "out shared"]
     assert lines[4:] == ["in alone", "out alone", "in shared", "out shared"]
