@@ -250,7 +250,8 @@ def export(
         say("Interrupted. What was built is kept: the same command goes on from there.")
         raise typer.Exit(130) from None
     say(f"Trial {chosen.number} ({chosen.configuration}) is exported to {folder}")
-    say("\n".join(built))
+    if any(built):
+        say("\n".join(built))
     if doubts := chosen.doubts():
         print_error("warning", " ".join(map(str, doubts)))
 

@@ -22,7 +22,7 @@ from .manifest import SCHEMA_VERSION, entries_of, is_bundle
 from .signing import read_private_key, signature_of, trust_file
 from .trust import ARTEFACTS, MANIFEST, SIGNATURE
 from .verify import UNKNOWN_FLOOR
-from .ways import Artefacts, OnStep, Wanted, build_ways
+from .ways import NOT_ASKED_FOR, NOTHING_COMPILED, Artefacts, OnStep, Wanted, build_ways
 
 PYTORCH_BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
 
@@ -114,7 +114,7 @@ def _write_bundle(
         for name, source in packed.files.items():
             (draft / "check" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, draft / "check" / name)
-        why_not = why_no_artefacts(results, trial) if artefacts else "they were not asked for"
+        why_not = why_no_artefacts(results, trial) if artefacts else NOT_ASKED_FOR
         if why_not is None:
             packed.remember()  # the processes that build load what is not in the bundle
             ways = build_ways(draft, work, _wanted(results, trial), on_step)
@@ -147,7 +147,7 @@ def _write_bundle(
 def why_no_artefacts(results: Results, trial: Trial) -> str | None:
     """Why no compiled code can be built for a trial's bundle here; None when it can."""
     if not any(technique(step.technique).artefacts for step in trial.configuration.steps):
-        return "nothing in the configuration is compiled"
+        return NOTHING_COMPILED
     if "def open_artefacts(" not in trial.timing.apply_py:
         return "the trial was measured before there were artefacts: measure it again"
     try:

@@ -38,6 +38,8 @@ BUILDING, COUNTING, TIMING = 12, 2, 3
 """How long the steps of a way take, against a cold start: for the progress bar."""
 
 NOT_TRIED = "not tried"
+NOTHING_COMPILED = "nothing in the configuration is compiled"
+NOT_ASKED_FOR = "they were not asked for"
 
 OnStep = Callable[[int, int, str], None]
 
@@ -91,7 +93,9 @@ class Artefacts:
         return sum(way.took_s for way in self.ways) / building if building else None
 
     def words(self) -> str:
-        """What was built and how long that took, in sentences."""
+        """What was built and how long that took, in sentences; empty where nobody expects any."""
+        if self.why_not in (NOTHING_COMPILED, NOT_ASKED_FOR):
+            return ""
         if self.why_not is not None:
             return f"It has no compiled code: {self.why_not}."
         tried = [way for way in self.ways if not way.not_tried]
