@@ -7,7 +7,8 @@
 Full-size SDXL with random weights, 1024 pixels. Each number of places searches for so many minutes, in the order given
 and, in the next call with the same file, in the other order, so that what changes in the meantime favours none. The
 configurations are a fixed list without compilers, the same for all: what a trial costs is then the same too. Trials are
-counted until the first place has nothing more to do; of one that runs then, the share that is over. The reference, the noise floor and Ray's start are not in it: they cost the same once.
+counted until the first place has nothing more to do; of one that runs then, the share that is over. The reference, the
+noise floor and Ray's start are not in it: they cost the same once.
 """
 
 import argparse
