@@ -6,9 +6,9 @@
 
 Full-size SDXL with random weights, 1024 pixels. Each number of places searches for so many minutes, in the order given
 and, in the next call with the same file, in the other order, so that what changes in the meantime favours none. The
-configurations are a fixed list without compilers, the same for all: what a trial costs is then the same too. A place's
-rate is what it has finished, over the time from the start of the search until its last result; the rates of all places
-are added. The reference, the noise floor and Ray's start are not in it: they cost the same once.
+configurations are a fixed list without compilers, the same for all: what a trial costs is then the same too. Trials are
+counted until the first place has nothing more to do; of one that runs then, the share that is over. The reference, the
+noise floor and Ray's start are not in it: they cost the same once.
 """
 
 import argparse
@@ -109,11 +109,24 @@ def searched(folder: Path, wanted: Study, places: int, minutes: float) -> dict[s
         "threads_each": fingerprint.cpu_threads,
         "versions": {name: fingerprint.packages.get(name) for name in ("torch", "diffusers")},
         "at": {place: {"trials": len(ends), "seconds": ends[-1]} for place, ends in at.items()},
-        "per_hour": sum(3600 * len(ends) / ends[-1] for ends in at.values()),
+        "per_hour": rate_per_hour(list(at.values())),
         "outcomes": sorted({str(trial.outcome) for trial in trials}),
         "disturbance": None if disturbance is None else [disturbance.alone_ms, disturbance.together_ms],
         "reference_ms": results.reference.figure("latency_ms"),
     }
+
+
+def rate_per_hour(at: list[list[float]]) -> float:
+    """Trials per hour of all places, from the seconds at which each of them had a result."""
+    until = min((ends[-1] for ends in at), default=0.0)
+    count = 0.0
+    for ends in at:
+        whole = [end for end in ends if end <= until]
+        count += len(whole)
+        if len(whole) < len(ends):
+            began = whole[-1] if whole else 0.0
+            count += (until - began) / (ends[len(whole)] - began)
+    return 3600 * count / until if until else 0.0
 
 
 def report(file: Path) -> str:
