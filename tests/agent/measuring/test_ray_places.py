@@ -213,6 +213,7 @@ def test_a_killed_place_loses_nothing_and_comes_back(cluster: Cluster, script: S
     assert set(stored.values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_place_that_hangs_is_replaced(
     cluster: Cluster, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
