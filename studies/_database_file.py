@@ -44,7 +44,7 @@ class DatabaseFile:
         return _identity(self._path) == self._identity
 
     def _what_happened(self) -> str | None:
-        if _identity(self._path) != self._identity:
+        if not self.is_there():
             return "was deleted, moved or replaced"
         if _is_damaged(self._path):
             return "was cut short or written over"

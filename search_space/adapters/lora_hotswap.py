@@ -4,14 +4,13 @@ diffusers' hot-swapping, with what it leaves to the product: it is switched on b
 when a LoRA goes, with zeros in them, and the next one takes its place.
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Role, Target
+from .._target import Role
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 from .._turns import take_turns
-from .._visits import LORA
+from ._loras import refuses_without_loras
 
 
 class LoraHotswapParameters(Parameters):
@@ -100,16 +99,6 @@ def took_effect(pipelines: dict[str, Any], *, most_rank: int) -> str | None:
     return None if any(hasattr(each, "lora_hotswaps") for each in denoisers(pipelines)) else "no LoRA was loaded"
 
 
-def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: LoraHotswapParameters) -> str | None:
-    """Workloads in which no LoRA comes or goes."""
-    if not any(pipeline.denoisers for pipeline in pipelines.values()):
-        return "no pipeline has a denoiser"
-    kind = LORA.removesuffix(":")
-    if not any(pipeline.adapters and kind in pipeline.adapter_kinds for pipeline in pipelines.values()):
-        return "no request loads or unloads a LoRA"
-    return None
-
-
 TECHNIQUE = Technique(
     name="lora_hotswap",
     axis=Axis.ADAPTERS,
@@ -119,7 +108,7 @@ TECHNIQUE = Technique(
     parameters=LoraHotswapParameters,
     apply=lora_hotswap,
     took_effect=took_effect,
-    refuses=refuses,
+    refuses=refuses_without_loras,
     stage=Stage.WEIGHTS,
     roles=frozenset({Role.DENOISER}),
     adapters_later=(

@@ -1,13 +1,12 @@
 """LoRAs that are written into the weights: no layer is added, so nothing is compiled or recorded again."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from .._modules import denoisers, torch_modules
-from .._target import PipelineFacts, Role, Target
+from .._target import Role
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
 from .._turns import take_turns
-from .._visits import LORA
+from ._loras import refuses_without_loras
 
 
 def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[str, Any]], lock: Any) -> Any:
@@ -139,16 +138,6 @@ def took_effect(pipelines: dict[str, Any]) -> str | None:
     return None if any(getattr(each, "lora_merges", 0) for each in pipelines.values()) else "no LoRA was loaded"
 
 
-def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: NoParameters) -> str | None:
-    """Workloads in which no LoRA comes or goes."""
-    if not any(pipeline.denoisers for pipeline in pipelines.values()):
-        return "no pipeline has a denoiser"
-    kind = LORA.removesuffix(":")
-    if not any(pipeline.adapters and kind in pipeline.adapter_kinds for pipeline in pipelines.values()):
-        return "no request loads or unloads a LoRA"
-    return None
-
-
 TECHNIQUE = Technique(
     name="lora_merge",
     axis=Axis.ADAPTERS,
@@ -158,7 +147,7 @@ TECHNIQUE = Technique(
     parameters=NoParameters,
     apply=lora_merge,
     took_effect=took_effect,
-    refuses=refuses,
+    refuses=refuses_without_loras,
     stage=Stage.WEIGHTS,
     roles=frozenset({Role.DENOISER, Role.TEXT_ENCODER}),
     traits=frozenset({Trait.WRITES_WEIGHTS}),

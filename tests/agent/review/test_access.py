@@ -16,7 +16,7 @@ from paretune.agent.review.app.application import PAGES
 from paretune.studies import Records, UserError
 from support.browser import CHROMIUM, Browser
 from support.page import Page
-from support.replayed import ask_optuna, replay, url_of
+from support.replayed import url_of
 from support.served import Visitor, served
 
 WRITES, READS = "correct horse battery", "only for looking at it"
@@ -24,24 +24,16 @@ OPEN_ROUTES = {"/login"}
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    replay(folder)
-    ask_optuna(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def guarded(study: Path) -> Iterator[Visitor]:
+def guarded(folder: Path) -> Iterator[Visitor]:
     """With both passwords."""
-    with served(url_of(study), study, Passwords(WRITES, READS), host="0.0.0.0", names=["studies.example"]) as visitor:
+    with served(url_of(folder), folder, Passwords(WRITES, READS), host="0.0.0.0", names=["studies.example"]) as visitor:
         yield visitor
 
 
 @pytest.fixture(scope="module")
-def local(study: Path) -> Iterator[Visitor]:
+def local(folder: Path) -> Iterator[Visitor]:
     """On this machine only, without a password."""
-    with served(url_of(study), study) as visitor:
+    with served(url_of(folder), folder) as visitor:
         yield visitor
 
 
@@ -282,13 +274,13 @@ def test_a_request_that_is_too_long_is_refused_unread(local: Visitor, method: st
     assert "256 KiB are the most" in answer.text
 
 
-def test_a_proxy_on_this_machine_serves_it_under_its_own_name(study: Path) -> None:
+def test_a_proxy_on_this_machine_serves_it_under_its_own_name(folder: Path) -> None:
     """Listening on 127.0.0.1 behind a proxy lets other machines in all the same, so it needs a password."""
     with pytest.raises(
         UserError, match=r"--allow-name studies\.example lets other machines in, so it needs a password"
     ):
         Passwords().check("127.0.0.1", ["studies.example"])
-    with served(url_of(study), study, Passwords(WRITES), names=["studies.example"]) as visitor:
+    with served(url_of(folder), folder, Passwords(WRITES), names=["studies.example"]) as visitor:
         assert visitor.get("/login", host="studies.example").status == 200
         assert visitor.get("/login", host="other.example").status == 403
 
@@ -314,8 +306,8 @@ def test_slow_visitors_do_not_keep_others_from_anything(local: Visitor) -> None:
             connection.close()
 
 
-def test_a_read_only_server_lets_nobody_write(study: Path) -> None:
-    with served(url_of(study), study, read_only=True) as visitor:
+def test_a_read_only_server_lets_nobody_write(folder: Path) -> None:
+    with served(url_of(folder), folder, read_only=True) as visitor:
         visitor.open("/")
         note = visitor.ask("PUT", "/api/studies/1/note", b"{}", origin=visitor.root, content_type="application/json")
         assert note.status == 403
@@ -335,7 +327,7 @@ image.src = "{root}/studies/replayed/files/2/cat-0.png";
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
-def test_a_page_of_another_origin_gets_nothing_in_a_browser(local: Visitor, study: Path) -> None:
+def test_a_page_of_another_origin_gets_nothing_in_a_browser(local: Visitor, folder: Path) -> None:
     class Evil(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -354,4 +346,4 @@ def test_a_page_of_another_origin_gets_nothing_in_a_browser(local: Visitor, stud
         assert browser.evaluate("read") == {"api": "refused", "sent": "refused", "image": "refused"}
         assert [said for said in browser.console if "frame" in said.lower()]
         server.shutdown()
-    assert Records(url_of(study)).choices("replayed") == []
+    assert Records(url_of(folder)).choices("replayed") == []
