@@ -98,6 +98,9 @@ def _is_dead(mine: LaunchRecord, other: LaunchRecord, silent_s: float) -> bool:
     if other.pid == mine.pid:
         return other.token not in _held
     try:
-        return abs(psutil.Process(other.pid).create_time() - other.process_began_s) > 1
+        process = psutil.Process(other.pid)
+        # A zombie is dead too: where nobody waits for what was killed, as in many containers, it stays in the table.
+        gone = process.status() == psutil.STATUS_ZOMBIE
+        return gone or abs(process.create_time() - other.process_began_s) > 1
     except psutil.Error:
         return True
