@@ -472,7 +472,7 @@ def run(options: argparse.Namespace) -> None:
     requests = bench.workload["requests"]
     bench.add(
         kind="run", fingerprint=fingerprint, cores=cores, workers=options.workers, calls=options.calls,
-        steps=requests[0]["steps"], side_px=requests[0]["width_px"], assessed=bench.assessed,
+        steps=requests[0]["steps"], side_px=requests[0]["width_px"], assessed=bench.assessed, note=options.note,
     )  # fmt: skip
     reference = in_child(lambda: keep_reference(bench), folder / "unchanged.log", folder / "unchanged.compiled")
     try:
@@ -514,6 +514,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=3, help="timed calls")
     parser.add_argument("--steps", type=int, help="denoising steps; 8 for sdxl, the study's own for quickstart")
     parser.add_argument("--pictures", type=int, default=6, help="requests of the quickstart study that are judged")
+    parser.add_argument("--note", default="", help="for the page: what is to be known of the machine")
     parser.add_argument("--write", type=Path, help="write the page about what lies in --out, and measure nothing")
     options = parser.parse_args()
     if options.write:

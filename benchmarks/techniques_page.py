@@ -24,9 +24,10 @@ little use alone and strong with others: paretune's search and its recipes combi
 `benchmarks/techniques.py` made this page. Each variant ran in a process of its own. Several shared the machine, but
 pipelines were called in turns, except for the first call of what compiles. A ratio is the median of a variant's calls
 over the median of the unchanged pipeline's, just before and just after, in a process of its own; in brackets, of the
-fastest and the slowest call; where a call takes longer than 4 s, of that call. The same request is made again and
-again. First calls of what compiles are those of a busy machine with empty caches. Memory is what torch reserves on a
-GPU, and the resident set on a CPU.
+fastest and the slowest call; where a call takes longer than 4 s, of that call. It is in bold where it lies outside of
+what the unchanged pipeline's own calls show of each other in the same run; what is not may be noise. The same request is
+made again and again. First calls of what compiles are those of a busy machine with empty caches. Memory is what torch
+reserves on a GPU, and the resident set on a CPU.
 """
 
 
@@ -65,6 +66,11 @@ class Measured:
         known = [ms for one in before + after for ms in one["milliseconds"]]
         return sorted(ms / statistics.median(known) for ms in row["milliseconds"]) if known else None
 
+    def noise(self, row: Mapping[str, Any]) -> tuple[float, float]:
+        """The fastest and the slowest call of the unchanged pipeline in a variant's run, over the median one."""
+        known = [ms for one in self.references if one["run"] == row["run"] for ms in one["milliseconds"]]
+        return min(known) / statistics.median(known), max(known) / statistics.median(known)
+
     def state(self, variant: str) -> str:
         """Whether it works here."""
         outcome = self.rows.get(variant, {}).get("outcome")
@@ -81,7 +87,10 @@ class Measured:
         words = []
         ratios = self.ratios(row)
         if ratios is not None:
-            words.append(f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+            low, high = self.noise(row)
+            ratio = statistics.median(ratios)
+            number = f"{ratio:.2f}" if low <= ratio <= high else f"**{ratio:.2f}**"
+            words.append(f"{number} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
         words += [f"{row['peak_gib']:.2f} GiB", f"first call {row['applied_s'] + row['first_call_s']:.1f} s"]
         if "verdict" in row:
             words.append(row["verdict"] if row["drift"] is None else f"{row['verdict']} ({row['drift']:.2f})")
@@ -99,15 +108,18 @@ class Measured:
             if made["assessed"]
             else "With random weights a verdict on pictures would mean nothing: see the quickstart model's."
         )
-        milliseconds = [ms for one in self.references for ms in one["milliseconds"]]
-        spread = ""
-        if milliseconds:
-            low, middle, high = min(milliseconds), statistics.median(milliseconds), max(milliseconds)
-            spread = f", {middle:.0f} ms a call ({low:.0f} to {high:.0f} in {len(milliseconds)} calls)"
+        by_run: dict[float, list[float]] = {}
+        for one in self.references:
+            by_run.setdefault(one["run"], []).extend(one["milliseconds"])
+        spread = "; in the next run".join(
+            f" {statistics.median(known):.0f} ms a call ({min(known):.0f} to {max(known):.0f} in {len(known)} calls)"
+            for known in by_run.values()
+        )
+        note = f"{made['note']} " if made.get("note") else ""
         return (
             f"**{self.title}**: {made['side_px']} x {made['side_px']}, {made['steps']} steps, "
             f"{made['calls']} timed calls each, {made['workers']} processes on {made['cores']} cores; "
-            f"unchanged: {self.unchanged['peak_gib']:.2f} GiB{spread}. Variants: {counts}. {drift} "
+            f"unchanged: {self.unchanged['peak_gib']:.2f} GiB,{spread}. Variants: {counts}. {note}{drift} "
             f"{_machine(machine)}, {versions}."
         )
 

@@ -38,7 +38,7 @@ NEAR = 0.5
 CLIMBS = 4
 """So many changes lead from what is known to what is proposed, at most."""
 RANDOM_CANDIDATES = 40
-COST_EXPONENT = 0.25
+COST_EXPONENT = 0.1
 """Of the seconds by which an expected improvement is divided."""
 SLOWER = 0.2
 """Of the logarithm of a latency."""
