@@ -20,6 +20,18 @@ class Target:
     """GiB of GPU memory; of main memory when there is no GPU."""
     packages: frozenset[str] = frozenset()
     """Installed packages that techniques may need, as pip names them."""
+    cpu_has_bfloat16: bool = True
+    """Whether the processor computes bfloat16 in vectors: x86 since AVX-512, Arm with the extension."""
+
+    def lacks(self, dtype: str) -> str | None:
+        """Why the device has no use for a number format, because it only emulates it; None where it computes it."""
+        if self.device == "cuda":
+            return "bfloat16 needs compute capability 8.0" if dtype == "bfloat16" and self.sm() < 80 else None
+        if dtype == "float16":
+            return "a CPU computes float16 many times slower than float32"
+        if dtype == "bfloat16" and not self.cpu_has_bfloat16:
+            return "this CPU computes bfloat16 many times slower than float32: it has no AVX-512 (on Arm, no bf16)"
+        return None
 
     def sm(self) -> int:
         """The compute capability as one number, 89 for (8, 9); 0 without a GPU."""

@@ -60,15 +60,11 @@ def took_effect(pipelines: dict[str, Any], *, dtype: str) -> str | None:
 
 
 def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: DtypeParameters) -> str | None:
-    """The dtype that everything has already, bfloat16 where the GPU only emulates it, and float16 on a CPU."""
+    """The dtype that everything has already, and formats that the device only emulates."""
     present = {module.dtype for pipeline in pipelines.values() for module in pipeline.modules.values()}
     if present - {"none"} == {parameters.dtype}:
         return f"all modules are in {parameters.dtype} already"
-    if target.device == "cuda" and parameters.dtype == "bfloat16" and target.sm() < 80:
-        return "bfloat16 needs compute capability 8.0"
-    if target.device == "cpu" and parameters.dtype == "float16":
-        return "a CPU computes float16 many times slower than float32"
-    return None
+    return target.lacks(parameters.dtype)
 
 
 TECHNIQUE = Technique(

@@ -60,10 +60,8 @@ def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: 
     found = [module for entry in pipelines.values() if entry.beside for module in entry.modules.values()]
     if not found:
         return "there is no module beside the pipelines"
-    if target.device == "cuda" and parameters.dtype == "bfloat16" and target.sm() < 80:
-        return "bfloat16 needs compute capability 8.0"
-    if target.device == "cpu" and parameters.dtype == "float16":
-        return "a CPU computes float16 many times slower than float32"
+    if (reason := target.lacks(parameters.dtype)) is not None:
+        return reason
     if {module.dtype for module in found} - {"none"} <= {parameters.dtype}:
         return f"the modules beside the pipelines are in {parameters.dtype} already"
     return None

@@ -71,11 +71,7 @@ def refuses(target: Target, pipelines: Mapping[str, PipelineFacts], parameters: 
         return "no pipeline has a VAE"
     if all(vae.dtype == parameters.dtype and not vae.upcasts for vae in found):
         return f"the VAE runs in {parameters.dtype} already"
-    if target.device == "cuda" and parameters.dtype == "bfloat16" and target.sm() < 80:
-        return "bfloat16 needs compute capability 8.0"
-    if target.device == "cpu" and parameters.dtype == "float16":
-        return "a CPU computes float16 many times slower than float32"
-    return None
+    return target.lacks(parameters.dtype)
 
 
 def loss(parameters: VaeDtypeParameters) -> Loss:

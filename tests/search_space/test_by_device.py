@@ -112,3 +112,12 @@ def test_where_memory_is_small_what_saves_it_is_tried_first() -> None:
     assert order["CPU"][:3] == ["ip_adapter_swap", "lora_merge", "lora_hotswap"]
     for device, target in DEVICES.items():
         assert set(order[device]) == set(default_space(target)[0].techniques)
+
+
+def test_a_processor_without_bfloat16_is_not_offered_it() -> None:
+    old = Target(device="cpu", name="CPU", memory_gib=16.0, packages=PACKAGES, cpu_has_bfloat16=False)
+    space, left_out = default_space(old)
+    for name in ("dtype", "vae_dtype"):
+        assert "bfloat16" in default_space(DEVICES["CPU"])[0].techniques[name]["dtype"]
+        assert "bfloat16" not in space.techniques[name]["dtype"]
+    assert "many times slower than float32" in left_out["dtype.dtype=bfloat16"]
