@@ -177,6 +177,14 @@ class Pipeline:
         reserved = peak.summary.reserved_gib
         return round(peak.summary.peak_vram_gib if reserved is None else reserved, 3)
 
+    def busy_ms(self) -> float | None:
+        """In which the GPU worked during one more call; None without a GPU."""
+        from paretune.objectives.measuring.gpu_busy import gpu_busy
+
+        if self.bench.device != "cuda":
+            return None
+        return round(float(gpu_busy(lambda: self.call(self.requests[0]))["busy_ms"]), 3)
+
     def pictures(self) -> dict[str, Any]:
         """The newest of every request, by its name, on the CPU; none where they mean nothing."""
         if not self.bench.assessed:
@@ -197,7 +205,7 @@ def keep_reference(bench: Bench) -> None:
     pipeline = Pipeline(bench, bench.folder / "unchanged", {})
     with bench.turn():
         first_ms = pipeline.call(pipeline.requests[0])
-        peak_gib = pipeline.peak_gib()
+        peak_gib, busy_ms = pipeline.peak_gib(), pipeline.busy_ms()
         made = Made(pipeline.pictures())
         folder = bench.folder / "unchanged" / "pictures"
         folder.mkdir()
@@ -206,7 +214,7 @@ def keep_reference(bench: Bench) -> None:
     facts = describe_pipelines(pipeline.pipelines, pipeline.requests)
     steps = sorted({one.steps for one in pipeline.requests})
     described = {name: {**one.to_dict(), "steps": steps} for name, one in facts.items()}
-    bench.add(kind="unchanged", first_call_s=first_ms / 1e3, peak_gib=peak_gib, facts=described)
+    bench.add(kind="unchanged", first_call_s=first_ms / 1e3, peak_gib=peak_gib, busy_ms=busy_ms, facts=described)
     (bench.folder / "ready").touch()
     while True:
         asked_to_end, started = (bench.folder / "end").exists(), time.monotonic()
@@ -266,6 +274,7 @@ def measure(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
                 "applied_s": round(applied_s, 2),
                 "first_call_s": round(first_ms / 1e3, 2),
                 "peak_gib": peak_gib,
+                "busy_ms": None if is_slow else pipeline.busy_ms(),
             }
             phase = "pictures"
             made = Made(pipeline.pictures())

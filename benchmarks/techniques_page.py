@@ -25,9 +25,10 @@ little use alone and strong with others: paretune's search and its recipes combi
 pipelines were called in turns, except for the first call of what compiles. A ratio is the median of a variant's calls
 over the median of the unchanged pipeline's, just before and just after, in a process of its own; in brackets, of the
 fastest and the slowest call; where a call takes longer than 4 s, of that call. It is in bold where it lies outside of
-what the unchanged pipeline's own calls show of each other in the same run; what is not may be noise. The same request is
-made again and again. First calls of what compiles are those of a busy machine with empty caches. Memory is what torch
-reserves on a GPU, and the resident set on a CPU.
+what the unchanged pipeline's own calls show of each other in the same run; what is not may be noise. The same request
+is made again and again. "Of the GPU's work" is the same ratio of the time in which the GPU was busy, in one more call:
+the host, which launches the kernels, has no part in it. First calls of what compiles are those of a busy machine with
+empty caches. Memory is what torch reserves on a GPU, and the resident set on a CPU.
 """
 
 
@@ -91,6 +92,8 @@ class Measured:
             ratio = statistics.median(ratios)
             number = f"{ratio:.2f}" if low <= ratio <= high else f"**{ratio:.2f}**"
             words.append(f"{number} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        if row.get("busy_ms") and self.unchanged.get("busy_ms"):
+            words.append(f"of the GPU's work {row['busy_ms'] / self.unchanged['busy_ms']:.2f}")
         words += [f"{row['peak_gib']:.2f} GiB", f"first call {row['applied_s'] + row['first_call_s']:.1f} s"]
         if "verdict" in row:
             words.append(row["verdict"] if row["drift"] is None else f"{row['verdict']} ({row['drift']:.2f})")
@@ -106,7 +109,7 @@ class Measured:
             f"Pictures of {max((row.get('pictures', 0) for row in self.rows.values()), default=0)} requests are judged "
             "against the unchanged pipeline's: the verdict, and the drift in brackets."
             if made["assessed"]
-            else "With random weights a verdict on pictures would mean nothing: see the quickstart model's."
+            else "Pictures are not judged: weights are random."
         )
         by_run: dict[float, list[float]] = {}
         for one in self.references:

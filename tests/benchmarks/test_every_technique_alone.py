@@ -111,3 +111,11 @@ def test_a_run_measures_what_is_not_measured_yet(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / "tiny-cpu.jsonl")
     assert [row["outcome"] for row in rows if row["kind"] == "variant"] == ["complete", "refused"]
     assert sum(row["kind"] == "reference" for row in rows) >= 3
+
+
+def test_the_gpu_s_share_is_to_the_unchanged_pipeline_s(tmp_path: Path) -> None:
+    busy = {"kind": "unchanged", "peak_gib": 9.5, "busy_ms": 40.0}
+    measured = row("fused_qkv", at=[20, 21], milliseconds=[90], busy_ms=30.0)
+    page = page_of(tmp_path, busy, reference(0, 100), measured, row("tf32", at=[22, 23], milliseconds=[90]))
+    assert "of the GPU's work 0.75, 8.00 GiB" in line_of(page, "fused_qkv")
+    assert "of the GPU's work" not in line_of(page, "tf32")
