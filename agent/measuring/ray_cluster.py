@@ -175,7 +175,9 @@ class Cluster:
             )
         except Exception as error:  # Ray has no class for it
             text = " ".join(str(error).split())[:300]
-            raise UserError(f"the Ray cluster at {address} cannot be joined: {text}") from None
+            # Ray itself uses its token only where it finds the cluster by itself ("auto").
+            hint = "" if "RAY_AUTH_MODE" in os.environ else "; if the cluster has a token, RAY_AUTH_MODE=token uses it"
+            raise UserError(f"the Ray cluster at {address} cannot be joined: {text}{hint}") from None
 
     def _open(self, ray: Any, workers: int | None) -> list[Place]:
         shares = self._shares(ray, workers)
