@@ -7,7 +7,7 @@ from typing import Any
 
 from ._aot_compile import compile_call_to_folder, load_call_from_folder
 from ._aotinductor import compile_to_library, load_library
-from ._call_shape import call_key, described, described_switches, put_together, switches
+from ._call_shape import call_key, described, described_switches, named_differences, put_together, switches
 from ._modules import torch_modules
 from ._standalone import compile_to_folder, load_from_folder, load_portable_cache, start_triton
 from ._structure import module_weights, watched_structure
@@ -128,8 +128,9 @@ def exported(module: Any, inner: Any, structure: Any, tensors: list[Any]) -> Any
     return program, flat, inputs
 
 
-def build_artefact(store: Any, code: str, call: Any, module: Any, part: str, inner: Any, options: Any) -> Any:
+def build_artefact(store: Any, code: str, call: Any, of: str, module: Any, part: str, inner: Any, options: Any) -> Any:
     """Compile inner, which is module.part, for calls such as call = (args, kwargs), and keep it in the store as `code`.
+    of: the hash of what the module is.
 
     Returns what inner says to that call. What cannot be built is noted in the index, with the reason.
     """
@@ -142,7 +143,7 @@ def build_artefact(store: Any, code: str, call: Any, module: Any, part: str, inn
     import torch
 
     folder, way, began = store["folder"], store["index"]["way"], time.perf_counter()
-    entry: dict[str, Any] = {"code": code, "part": part, "module": type(module).__name__}
+    entry: dict[str, Any] = {"code": code, "part": part, "module": type(module).__name__, "structure": of}
     result = inner(*call[0], **call[1])
     draft = folder / "code" / f"draft-{code}"
 
@@ -192,6 +193,36 @@ def build_artefact(store: Any, code: str, call: Any, module: Any, part: str, inn
     return result
 
 
+def why_missed(store: Any, module: Any, code: str, about: Any) -> str:
+    """Why there is no code for a call of the module, which `code` would be the name of: it could not be built or not be
+    loaded, or what of the call is unlike the built one that is nearest.
+
+    about: (part, structure of the module, the described call, the described switches, options).
+    """
+    part, structure, call, now, options = about
+    found: list[list[str]] = []
+    for entry in store["index"]["parts"]:
+        if entry["code"] == code:
+            why = f"built for such a call: {entry['failed']}" if "failed" in entry else "loaded that was built for it"
+            return f"nothing was {why}"
+        if (entry["module"], entry["part"]) != (type(module).__name__, part) or "failed" in entry:
+            continue
+        (ours, named), (theirs, names) = call["tuple"], entry["call"]["tuple"]
+        unlike = named_differences(ours, theirs, "arguments") + named_differences(named, names)
+        then = entry["switches"]
+        unlike += [f"{name} is {now[name]}, not {then.get(name)}" for name in now if now[name] != then.get(name)]
+        unlike += ["options of torch.compile"] if options != entry["options"] else []
+        # Of the module there is no more than a hash. Bundles of before do not have it in the index.
+        if entry.get("structure", structure) != structure or not unlike:
+            unlike.append("layers, settings or weights of the module")
+        found.append(unlike)
+    if not found:
+        return "nothing was built for such a call, nor for any other"
+    nearest = min(found, key=len)
+    more = f", and {len(nearest) - 4} more" if len(nearest) > 4 else ""
+    return f"nothing was built for such a call; unlike the nearest that was built: {'; '.join(nearest[:4])}{more}"
+
+
 def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, options: Any, counts: Any) -> Any:
     """A function that takes the place of inner, which is module.part: it runs the code in the store that was built for
     such a call of such a module, and where there is none it does what the store's `on_miss` says.
@@ -214,9 +245,12 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
     turn = threading.Lock()  # "compile" makes one at a time
     made: list[Any] = []
 
-    def code_of(structure: str, call: Any) -> str:
-        """The name of code for such a call."""
-        about = [part, structure, described(call, []), described_switches(), options]
+    def about_call(structure: str, call: Any) -> list[Any]:
+        """Everything that code for such a call depends on."""
+        return [part, structure, described(call, []), described_switches(), options]
+
+    def code_of(about: list[Any]) -> str:
+        """The name of that code."""
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     def run_loaded(found: Any, weights: Any, call: Any, tensors: list[Any]) -> Any:
@@ -267,18 +301,24 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
         """Whether a CUDA graph is being recorded: nothing else can be done meanwhile."""
         return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
-    def missed(key: Any, call: Any, structure: Any, why: str) -> Any:
+    def missed(key: Any, call: Any, structure: Any, why: str = "") -> Any:
         counts["missed"] += 1
         kind = type(module).__name__
-        if (key and key[1:], why) not in said and store["on_miss"] != "build":
+        first = (key and key[1:], why) not in said and store["on_miss"] != "build"
+        if not why and (first or store["on_miss"] == "error"):
+            about = about_call(structure, call)
+            reason = why_missed(store, module, code_of(about), about)
+        else:
+            reason = why
+        if first:
             said.add((key and key[1:], why))
-            logging.getLogger("artefacts").warning("%s of %s: %s (%s)", part, kind, why, store["on_miss"])
+            logging.getLogger("artefacts").warning("%s of %s: %s (%s)", part, kind, reason, store["on_miss"])
         if store["on_miss"] == "error":
-            raise RuntimeError(f"{part} of {kind}: {why}, and on_miss is error")
+            raise RuntimeError(f"{part} of {kind}: {reason}, and on_miss is error")
         if store["on_miss"] == "build" and key is not None and not recording():
             counts["eager"] += 1
-            code = code_of(structure, call)
-            result = build_artefact(store, code, call, module, part, inner, options)
+            code = code_of(about_call(structure, call))
+            result = build_artefact(store, code, call, structure, module, part, inner, options)
             known[key] = store["code"].get(code)
             if known[key] is None:
                 known[key] = False  # tried, and once is enough
@@ -306,7 +346,7 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
         structure, weights = look()
         key = (structure, shape, switches())
         if key not in known:
-            known[key] = store["code"].get(code_of(structure, (args, kwargs)))
+            known[key] = store["code"].get(code_of(about_call(structure, (args, kwargs))))
         if known[key]:
             counts["loaded"] += 1
             return run_loaded(known[key], weights, (args, kwargs), tensors)
@@ -314,7 +354,7 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
             counts["missed"] += 1
             counts["eager"] += 1
             return inner(*args, **kwargs)
-        return missed(key, (args, kwargs), structure, "nothing was built for such a call")
+        return missed(key, (args, kwargs), structure)
 
     return call
 

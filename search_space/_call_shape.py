@@ -73,6 +73,40 @@ def described(value: Any, tensors: list[Any]) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be put together again")
 
 
+def named_differences(wanted: Any, built: Any, where: str = "") -> list[str]:
+    """What differs between two structures that `described` gave, a phrase each, beginning with where it is."""
+    kind = next((kind for kind in ("tensor", "dict", "list", "tuple") if kind in wanted and kind in built), None)
+    if wanted == built:
+        return []
+    if kind == "tensor":
+        unlike = [name for name in {**wanted, **built} if wanted.get(name) != built.get(name) and name != "tensor"]
+        # Strides follow from the shape.
+        unlike = [name for name in unlike if name != "stride" or "shape" not in unlike]
+        return [f"{where}: {name} {wanted.get(name)}, not {built.get(name)}" for name in unlike]
+    if kind == "dict":
+        ours, theirs = dict(wanted["dict"]), dict(built["dict"])
+        path = f"{where}." if where else ""
+        found = [
+            f"{path}{name} is {'' if name in ours else 'not '}given"
+            for name in {**ours, **theirs}
+            if name not in ours or name not in theirs
+        ]
+        for name in ours:
+            found += named_differences(ours[name], theirs[name], f"{path}{name}") if name in theirs else []
+        return found or ([f"{where or 'arguments'}: another order"] if list(ours) != list(theirs) else [])
+    if kind is not None and len(wanted[kind]) == len(built[kind]):
+        pairs = enumerate(zip(wanted[kind], built[kind], strict=True))
+        return [each for number, (one, other) in pairs for each in named_differences(one, other, f"{where}[{number}]")]
+
+    def short(value: Any) -> str:
+        name, said = next(iter(value.items()))
+        if name in ("dict", "list", "tuple"):
+            return f"a {name} of {len(said)}"
+        return "a tensor" if name == "tensor" else repr(said)
+
+    return [f"{where}: {short(wanted)}, not {short(built)}"]
+
+
 def put_together(structure: Any, tensors: Any) -> Any:
     """The inverse of `described`, with other tensors."""
     import importlib

@@ -7,12 +7,13 @@ from typing import Any
 
 from ._aot_compile import compile_call_to_folder, load_call_from_folder
 from ._aotinductor import compile_to_library, load_library
-from ._artefacts import answered, build_artefact, exported, load_code
+from ._artefacts import answered, build_artefact, exported, load_code, why_missed
 from ._call_shape import (
     call_key,
     described,
     described_switches,
     described_tensor,
+    named_differences,
     put_together,
     switches,
 )
@@ -73,6 +74,7 @@ COMPILED_HELPERS = (
     call_key,
     described_tensor,
     described,
+    named_differences,
     put_together,
     switches,
     described_switches,
@@ -90,6 +92,7 @@ COMPILED_HELPERS = (
     load_code,
     exported,
     build_artefact,
+    why_missed,
     answered,
     compiled,
 )

@@ -103,9 +103,14 @@ class Artefacts:
         took += f"{sum(way.took_s for way in tried):.0f} s"
         if self.times_compiling is not None:
             took += f", {self.times_compiling:.1f} times as long as the building alone"
-        if self.kept is None:
-            return f"{took}, and none works: every worker compiles."
-        return f"{took}. {self.kept.name} is in the bundle: a cold start takes {self.kept.cold_start_s:.1f} s."
+        said = [f"{took}, and none works: every worker compiles."]
+        if self.kept is not None:
+            said = [f"{took}. {self.kept.name} is in the bundle: a cold start takes {self.kept.cold_start_s:.1f} s."]
+            said += [f"It has no compiled code for {part}: {why}." for part, why in self.kept.reasons.items()]
+        for way in self.ways:
+            if way.failed is not None:
+                said.append(f"{way.name} {'was' if way.not_tried else 'failed:'} {way.failed.rstrip('.')}.")
+        return " ".join(said)
 
     @property
     def kept(self) -> Way | None:

@@ -130,7 +130,8 @@ def test_a_way_is_not_tried_when_the_others_took_as_long_as_all_may(
         if name == "portable_cache":
             raise RuntimeError("torch has nothing in its caches")
         (place / "bundle" / "artefacts").mkdir()
-        return way(name, build_s=30.0, took_s=took[name])
+        reasons = {"forward of Decoder": "TypeError: it changes weights or inputs in place"}
+        return way(name, build_s=30.0, took_s=took[name], reasons=reasons)
 
     monkeypatch.setattr(ways, "_try", run)
     monkeypatch.setattr(ways, "time", SimpleNamespace(monotonic=lambda: clock[0]))
@@ -140,7 +141,10 @@ def test_a_way_is_not_tried_when_the_others_took_as_long_as_all_may(
     ]
     assert built.words() == (
         "Trying 3 of 4 ways to keep compiled code took 260 s, 4.3 times as long as the building alone. "
-        "standalone_compile is in the bundle: a cold start takes 5.0 s."
+        "standalone_compile is in the bundle: a cold start takes 5.0 s. "
+        "It has no compiled code for forward of Decoder: TypeError: it changes weights or inputs in place. "
+        "portable_cache failed: torch has nothing in its caches. "
+        "aotinductor was not tried: the others took 260 s, 4 times as long as building them."
     )
 
 
