@@ -62,7 +62,7 @@ def techniques_of(configuration: str, way: str) -> dict[str, dict[str, Any]]:
 # --- in the measured process
 
 
-def measure(way: str, folder: Path, device: str, steady: int) -> None:
+def measure(way: str, folder: Path, device: str, steady: int, kernels: bool) -> None:
     """A fresh process: one line of JSON when it is ready, then on any line of standard input the measurement."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between the lines
@@ -110,6 +110,8 @@ def measure(way: str, folder: Path, device: str, steady: int) -> None:
     times = [time_call_ms(lambda: workload.run(pipelines, request), device)[0] for _ in made][1:]
     row |= {"steady_ms": statistics.median(times) if times else None, "steady_all_ms": times}
     row["peak_gib"] = torch.cuda.max_memory_reserved() / 2**30 if cuda else None
+    if steady and kernels:
+        row["kernels"] = kernel_times(lambda: workload.run(pipelines, request), cuda)
     row["counters"] = getattr(applied, "counters", lambda pipelines: {})(pipelines)
     torch.save(pictures.float().cpu(), folder / "pictures.pt")
     if way == "default" and (saved := torch.compiler.save_cache_artifacts()) is not None:
@@ -120,6 +122,26 @@ def measure(way: str, folder: Path, device: str, steady: int) -> None:
     row["gpu"] = torch.cuda.get_device_name() if cuda else "cpu"
     row["versions"] = {"torch": torch.__version__, "diffusers": diffusers.__version__}
     print(json.dumps(row), file=out, flush=True)
+
+
+def kernel_times(picture: Any, cuda: bool) -> dict[str, Any]:
+    """What the GPU (or the CPU) does in a picture: {"ms": all of it, "most": the 25 names that take longest, each with
+    [milliseconds, how often]}. What a process runs of the same code should be the same, however it came by it.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiled:
+        picture()
+        if cuda:
+            import torch
+
+            torch.cuda.synchronize()
+    kind = "self_device_time_total" if cuda else "self_cpu_time_total"
+    times = sorted(
+        ((getattr(each, kind) / 1000, each.count, each.key) for each in profiled.key_averages()), reverse=True
+    )
+    most = {name[:100]: [round(ms, 3), count] for ms, count, name in times[:25]}
+    return {"ms": round(sum(ms for ms, _, _ in times), 2), "most": most}
 
 
 def describe(pipelines: Any, folder: Path) -> dict[str, Any]:
@@ -199,8 +221,7 @@ class Contender:
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, (os.cpu_count() or 1) // beside))
         arguments = ["--measure", way, str(folder), "--device", options.device]
         arguments += ["--steady", str(options.steady if steady is None else steady)]
-        if options.tiny:
-            arguments.append("--tiny")
+        arguments += [f"--{name}" for name in ("tiny", "kernels") if getattr(options, name)]
         self.process: Any = subprocess.Popen(
             [sys.executable, __file__, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
@@ -280,6 +301,7 @@ def main() -> None:
         help="how artefacts are kept; a --work and an --out of its own for each",
     )
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--kernels", action="store_true", help="note what the GPU does in one more steady picture")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -291,7 +313,7 @@ def main() -> None:
         COMPILED.pop("cuda_graphs")
         options.configurations = [name for name in options.configurations if name in CONFIGURATIONS]
     if options.measure:
-        measure(options.measure[0], Path(options.measure[1]), options.device, options.steady)
+        measure(options.measure[0], Path(options.measure[1]), options.device, options.steady, options.kernels)
         return
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.configurations:

@@ -239,7 +239,7 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
 
     look = watched_structure(module)
     known: dict[Any, Any] = {}  # {what is taken for granted: (entry, run), or None}
-    bound: dict[str, Any] = {}  # {code: (the weights as look() gave them, those that the code takes, in its order)}
+    bound: dict[str, Any] = {}  # {code: (the weights as look() gave them, what the code takes, where its inputs go)}
     ready: dict[Any, Any] = {}  # {the same: what torch.compile has made of it meanwhile, None as long as it works}
     said: set[Any] = set()
     turn = threading.Lock()  # "compile" makes one at a time
@@ -267,9 +267,11 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
                 else:
                     dtype = getattr(torch, one[1].removeprefix("torch."))
                     taken.append(torch.tensor(one[3], dtype=dtype, device=one[2]))
-            bound[entry["code"]] = (weights, taken)
-        given = iter(tensors)
-        flat = [next(given) if one is None else one for one in bound[entry["code"]][1]]
+            bound[entry["code"]] = (weights, taken, [place for place, one in enumerate(taken) if one is None])
+        _, taken, places = bound[entry["code"]]
+        flat = taken.copy()
+        for place, tensor in zip(places, tensors, strict=True):
+            flat[place] = tensor
         return put_together(entry["result"], run(*flat))
 
     def copied(value: Any) -> Any:

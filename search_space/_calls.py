@@ -12,6 +12,8 @@ def wrap_forward(module: Any, name: str, around: Any) -> None:
 
     name: of the technique. Raises ValueError where the module is wrapped by it already, or compiled in a way that would
     take the wrapper into the graph. Later calls raise RuntimeError once something else has put the old forward() back.
+    Hooks that come and go do not: not those of accelerate, and not those of diffusers, one of which takes itself off
+    at the end of the first call (group offloading with streams).
     """
     import functools
     import threading
@@ -26,7 +28,18 @@ def wrap_forward(module: Any, name: str, around: Any) -> None:
         raise ValueError(f"{name}: this {kind} was compiled with .compile(), which has to come after apply()")
     # accelerate's offload hooks keep forward() there, and put it back when they are removed, which pipelines do often.
     slot = "_old_forward" if hasattr(module, "_hf_hook") else "forward"
-    inner = getattr(module, slot)
+    inner = before = getattr(module, slot)
+    if slot == "forward" and hasattr(module, "_diffusers_hook"):
+        # The last of diffusers' hooks puts back what was there before it, whatever is there now; one that has another
+        # above it tells that one what to call. So there is one above it, which does nothing.
+        from diffusers.hooks import ModelHook
+
+        hook = ModelHook()
+        module._diffusers_hook.register_hook(hook, name)
+
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            return hook.fn_ref.forward(*args, **kwargs)
+
     entered = threading.local()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -42,7 +55,7 @@ def wrap_forward(module: Any, name: str, around: Any) -> None:
         entered.now = False
 
     # Not with the attributes of `inner`: by one of them torch.compile would find its way past the wrapper.
-    functools.update_wrapper(forward, inner, updated=())
+    functools.update_wrapper(forward, before, updated=())
     # A graph that is compiled later breaks here, instead of taking in what changes from step to step.
     setattr(module, slot, torch.compiler.disable(forward))
     module.register_forward_hook(check_entered)

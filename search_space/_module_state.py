@@ -7,13 +7,14 @@ from typing import Any
 
 
 def module_state(module: Any) -> Any:
-    """A function that returns what `module` is made of now: equal values, as long as nothing was changed that code
-    recorded from it could not follow.
+    """A function that returns what `module` is made of now: the same object, as long as nothing was changed that code
+    recorded from it could not follow, and otherwise an equal one only where everything is as it was then.
 
     Changed are: a weight that lies elsewhere or is another one (moved, replaced, converted), a layer or an attention
     processor that was added, exchanged or taken away (LoRA, IP-Adapters), a hook, the scale of an adapter. Values that
-    were written into a weight in place are no change: recorded code reads them. A call costs a few tenths of a
-    millisecond for the 2,000 modules of SDXL's U-Net; the lists are walked in C for that reason.
+    were written into a weight in place are no change: recorded code reads them. For the 2,000 layers of SDXL's U-Net a
+    call takes half a millisecond of a slow processor (benchmarks/call_overhead.py): everything is compared in C with
+    what was found before. That holds on to weights that were replaced, until the next call.
     """
     import copy
     from itertools import chain
@@ -25,11 +26,9 @@ def module_state(module: Any) -> Any:
     def walk() -> None:
         """Look up the dictionaries in which modules keep things; they stay the same while things in them change."""
         modules = list(module.modules())
-        known["modules"] = modules
         known["children"] = [each._modules for each in modules if each._modules]
+        known["layers"] = list(map(dict, known["children"]))
         known["tensors"] = [kept for each in modules for kept in (each._parameters, each._buffers) if kept]
-        kinds = {type(tensor) for kept in known["tensors"] for tensor in kept.values()}
-        known["plain"] = kinds <= {torch.nn.Parameter, torch.Tensor, type(None)}
         known["hooks"] = [hooks for each in modules for hooks in (each._forward_hooks, each._forward_pre_hooks)]
         # Attention processors need not be modules.
         known["attributes"] = [vars(each) for each in modules if "processor" in vars(each)]
@@ -37,6 +36,37 @@ def module_state(module: Any) -> Any:
         processors = [getattr(each, "processor", None) for each in modules]
         known["adapters"] = [vars(each) for each in adapters]
         known["scales"] = [vars(each) for each in processors if hasattr(each, "scale")]
+        known["parts"] = list(map(id, chain.from_iterable(map(dict.values, known["layers"]))))
+        gather()
+
+    def gather() -> None:
+        """Note which tensors there are."""
+        weights = [tensor for kept in known["tensors"] for tensor in kept.values() if tensor is not None]
+        plain = (torch.nn.Parameter, torch.Tensor, type(None))
+        known["plain"] = all(type(tensor) in plain for tensor in weights)
+        known["weights"] = weights
+        # Dictionaries are equal where they hold the same objects, which is seen in C. Only where one of them is another
+        # are the two compared: for tensors of several numbers that has no answer, but an error. The others are apart.
+        large = [
+            all(type(one) in plain and (one is None or one.numel() > 1) for one in kept.values())
+            for kept in known["tensors"]
+        ]
+        known["large"] = [kept for kept, is_large in zip(known["tensors"], large, strict=True) if is_large]
+        known["large_then"] = list(map(dict, known["large"]))
+        known["small"] = [kept for kept, is_large in zip(known["tensors"], large, strict=True) if not is_large]
+        known["small_then"] = [tuple(kept.items()) for kept in known["small"]]
+        known.pop("values", None)
+
+    def same_tensors() -> bool:
+        try:
+            if known["large"] != known["large_then"]:
+                return False
+        except Exception:  # what comparing tensors of several numbers ends in; of two devices, of two shapes, as well
+            return False
+        return all(
+            len(kept) == len(then) and all(kept.get(name) is one for name, one in then)
+            for kept, then in zip(known["small"], known["small_then"], strict=True)
+        )
 
     def adapter_values() -> list[Any]:
         names = ("scaling", "_active_adapter", "_disable_adapters", "merged_adapters")
@@ -49,22 +79,27 @@ def module_state(module: Any) -> Any:
             return tuple(pointers(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
         return tensor.data_ptr()
 
-    def parts() -> list[int]:
-        return list(map(id, chain.from_iterable(map(dict.values, known["children"]))))
-
     def state() -> Any:
-        if not known or parts() != known["parts"]:
+        if not known or known["children"] != known["layers"]:
             walk()
-            known["parts"] = parts()
-        tensors = [tensor for tensor in chain.from_iterable(map(dict.values, known["tensors"])) if tensor is not None]
-        return (
-            known["parts"],
-            list(map(id, tensors)),
-            list(map(torch.Tensor.data_ptr if known["plain"] else pointers, tensors)),
-            list(map(len, known["hooks"])),
+        elif not same_tensors():
+            gather()
+        values = (
+            list(map(torch.Tensor.data_ptr if known["plain"] else pointers, known["weights"])),
+            # How many hooks there are, where there were some, and whether there are any elsewhere.
+            None if "values" not in known else (list(map(len, known["hooked"])), any(known["unhooked"])),
             [id(kept.get("processor")) for kept in known["attributes"]],
-            copy.deepcopy(adapter_values()) if known["adapters"] or known["scales"] else [],
+            adapter_values() if known["adapters"] or known["scales"] else [],
         )
+        if "values" in known and values == known["values"]:
+            return known["state"]
+        known["hooked"] = [hooks for hooks in known["hooks"] if hooks]
+        known["unhooked"] = [hooks for hooks in known["hooks"] if not hooks]
+        adapters = copy.deepcopy(values[3])
+        known["values"] = (values[0], (list(map(len, known["hooked"])), False), values[2], adapters)
+        ids = list(map(id, known["weights"]))
+        known["state"] = (known["parts"], ids, values[0], list(map(len, known["hooks"])), values[2], adapters)
+        return known["state"]
 
     return state
 

@@ -11,13 +11,14 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
     """A context in which torch keeps compiled code in `folder`, and, unless `changing`, only reads it.
 
     torch takes a lock, which is a file, before it looks whether a kernel is there. In a folder that nobody writes to
-    there is nothing to lock.
+    there is nothing to lock. And it starts a process for each core to compile in, also where all that it does is load:
+    they would come up while a new worker makes its first pictures.
     """
     import contextlib
     import os
     from unittest import mock
 
-    from torch._inductor import codecache
+    from torch._inductor import codecache, config
     from torch._inductor.utils import clear_caches
     from torch.utils import _filelock
 
@@ -40,6 +41,7 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
             if not changing:
                 stack.enter_context(mock.patch.object(codecache, "get_lock_dir", return_value=place))
                 stack.enter_context(mock.patch.object(_filelock, "FileLock", NoLock))
+                stack.enter_context(config.patch(compile_threads=1))
             clear_caches()
             try:
                 yield

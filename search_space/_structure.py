@@ -86,11 +86,10 @@ def module_weights(module: Any) -> dict[str, Any]:
 def watched_structure(module: Any) -> Any:
     """A function that returns (a hash of what the module is, its weights): the same two objects as long as nothing has
     changed that compiled code would not see. That takes up to a millisecond for the 2,000 layers of SDXL's U-Net, which
-    are walked in C; after a change, some tens of milliseconds.
+    are compared in C; after a change, some tens of milliseconds.
     """
     import hashlib
     import json
-    import operator
 
     import torch
 
@@ -117,12 +116,12 @@ def watched_structure(module: Any) -> Any:
         return [vars(each) for each in owners.values()]
 
     def unchanged() -> bool:
+        # Dictionaries are equal where they hold the same objects, which is seen in C.
         try:
-            return all(map(operator.eq, known["attributes"], known["copies"])) and known["lengths"] == list(
-                map(len, known["every"])
-            )
-        except RuntimeError:  # tensors or arrays, which have no single answer
+            same = known["attributes"] == known["copies"] and known["lengths"] == list(map(len, known["every"]))
+        except (RuntimeError, ValueError):  # other tensors or arrays, which have no single answer
             return False
+        return same and all(kept.get(name) is one for kept, name, one in known["single"])
 
     def now() -> Any:
         state = look()
@@ -130,6 +129,9 @@ def watched_structure(module: Any) -> Any:
         if not known or made_of != known["made_of"] or not unchanged():
             known["attributes"] = attributes()
             known["copies"] = [dict(each) for each in known["attributes"]]
+            # A tensor of one number equals another one of the same number, which is another weight all the same.
+            named = [(each, *item) for each in known["attributes"] for item in each.items()]
+            known["single"] = [each for each in named if torch.is_tensor(each[2]) and each[2].numel() == 1]
             known["every"] = [vars(each) for each in module.modules()]
             known["lengths"] = list(map(len, known["every"]))
             known["layers"] = json.dumps(module_structure(module))

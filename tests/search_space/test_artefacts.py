@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from paretune.search_space import Configuration, apply_source
-from paretune.search_space._standalone import start_triton
+from paretune.search_space._standalone import in_folder, start_triton
 from paretune.search_space._structure import watched_structure
 from paretune.testing import fuse_lora, ip_adapter, load_lora, picture, relative_difference, tiny_sdxl
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -313,6 +313,18 @@ def test_loading_writes_nothing_anywhere(apply_py: types.ModuleType, artefacts: 
         listening.clear()
     assert heard == []
     assert apply_py.counters(pipelines)["loaded"] == 1
+
+
+def test_a_worker_that_loads_starts_no_processes_to_compile_in(tmp_path: Path) -> None:
+    """torch has them ready as soon as a kernel is loaded, and they take the processor from the first pictures."""
+    from torch._inductor import config
+    from torch._inductor.async_compile import AsyncCompile
+
+    with config.patch(compile_threads=4):
+        with in_folder(tmp_path, changing=False):
+            assert not AsyncCompile.use_process_pool()
+            assert AsyncCompile.process_pool.cache_info().currsize == 0
+        assert config.compile_threads == 4, "what is compiled afterwards has them"
 
 
 @pytest.mark.parametrize(
