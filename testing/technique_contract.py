@@ -197,7 +197,7 @@ def check_artefacts(
         return
     reference = _untouched(pipeline_factory, make_picture, device, dtype)[1]
     pipeline = pipeline_factory(device, dtype)
-    nothing: dict[str, Any] = {"on_miss": "eager", "code": {}}
+    nothing: dict[str, Any] = {"on_miss": "eager", "index": {"parts": []}, "code": {}}
     known.apply({"main": pipeline}, **values, artefacts=nothing)
     made, counted = make_picture(pipeline), counters(pipeline)
     assert torch.equal(made, reference), f"{known.name}: calls without artefacts make another picture"
