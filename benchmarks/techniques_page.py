@@ -114,16 +114,16 @@ class Measured:
         by_run: dict[float, list[float]] = {}
         for one in self.references:
             by_run.setdefault(one["run"], []).extend(one["milliseconds"])
-        spread = "; in the next run".join(
-            f" {statistics.median(known):.0f} ms a call ({min(known):.0f} to {max(known):.0f} in {len(known)} calls)"
+        spread = "; in the next run ".join(
+            f"{statistics.median(known):.0f} ms a call ({min(known):.0f} to {max(known):.0f} in {len(known)} calls)"
             for known in by_run.values()
         )
         note = f"{made['note']} " if made.get("note") else ""
         return (
             f"**{self.title}**: {made['side_px']} x {made['side_px']}, {made['steps']} steps, "
             f"{made['calls']} timed calls each, {made['workers']} processes on {made['cores']} cores; "
-            f"unchanged: {self.unchanged['peak_gib']:.2f} GiB,{spread}. Variants: {counts}. {note}{drift} "
-            f"{_machine(machine)}, {versions}."
+            f"unchanged: {self.unchanged['peak_gib']:.2f} GiB{spread and f', {spread}'}. Variants: {counts}. "
+            f"{note}{drift} {_machine(machine)}, {versions}."
         )
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from paretune.agent.search import lock, only_launcher
 from paretune.studies import LaunchRecord, Records, UserError
@@ -67,6 +68,18 @@ def test_a_launcher_on_another_host_holds_it_until_it_was_silent_for_a_minute(re
             only_launcher(records, "a").__enter__()
         change(records, heard_s=LaunchRecord.heard_s - lock.DEAD_AFTER_S - 5)
         with only_launcher(Records(records.url), "a"):
+            assert [one.pid for one in entered(records)] == [os.getpid()]
+
+
+def test_a_killed_launcher_that_nobody_waits_for_is_no_launcher(records: Records) -> None:
+    with subprocess.Popen(["sleep", "600"]) as zombie, only_launcher(records, "a"):
+        process = psutil.Process(zombie.pid)
+        change(records, token="theirs", pid=zombie.pid, process_began_s=process.create_time())
+        with pytest.raises(UserError, match=f"by process {zombie.pid} already"):
+            only_launcher(records, "a").__enter__()
+        zombie.kill()
+        wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE, 30, "it was killed and runs")
+        with only_launcher(records, "a"):
             assert [one.pid for one in entered(records)] == [os.getpid()]
 
 
