@@ -149,6 +149,8 @@ def served(mode: str, folder: Path, device: str) -> None:
         for request in trace.order if "cuda_graphs" in configuration or "reduce-overhead" in configuration else ():
             serve(request)
         torch.save(pictures, folder / "pictures.pt")
+        if device == "cuda":
+            torch.cuda.empty_cache()  # the other processes need it
         say(kind="ready", **worker)
         for line in sys.stdin:
             command = line.strip()
@@ -180,7 +182,7 @@ def served(mode: str, folder: Path, device: str) -> None:
                     found[request.name] = timer.summary()
                 say(kind="stages", stages=found)
             if device == "cuda":
-                torch.cuda.empty_cache()  # the other processes need it
+                torch.cuda.empty_cache()
 
 
 def _unet_weights(pipelines: Any) -> dict[str, int]:

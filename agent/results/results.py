@@ -244,9 +244,10 @@ class Results:
         """A complete trial's latency, on the scale of the newest measurement of the reference.
 
         In blocks: the reference's mean there, times the confirmed ratio. Trials that were not in the blocks were
-        measured earlier, so they are scaled by how much the reference has changed. Without blocks the reference is the
-        median of its processes, and every other trial what it was measured to be, in terms of the reference of its
-        place.
+        measured earlier, so they are scaled by how much those in the blocks have changed since, in the median: the
+        reference alone may change with the processor, which a recorded configuration does not wait for. Without blocks
+        the reference is the median of its processes, and every other trial what it was measured to be, in terms of the
+        reference of its place.
         """
         if trial.number not in self._latencies_ms:
             self._latencies_ms[trial.number] = self._latency_ms(trial)
@@ -258,18 +259,26 @@ class Results:
         return {}
 
     def _latency_ms(self, trial: Trial) -> float:
-        alone_ms = self.alone_ms(trial)
-        reference = self.reference
-        timing_ms = float(reference.measurements["latency_ms"])
-        reference_ms = timing_ms if self.floor is None else self.floor.middle("latency_ms")
-        in_blocks = self.blocks.get(reference.number)
+        in_blocks = self.blocks.get(self.reference.number)
         if in_blocks is None:
-            return reference_ms if trial is reference else alone_ms
-        scale_ms = statistics.geometric_mean(in_blocks.values())  # as a comparison's ratio is one of such means
-        if trial is reference:
-            return scale_ms
-        found = self.compared(reference, trial)
-        return scale_ms * (alone_ms / reference_ms if found is None else found.ratio)
+            return self._before_blocks_ms(trial)
+        confirmed_ms = statistics.geometric_mean(in_blocks.values())  # as a comparison's ratio is one of such means
+        if trial is self.reference:
+            return confirmed_ms
+        found = self.compared(self.reference, trial)
+        return self._before_blocks_ms(trial) * self._change_since if found is None else confirmed_ms * found.ratio
+
+    def _before_blocks_ms(self, trial: Trial) -> float:
+        of_floor = trial is self.reference and self.floor is not None
+        return self.floor.middle("latency_ms") if of_floor else self.alone_ms(trial)
+
+    @cached_property
+    def _change_since(self) -> float:
+        """What the trials in the blocks took there, divided by what they took before: the median."""
+        return statistics.median(
+            statistics.geometric_mean(blocks.values()) / self._before_blocks_ms(self.numbered[number])
+            for number, blocks in self.blocks.items()
+        )
 
     def alone_ms(self, trial: Trial) -> float:
         """The latency that a complete trial's own process measured, on the scale of the place of the reference."""

@@ -318,6 +318,16 @@ def test_on_an_unsteady_machine_blocks_may_still_confirm(world: World) -> None:
     assert results.best().surely_less("latency_ms", results.reference)
 
 
+def test_on_an_unsteady_machine_the_fastest_is_confirmed_and_not_what_wins_a_tie(world: World) -> None:
+    slow_processes(world, 12.0, 1)
+    world.latency_ms |= {DEEPCACHE: 900.0, "fused_qkv": 880.0, "channels_last": 860.0}
+    world.memory_gib = {"fused_qkv": 1.0}
+    results = world.launch(world.study("a", PRESETS, measurement={"floor_processes": 3}, finalists=BLOCKS))
+    assert results.unsteady
+    fastest = min(results.complete, key=results.alone_ms)
+    assert set(results.blocks) == {0, fastest.number}
+
+
 def test_runs_say_what_they_were_made_for(world: World) -> None:
     results = world.launch(world.study("a", PRESETS, finalists=BLOCKS, **EVERY_3))
     made = {kind: len(results.runs(kind)) for kind in RunKind if results.runs(kind)}

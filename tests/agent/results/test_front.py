@@ -198,9 +198,20 @@ def test_all_latencies_are_on_the_scale_of_the_blocks(world: World) -> None:
     for trial in (finalist, other):
         ratio = results.reference.figure("latency_ms") / trial.figure("latency_ms")
         assert trial.speed.times == pytest.approx(ratio)
-    # What was not in the blocks keeps its ratio to the reference, which was the median of its processes.
-    assert other.figure("latency_ms") == pytest.approx(700 * results.reference.figure("latency_ms") / 1000)
+    # What was not in the blocks has become as much slower as those in them, in the median: 1.3 and 1.2 times.
+    assert other.figure("latency_ms") == pytest.approx(700 * 1.25, abs=1)
     assert (finalist.speed.unconfirmed, other.speed.unconfirmed) == (False, True)
+
+
+def test_a_reference_that_alone_became_faster_makes_no_other_trial_faster(world: World) -> None:
+    """It waits for the processor, which has less to do now; a recorded configuration waits for the GPU."""
+    world.latency_ms = dict.fromkeys(PRESETS, 500.0)
+    results = launched(world)
+    first, second, other = (trial for trial in results.complete if not trial.is_reference)
+    before_ms = other.figure("latency_ms")
+    unchanged = {trial.number: [trial.figure("latency_ms")] * 3 for trial in (first, second)}
+    results = add_blocks(results, {0: [800.0, 801.0, 799.0], **unchanged})
+    assert results.numbered[other.number].figure("latency_ms") == pytest.approx(before_ms)
 
 
 def test_trials_are_compared_on_the_pictures_that_all_of_them_have(world: World) -> None:
