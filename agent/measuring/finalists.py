@@ -23,7 +23,7 @@ WARM_UP_CALLS = 1
 
 def finalists(results: Results, count: int) -> list[Trial]:
     """The best and the fastest of the front without the reference; one more if canaries found that the machine changed.
-    On an unsteady machine the fastest alone.
+    On an unsteady machine only the fastest of the front, since there every latency ties with the best one.
 
     Chosen as if nothing had been confirmed, so that a continued launch finds the same ones.
     """
@@ -31,7 +31,6 @@ def finalists(results: Results, count: int) -> list[Trial]:
         count += 1
     plain = results.before_confirming()
     chosen = sorted(plain.front, key=lambda trial: trial.figure("latency_ms"))
-    # Where all measurements tie, the rule for ties would choose, and blocks are to find what is faster.
     if (best := plain.best_or_none) is not None and not plain.unsteady:
         chosen = [best, *(trial for trial in chosen if trial is not best)]
     return [results.numbered[trial.number] for trial in chosen if not trial.is_reference][:count]
