@@ -269,8 +269,9 @@ class Results:
         return self._before_blocks_ms(trial) * self._change_since if found is None else confirmed_ms * found.ratio
 
     def _before_blocks_ms(self, trial: Trial) -> float:
-        of_floor = trial is self.reference and self.floor is not None
-        return self.floor.middle("latency_ms") if of_floor else self.alone_ms(trial)
+        if trial is self.reference and self.floor is not None:
+            return self.floor.middle("latency_ms")
+        return self.alone_ms(trial)
 
     @cached_property
     def _change_since(self) -> float:
