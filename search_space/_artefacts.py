@@ -233,6 +233,7 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
     import hashlib
     import json
     import logging
+    import os
     import threading
 
     import torch
@@ -299,6 +300,16 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
         ready[key] = made_of
         counts["ready"] += 1
 
+    def claimed(code: str) -> bool:
+        """Whether this process is to build it: of several that build side by side, the one that comes first."""
+        if "claims" not in store["index"]:
+            return True
+        try:
+            os.close(os.open(os.path.join(store["index"]["claims"], code), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
     def recording() -> bool:
         """Whether a CUDA graph is being recorded: nothing else can be done meanwhile."""
         return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
@@ -320,6 +331,9 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
         if store["on_miss"] == "build" and key is not None and not recording():
             counts["eager"] += 1
             code = code_of(about_call(structure, call))
+            if not claimed(code):
+                known[key] = False
+                return inner(*call[0], **call[1])
             result = build_artefact(store, code, call, structure, module, part, inner, options)
             known[key] = store["code"].get(code)
             if known[key] is None:

@@ -19,6 +19,7 @@ from ..trial import whole_folder, write_json, write_scripts, write_text
 from .cold_table import cold_rows
 from .contents import check_picture, read_whole
 from .manifest import SCHEMA_VERSION, entries_of, is_bundle
+from .room import processes_beside
 from .signing import read_private_key, signature_of, trust_file
 from .trust import ARTEFACTS, MANIFEST, SIGNATURE
 from .verify import UNKNOWN_FLOOR
@@ -171,6 +172,7 @@ def _wanted(results: Results, trial: Trial) -> Wanted:
         floor=UNKNOWN_FLOOR if results.floor is None else results.floor.of_figure("latency_ms"),
         pictures=trial.pictures(),
         verdict=trial.verdict,
+        processes=processes_beside(results.fingerprint.device_kind, trial.figure("peak_vram_gib")),
     )
 
 

@@ -44,7 +44,7 @@ def load(
     if model == "random":
         main = _random_pipeline(SDXL, number_format, device)
     else:
-        main = StableDiffusionXLPipeline.from_pretrained(model or QUICKSTART, dtype=number_format).to(device)
+        main = StableDiffusionXLPipeline.from_pretrained(str(model or QUICKSTART), dtype=number_format).to(device)
     refiner = StableDiffusionXLImg2ImgPipeline(**main.components)  # the same modules
     for pipeline in (main, refiner):
         pipeline.set_progress_bar_config(disable=True)

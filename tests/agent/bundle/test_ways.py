@@ -17,33 +17,8 @@ from paretune.objectives.measuring.building import WAYS
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration, apply_source
 from paretune.studies import sha256
+from support.compiling_product import PRODUCT
 from support.product import request_of
-
-PRODUCT = """
-import torch
-from types import SimpleNamespace
-
-class Denoiser(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.mix = torch.nn.Linear(3, 3)
-
-    def forward(self, sample):
-        return self.mix(sample.movedim(1, -1)).movedim(-1, 1).sigmoid()
-
-class Scheduler:
-    def step(self, noise):
-        return noise
-
-def load(device):
-    return {"main": SimpleNamespace(unet=Denoiser().eval(), scheduler=Scheduler())}
-
-@torch.no_grad()
-def run(pipelines, request):
-    noise = torch.randn(request.batch, 3, 32, 32, generator=torch.Generator().manual_seed(request.seed))
-    return pipelines["main"].unet(noise)
-"""
 
 
 @pytest.fixture
