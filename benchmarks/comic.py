@@ -6,11 +6,12 @@
 
 Each call does what is left to do and ends within --budget-s; what was compiled and measured stays in --work. In order:
 
-1. prepare: what compiles does so side by side, a process each. torch.compile fills its caches; paretune's
-   configurations build their artefacts, as `paretune export` does.
+1. prepare: paretune's configurations build their artefacts, as `paretune export` does, each in --processes processes;
+   meanwhile torch.compile's variants compile in the process that will be timed.
 2. time: a process of each variant stays, and all serve the study's trace in turns, block after block. Counted are
    recompilations and recorded CUDA graphs, and the bytes of U-Net weights; then the stages of one call of each request.
 3. workers: new processes with empty caches, one at a time: until the first picture, and until every request was served.
+   For torch.compile that is how its timed process began, beside the others that compiled: minutes, so only once.
 
 Rows are appended to rows.jsonl; the page is written anew at the end of each call, of all variants that have rows. --do
 and --only leave out steps and variants: at full size some 9 GB of weights and a few more for CUDA graphs belong to each
@@ -20,6 +21,7 @@ arithmetic, and says nothing of quality.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -116,11 +118,7 @@ def served(mode: str, folder: Path, device: str) -> None:
 
     say(ready="loaded")
     sys.stdin.readline()
-    how: dict[str, Any] = {}
-    if (folder / "built").exists() or mode == "build":
-        how = {"artefacts": folder / "artefacts"}
-        how |= {"on_miss": "build"} if mode == "build" else {"strict": True}
-    built_for = load_file(folder / "trust.py", "trust").describe(pipelines) if mode == "build" else None
+    how = {"artefacts": folder / "artefacts", "strict": True} if (folder / "built").exists() else {}
     applied = load_file(folder / "apply.py", "apply")
     with Compilations() as compilations:
         started = time.perf_counter()
@@ -139,9 +137,7 @@ def served(mode: str, folder: Path, device: str) -> None:
             "gpu": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         }
-        if mode == "build":
-            _write_manifest(folder, built_for)
-        if mode != "time":
+        if mode == "worker":
             say(kind="worker", **worker)
             return
         configuration = (folder / "configuration.yaml").read_text()
@@ -196,16 +192,6 @@ def _unet_weights(pipelines: Any) -> dict[str, int]:
     return {"unets": len(unets), "unet_bytes_held": sum(held.values()), "unet_bytes_of_one": sum(one.values())}
 
 
-def _write_manifest(folder: Path, built_for: Any) -> None:
-    """What a bundle has beside its artefacts, as far as loading them asks for it."""
-    from paretune.agent.bundle import entries_of
-
-    (folder / "artefacts").mkdir(exist_ok=True)
-    (folder / "artefacts" / "built_for.json").write_text(json.dumps(dict(built_for)))
-    (folder / "manifest.json").write_text(json.dumps({"files": entries_of(folder)}))
-    (folder / "built").touch()
-
-
 # --- in the process that starts them
 
 
@@ -213,7 +199,7 @@ class Process:
     """A process of a variant."""
 
     def __init__(self, variant: str, mode: str, options: argparse.Namespace, beside: int = 1) -> None:
-        """beside: how many compile at once; they share the cores evenly."""
+        """mode: "time", "worker" or "build". beside: how many compile at once; they share the cores evenly."""
         self.variant, self.mode, self.beside = variant, mode, beside
         self.folder = folder_of(variant, options)
         self.scratch: Any = None
@@ -224,16 +210,20 @@ class Process:
         environment = {**os.environ, **{name: str(caches / name.lower()) for name in CACHES}}
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, (os.cpu_count() or 1) // beside))
         self.log = self.folder.with_name(f"{self.folder.name}.{mode}.log").open("a")
+        command = [sys.executable, __file__, "--measure", mode, str(self.folder), "--device", options.device]
+        if mode == "build":
+            command = [sys.executable, str(self.folder / "run.py"), "--build", "standalone_compile"]
+            command += ["--device", options.device, "--artefacts", str(self.folder / "artefacts")]
+            command += ["--processes", str(options.processes)]
         self.process: Any = subprocess.Popen(
-            [sys.executable, __file__, "--measure", mode, str(self.folder), "--device", options.device],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0, env=environment,
             start_new_session=True,
         )  # fmt: skip
+        self.began = time.perf_counter()
 
     def tell(self, command: str) -> None:
         """A line."""
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
+        self.process.stdin.write(f"{command}\n".encode())
 
     def answer(self, until: float) -> dict[str, Any] | None:
         """Its next line; None when time is up or it has ended."""
@@ -241,13 +231,33 @@ class Process:
         line = self.process.stdout.readline() if ready else ""
         return json.loads(line) if line else None
 
+    def ready(self, until: float) -> dict[str, Any] | None:
+        """What it says once it has served everything; None when time is up or it has ended."""
+        loaded = self.answer(until)
+        return None if loaded is None else self.answer(until)
+
+    def built(self, until: float) -> dict[str, Any] | None:
+        """How long a build took; None when time is up or it failed. Its folder is then as a bundle's."""
+        from paretune.agent.bundle import entries_of
+
+        try:
+            if self.process.wait(max(0.0, until - time.perf_counter())) != 0:
+                return None
+        except subprocess.TimeoutExpired:
+            return None
+        seconds = time.perf_counter() - self.began
+        (self.folder / "manifest.json").write_text(json.dumps({"files": entries_of(self.folder)}))
+        (self.folder / "built").touch()
+        return {"build_s": seconds}
+
     def why(self) -> str:
         """Why there was no answer."""
         return f"it ended: {self.log.name}" if self.process.poll() is not None else "not ready in time"
 
     def end(self) -> None:
         """Kill it with its compile workers."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # nothing of it is left
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.log.close()
         if self.scratch is not None:
@@ -274,77 +284,80 @@ def write_folders(options: argparse.Namespace) -> None:
         now = json.dumps([applied.key, workload], sort_keys=True, default=str)
         if not key.exists() or key.read_text() != now:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.with_name(f"{folder.name}.prepared").unlink(missing_ok=True)
+            shutil.rmtree(folder.with_name(f"{folder.name}.caches"), ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             write_trial_folder(folder, applied.to_dict(), workload, apply_source(applied))
             shutil.copyfile(trust_file(), folder / "trust.py")
             key.write_text(now)
 
 
-def prepare(options: argparse.Namespace, until: float) -> Iterator[dict[str, Any]]:
-    """Compile what compiles, all at once."""
-    waiting = [
+def compiles(name: str, options: argparse.Namespace) -> bool:
+    """Whether a variant compiles in each of its processes."""
+    techniques = options.variants[name]
+    return any(one in techniques for one in BUILDING) and ("torch.compile" in name or options.no_artefacts)
+
+
+def prepare(options: argparse.Namespace, timed: dict[str, Process], until: float) -> Iterator[dict[str, Any]]:
+    """Build what travels in a bundle; meanwhile what does not compiles, in the processes that are timed afterwards."""
+    building = [
         name
-        for name, configuration in options.variants.items()
-        if any(technique in configuration for technique in BUILDING) and not _prepared(name, options).exists()
+        for name, techniques in options.variants.items()
+        if any(one in techniques for one in BUILDING)
+        and not compiles(name, options)
+        and not (folder_of(name, options) / "built").exists()
     ]
-    mode = {name: "build" if "torch.compile" not in name and not options.no_artefacts else "fill" for name in waiting}
-    processes = [Process(name, mode[name], options, beside=len(waiting)) for name in waiting]
-    for one in processes:
-        if one.answer(until) is not None:
-            one.tell("go")
-    for one in processes:
-        answer = one.answer(until)
-        if answer is not None:
-            _prepared(one.variant, options).touch()
-        yield {"step": one.mode, "variant": one.variant, "beside": one.beside, **(answer or {"failed": one.why()})}
+    compiling = [name for name in options.variants if compiles(name, options)]
+    beside = len(building) * options.processes + len(compiling)
+    if "time" in options.do:
+        for name in compiling:
+            timed[name] = Process(name, "time", options, beside)
+            timed[name].tell("go")
+    builds = [Process(name, "build", options, beside) for name in building]
+    for one in builds:
+        found = one.built(until)
+        yield {"step": "build", "variant": one.variant, "beside": beside, **(found or {"failed": one.why()})}
         one.end()
 
 
-def _prepared(variant: str, options: argparse.Namespace) -> Path:
-    folder = folder_of(variant, options)
-    return folder.with_name(f"{folder.name}.prepared")
-
-
-def timed(options: argparse.Namespace, blocks: int, until: float) -> Iterator[dict[str, Any]]:
+def serve_in_turns(
+    options: argparse.Namespace, timed: dict[str, Process], blocks: int, until: float
+) -> Iterator[dict[str, Any]]:
     """So many blocks more, each variant in turn, and the stages."""
-    processes = [Process(name, "time", options, beside=len(options.variants)) for name in options.variants]
-    try:
-        for one in processes:
-            if one.answer(until) is not None:
-                one.tell("go")
-        ready = []
-        for one in processes:
+    for name in options.variants:
+        if name not in timed:
+            timed[name] = Process(name, "time", options)
+            timed[name].tell("go")
+    ready = []
+    for name in options.variants:
+        answer = timed[name].ready(until)
+        ready += [timed[name]] if answer is not None else []
+        yield {
+            "step": "warm",
+            "variant": name,
+            "beside": timed[name].beside,
+            **(answer or {"failed": timed[name].why()}),
+        }
+    for command in ["trace"] * blocks + ["stages"]:
+        for one in list(ready):
+            one.tell(command)
             answer = one.answer(until)
-            ready += [one] if answer is not None else []
-            yield {"step": "warm", "variant": one.variant, **(answer or {"failed": one.why()})}
-        for command in ["trace"] * blocks + ["stages"]:
-            for one in list(ready):
-                one.tell(command)
-                answer = one.answer(until)
-                yield {"step": command, "variant": one.variant, **(answer or {"failed": one.why()})}
-                if answer is None:
-                    ready.remove(one)
-    finally:
-        for one in processes:
-            one.end()
+            yield {"step": command, "variant": one.variant, **(answer or {"failed": one.why()})}
+            if answer is None:
+                ready.remove(one)
 
 
 def new_workers(options: argparse.Namespace, rows: Sequence[dict[str, Any]], until: float) -> Iterator[dict[str, Any]]:
-    """Fresh processes with empty caches, one at a time; what compiles for minutes once, at the end."""
+    """Fresh processes with empty caches, one at a time, of what does not compile."""
     done = [row["variant"] for row in rows if row["step"] == "worker"]
-    quick = [name for name in options.variants if "torch.compile" not in name]
-    slow = [name for name in options.variants if "torch.compile" in name]
-    for name in [*quick * options.repeats, *slow]:
+    for name in [name for name in options.variants if not compiles(name, options)] * options.repeats:
         if name in done:
             done.remove(name)
             continue
-        if until - time.perf_counter() < (options.compile_s if name in slow else options.worker_s):
+        if until - time.perf_counter() < options.worker_s:
             continue
         one = Process(name, "worker", options)
-        if one.answer(until) is not None:
-            one.tell("go")
-        yield {"step": "worker", "variant": name, **(one.answer(until) or {"failed": one.why()})}
+        one.tell("go")
+        yield {"step": "worker", "variant": name, **(one.ready(until) or {"failed": one.why()})}
         one.end()
 
 
@@ -412,23 +425,39 @@ def page(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
             ]
             lines.append("")
     lines += ["## A new worker, s (fresh process, empty caches; imports and weights apart)", ""]
-    head = ["", "n", "imports", "weights", "apply", "until the first picture", "÷ torch.compile"]
+    head = [
+        "",
+        "n",
+        "processes that compiled at once",
+        "imports",
+        "weights",
+        "apply",
+        "until the first picture",
+        "÷ torch.compile",
+    ]
     head += ["until every request was served", "÷ torch.compile", "captures and misses"]
     lines += [_row(head), _row(["---"] * len(head))]
-    workers = {name: _good(rows, "worker", name) for name in options.variants}
+    # What compiles was a new worker once: when the process that was timed began, with empty caches.
+    workers = {name: _good(rows, "worker", name) or _good(rows, "warm", name)[:1] for name in options.variants}
     for name, found in workers.items():
         if found:
             middle = {key: statistics.median(row[key] for row in found) for key in found[0] if key.endswith("_s")}
-            cells = [name, str(len(found)), f"{middle['import_s']:.1f}", f"{middle['weights_s']:.1f}"]
+            cells = [
+                name,
+                str(len(found)),
+                str(found[0].get("beside", "")),
+                f"{middle['import_s']:.1f}",
+                f"{middle['weights_s']:.1f}",
+            ]
             cells.append(f"{middle['load_s']:.1f}")
             for key in ("until_first_image_s", "until_all_s"):
                 theirs = [row[key] for row in workers.get("torch.compile", [])]
                 ratio = f"1/{statistics.median(theirs) / middle[key]:.1f}" if theirs else ""
                 cells += [f"{middle[key]:.1f}", ratio]
             lines.append(_row([*cells, json.dumps(found[-1]["counters"]) if found[-1]["counters"] else ""]))
-    built = [row for row in rows if row["step"] in ("build", "fill") and "failed" not in row]
-    lines += ["", "Compiling before it, side by side: "]
-    lines[-1] += "; ".join(f"{row['variant']} {row['until_all_s']:.0f} s ({row['beside']} at once)" for row in built)
+    built = [row for row in rows if row["step"] == "build" and "failed" not in row]
+    said = "; ".join(f"{row['variant']} {row['build_s']:.0f} s ({row['beside']} processes at once)" for row in built)
+    lines += ["", f"Building it before: {said}."] if built else []
     return "\n".join([*lines, ""])
 
 
@@ -499,8 +528,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3, help="new workers of what starts in seconds")
     parser.add_argument("--budget-s", type=float, default=530.0, help="everything is ended by then")
-    parser.add_argument("--compile-s", type=float, default=300.0, help="a new worker that compiles needs as much")
-    parser.add_argument("--worker-s", type=float, default=60.0, help="and one that does not")
+    parser.add_argument("--processes", type=int, default=4, help="that build side by side, for each variant")
+    parser.add_argument("--worker-s", type=float, default=60.0, help="without so much time left no worker is started")
     parser.add_argument("--block-s", type=float, default=200.0, help="without so much time left no timing begins")
     parser.add_argument("--no-artefacts", action="store_true", help="paretune's configurations compile as well")
     parser.add_argument("--work", type=Path, default=Path("build/comic"))
@@ -536,11 +565,16 @@ def main() -> None:
             said = row.get("failed") or {key: round(row[key], 2) for key in row if key.endswith("_s")}
             print(f"{row['at_s']:6.1f} s  {row['step']} {row['variant']}: {said}", file=sys.stderr, flush=True)
 
-    if "prepare" in options.do:
-        keep(prepare(options, until))
-    missing = options.blocks - min(len(_good(rows, "trace", name)) for name in options.variants)
-    if "time" in options.do and missing > 0 and until - time.perf_counter() > options.block_s:
-        keep(timed(options, missing, until))
+    timed: dict[str, Process] = {}
+    try:
+        if "prepare" in options.do:
+            keep(prepare(options, timed, until))
+        missing = options.blocks - min(len(_good(rows, "trace", name)) for name in options.variants)
+        if "time" in options.do and missing > 0 and until - time.perf_counter() > options.block_s:
+            keep(serve_in_turns(options, timed, missing, until))
+    finally:
+        for process in timed.values():
+            process.end()
     if "workers" in options.do:
         keep(new_workers(options, rows, until))
     options.variants = {name: one for name, one in everything.items() if any(row["variant"] == name for row in rows)}
