@@ -16,9 +16,9 @@ from .phases import Phases
 
 PORTABLE = "portable_cache"
 """torch.compile, and what torch has kept of it in its caches."""
-WAYS = ("standalone_compile", "aot_compile", PORTABLE, "aotinductor")
+WAYS = ("standalone_compile", "aot_compile", "aotinductor", PORTABLE)
 """Of each call: torch.export and standalone_compile; torch.compile(...).aot_compile; torch.export and AOTInductor. What
-is most likely to be the best, or quick to build, comes first."""
+is most likely to be the best comes first: with the last one every worker traces again."""
 
 
 CLAIMS = "claims"
