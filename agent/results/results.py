@@ -279,6 +279,7 @@ class Results:
         return statistics.median(
             statistics.geometric_mean(blocks.values()) / self._before_blocks_ms(self.numbered[number])
             for number, blocks in self.blocks.items()
+            if number in self.numbered
         )
 
     def alone_ms(self, trial: Trial) -> float:

@@ -32,11 +32,22 @@ def test_mixes_swaps_and_new_workers_are_compared_with_torch_compile(tmp_path: P
     times = {"import_s": 14.0, "weights_s": 3.0, "load_s": 1.0}
     for name, seconds in (("torch.compile", 120.0), ("lossless", 5.0)):
         until = {"until_first_image_s": seconds, "until_all_s": 2 * seconds}
-        rows.append({"step": "worker", "variant": name, **times, **until, "counters": {}, "gpu": "H100"})
+        rows.append(
+            {
+                "step": "worker" if name == "lossless" else "warm",
+                "beside": 7,
+                "variant": name,
+                **times,
+                **until,
+                "counters": {},
+                "gpu": "H100",
+            }
+        )
     page = comic.page(rows, options)
     assert "| lossless | 1.000 | 0.476 | 0.625 | 150 | 0 | 0 | 12.5 | 5.14 GB (1.00 times, by 2 pipelines) |" in page
     assert "| torch.compile | 1.600 | 0.762 | 1.000 | 150 | 3 | 0 |" in page
-    assert "| lossless | 1 | 14.0 | 3.0 | 1.0 | 5.0 | 1/24.0 | 10.0 | 1/24.0 |" in page
+    assert "| torch.compile | 1 | 7 | 14.0 | 3.0 | 1.0 | 120.0 | 1/1.0 | 240.0 | 1/1.0 |" in page
+    assert "| lossless | 1 | 7 | 14.0 | 3.0 | 1.0 | 5.0 | 1/24.0 | 10.0 | 1/24.0 |" in page
     assert page.splitlines()[2].startswith("`python benchmarks/comic.py --size full --device cuda --blocks 2`: H100")
 
 
