@@ -30,10 +30,13 @@ def build_side_by_side(artefacts: Path, way: str, processes: int) -> None:
     for `build_artefacts`, which builds afterwards what is missing, alone.
 
     Most of compiling keeps one core busy. Each process serves every request, and compiles of the calls that it meets
-    those that no other one has claimed. Interrupted, what they had finished stays beside `artefacts`, and is taken up.
+    those that no other one has claimed. Interrupted, what they had finished stays beside `artefacts`, and is taken up,
+    also where there is room for one process only by then.
     """
     beside = artefacts.with_name(f"{artefacts.name}.beside")
     _take_up(beside, artefacts)
+    if processes == 1:
+        return
     claims = beside / CLAIMS
     claims.mkdir(parents=True)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
@@ -45,7 +48,7 @@ def build_side_by_side(artefacts: Path, way: str, processes: int) -> None:
             shutil.copytree(artefacts, place)
         place.mkdir(exist_ok=True)
         _write_index(place, way, claims)
-        options = ["--processes", "1", "--claims", str(claims), "--artefacts", str(place), "--out", str(beside / "out")]
+        options = ["--processes", "1", "--artefacts", str(place), "--out", str(beside / "out")]
         command = [sys.executable, *sys.orig_argv[1:], *options]
         running.append(subprocess.Popen(command, env=environment))
     for process in running:
@@ -79,15 +82,13 @@ def build_artefacts(
     way: str,
     packages: list[str],
     phases: Phases,
-    claims: Path | None = None,
 ) -> dict[str, Any]:
     """Build, in one of WAYS, what the requests in `folder` need of its apply.py; `artefacts` is where it goes.
 
     Every request is served, because shapes, adapters and prompts decide what is called. What lies in `artefacts` is
     used, so a build that was interrupted goes on. packages: whose versions the code depends on, beside torch's.
-    claims: of several processes, this one is to build what it claims first.
     Returns {"seconds", "parts": how many are there, "reasons": {part: why it was not built}}. Raises RuntimeError where
-    nothing was.
+    nothing was, but for a process of `build_side_by_side`, to which the others may have left nothing.
     """
     with phases("load"):
         workload = load_file(folder / "workload.py", "workload").Workload.read(folder)
@@ -117,7 +118,7 @@ def build_artefacts(
     if way != PORTABLE:
         index = json.loads(index_file.read_text())
         reasons = {f"{one['part']} of {one['module']}": one["failed"] for one in index["parts"] if "failed" in one}
-        if claims is None and not any("failed" not in one for one in index["parts"]):
+        if CLAIMS not in index and not any("failed" not in one for one in index["parts"]):
             raise RuntimeError(f"nothing could be built: {'; '.join(f'{k}: {v}' for k, v in reasons.items())}")
         built = len(index["parts"]) - len(reasons)
         return {"seconds": seconds, "parts": built, "reasons": reasons}

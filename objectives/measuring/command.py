@@ -65,10 +65,10 @@ def main(folder: Path) -> None:
 
 def _build(folder: Path, device: str, phases: Phases, options: argparse.Namespace) -> None:
     way, artefacts = options.build, options.artefacts
-    if options.processes > 1 and way != PORTABLE:  # torch's caches are those of one process
+    if way != PORTABLE:  # torch's caches are those of one process
         with phases("build side by side"):
             build_side_by_side(artefacts, way, options.processes)
-    built = build_artefacts(folder, device, artefacts, way, options.packages, phases, options.claims)
+    built = build_artefacts(folder, device, artefacts, way, options.packages, phases)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "result.json").write_text(json.dumps(built, indent=1))
@@ -114,7 +114,6 @@ def _options(folder: Path) -> argparse.Namespace:
     parser.add_argument("--build", choices=WAYS, help="build compiled code in this way, instead of timing")
     parser.add_argument("--artefacts", type=Path, default=folder / "artefacts", help="folder for it")
     parser.add_argument("--processes", type=int, default=1, help="so many build side by side")
-    parser.add_argument("--claims", type=Path, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--packages", nargs="*", default=[], help="packages whose versions it depends on, beside torch")
     parser.add_argument("--out", type=Path, default=None, help="folder for result.json and pictures.npz")
     return parser.parse_args()

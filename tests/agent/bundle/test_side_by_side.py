@@ -1,30 +1,25 @@
 """Compiled code is built by several processes side by side, and is what one process would have built."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paretune.agent.bundle import room
-from paretune.agent.trial import empty_caches, run_script, write_json, write_scripts
+from paretune.agent.bundle import room, trust_file
+from paretune.agent.trial import empty_caches, run_script, write_json
 from paretune.objectives.measuring import building
 from paretune.search_space import Configuration, apply_source
-from paretune.studies import sha256
-from support.compiling_product import PRODUCT
-from support.product import request_of
+from support.compiling_product import write_run_files
 
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Path:
     """A trial's folder, of a product with two shapes."""
     folder = tmp_path / "trial"
-    (folder / "own").mkdir(parents=True)
-    (folder / "own" / "product.py").write_text(PRODUCT)
+    write_run_files(folder)
     (folder / "apply.py").write_text(apply_source(Configuration.of({"torch_compile": {}})))
-    requests = [{"pipeline": "main", **request_of("cat")}, {"pipeline": "main", **request_of("dog", batch=2)}]
-    digests = {"product.py": sha256(folder / "own" / "product.py")}
-    write_scripts(folder, {"schema": 1, "python": "own/product.py", "sha256": digests, "requests": requests})
-    (folder / "trust.py").write_bytes((Path(room.__file__).with_name("trust.py")).read_bytes())
+    shutil.copyfile(trust_file(), folder / "trust.py")
     return folder
 
 

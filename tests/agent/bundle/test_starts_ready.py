@@ -6,41 +6,17 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from paretune.agent.bundle import ways
-from support.product import request_of
+from support.compiling_product import REQUESTS, product_of
 
 if TYPE_CHECKING:
     from conftest import Cli
 
-PRODUCT = """
-import torch
-from types import SimpleNamespace
-
-class Denoiser(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.mix = torch.nn.Linear(32, 32)
-
-    def forward(self, sample):
-        return self.mix(sample.cumsum(-1)).sigmoid()
-
-class Scheduler:
-    def step(self, noise):
-        return noise
-
-def load(device):
-    return {"main": SimpleNamespace(unet=Denoiser().eval(), scheduler=Scheduler())}
-
-@torch.no_grad()
-def run(pipelines, request):
-    noise = torch.randn(request.batch, 3, 32, 32, generator=torch.Generator().manual_seed(request.seed))
-    return pipelines["main"].unet(noise)
-"""
+PRODUCT = product_of(32, "self.mix(sample.cumsum(-1)).sigmoid()")
 STUDY = {
     "schema": 1,
     "name": "compiled",
     "device": "cpu",
-    "workload": {"python": "product.py", "requests": [request_of("cat"), request_of("dog", batch=2)]},
+    "workload": {"python": "product.py", "requests": REQUESTS},
     "space": {
         "techniques": {"torch_compile": {"region": "whole", "mode": "default"}},
         "presets": [[{"torch_compile": {"region": "whole", "mode": "default"}}]],

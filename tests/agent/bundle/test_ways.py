@@ -12,13 +12,10 @@ import pytest
 from paretune.agent.bundle import WAY, cold_starts, ways, with_compiled_code
 from paretune.agent.bundle.proof import count_twice, judge_counts
 from paretune.agent.bundle.ways import Artefacts, Wanted, Way, build_ways
-from paretune.agent.trial import write_scripts
 from paretune.objectives.measuring.building import WAYS
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration, apply_source
-from paretune.studies import sha256
-from support.compiling_product import PRODUCT
-from support.product import request_of
+from support.compiling_product import write_run_files
 
 
 @pytest.fixture
@@ -27,11 +24,7 @@ def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "apply.py").write_text(apply_source(Configuration.of({"torch_compile": {}})))
-    requests = [{"pipeline": "main", **request_of("cat")}, {"pipeline": "main", **request_of("dog", batch=2)}]
-    (folder / "check" / "own").mkdir(parents=True)
-    (folder / "check" / "own" / "product.py").write_text(PRODUCT)
-    digests = {"product.py": sha256(folder / "check" / "own" / "product.py")}
-    write_scripts(folder / "check", {"schema": 1, "python": "own/product.py", "sha256": digests, "requests": requests})
+    write_run_files(folder / "check")
     return folder
 
 
