@@ -7,7 +7,7 @@
 Each call does what is left to do and ends within --budget-s; what was compiled and measured stays in --work. In order:
 
 1. prepare: paretune's configurations build their artefacts, as `paretune export` does, each in --processes processes;
-   meanwhile torch.compile's variants compile in the process that will be timed.
+   meanwhile torch.compile's variants compile, one after the other, in the processes that will be timed.
 2. time: a process of each variant stays, and all serve the study's trace in turns, block after block. Counted are
    recompilations and recorded CUDA graphs, and the bytes of U-Net weights; then the stages of one call of each request.
 3. workers: new processes with empty caches, one at a time: until the first picture, and until every request was served.
@@ -31,6 +31,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -220,6 +221,7 @@ class Process:
             start_new_session=True,
         )  # fmt: skip
         self.began = time.perf_counter()
+        self._ready: dict[str, Any] | None = None
 
     def tell(self, command: str) -> None:
         """A line."""
@@ -233,8 +235,9 @@ class Process:
 
     def ready(self, until: float) -> dict[str, Any] | None:
         """What it says once it has served everything; None when time is up or it has ended."""
-        loaded = self.answer(until)
-        return None if loaded is None else self.answer(until)
+        if self._ready is None and self.answer(until) is not None:
+            self._ready = self.answer(until)
+        return self._ready
 
     def built(self, until: float) -> dict[str, Any] | None:
         """How long a build took; None when time is up or it failed. Its folder is then as a bundle's."""
@@ -306,17 +309,24 @@ def prepare(options: argparse.Namespace, timed: dict[str, Process], until: float
         and not compiles(name, options)
         and not (folder_of(name, options) / "built").exists()
     ]
-    compiling = [name for name in options.variants if compiles(name, options)]
-    beside = len(building) * options.processes + len(compiling)
-    if "time" in options.do:
+    compiling = [name for name in options.variants if compiles(name, options) and "time" in options.do]
+    beside = len(building) * options.processes + min(1, len(compiling))
+
+    def compile_in_turns() -> None:
+        # One at a time: until it has served everything, each takes the memory of four pictures that are not sliced.
         for name in compiling:
             timed[name] = Process(name, "time", options, beside)
             timed[name].tell("go")
+            timed[name].ready(until)
+
+    thread = threading.Thread(target=compile_in_turns)
+    thread.start()
     builds = [Process(name, "build", options, beside) for name in building]
     for one in builds:
         found = one.built(until)
         yield {"step": "build", "variant": one.variant, "beside": beside, **(found or {"failed": one.why()})}
         one.end()
+    thread.join()
 
 
 def serve_in_turns(

@@ -12,8 +12,8 @@ trials would exhaust a small one: it is filled up by a model of itself (see `Mod
 rows, each left out, stands above the results, and so does the share of answers that came from it.
 
 A trial costs the seconds that its row took; where a compiler's cache was warm, its first call counts as long as the
-longest of the same kind. Each try is kept in a file (--kept), so that what was interrupted goes on. GPSampler needs
-scipy.
+longest of the same kind. What was measured in several processes counts with their median. Each try is kept in a file
+(--kept), so that what was interrupted goes on. GPSampler needs scipy.
 """
 
 import argparse
@@ -112,11 +112,12 @@ class Table:
         for configuration, row in rows:
             kind = _compiled_kind(configuration)
             first_call_s[kind] = max(first_call_s.get(kind, 0.0), _first_call_s(row))
-        self.rows: dict[Configuration, Answer] = {}
+        answers: dict[Configuration, list[Answer]] = {}
         for configuration, row in rows:
             kind = _compiled_kind(configuration)
             seconds = row["seconds"] + (first_call_s[kind] - _first_call_s(row) if kind else 0.0)
-            self.rows[configuration] = _answer(row, seconds)
+            answers.setdefault(configuration, []).append(_answer(row, seconds))
+        self.rows = {configuration: _middle(found) for configuration, found in answers.items()}
         self.space = _space(list(self.rows))
         self.by_effect = {self._same.of(one): answer for one, answer in self.rows.items()}
         self._answers: dict[Configuration, Answer] = {}
@@ -217,6 +218,21 @@ def _answer(row: dict[str, Any], seconds: float) -> Answer:
         memory_gib=row["peak_vram_gib"],
         drift=row["drift"],
         seconds=seconds,
+    )
+
+
+def _middle(answers: Sequence[Answer]) -> Answer:
+    """Of one configuration, measured in several processes."""
+    worked = [one for one in answers if one.works]
+    if not worked:
+        return answers[0]
+    drifts = [one.drift for one in worked if one.drift is not None]
+    return Answer(
+        works=True,
+        latency_ms=statistics.median(one.latency_ms for one in worked),
+        memory_gib=statistics.median(one.memory_gib for one in worked),
+        drift=max(drifts) if drifts else None,
+        seconds=statistics.median(one.seconds for one in worked),
     )
 
 

@@ -11,14 +11,16 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
     """A context in which torch keeps compiled code in `folder`, and, unless `changing`, only reads it.
 
     torch takes a lock, which is a file, before it looks whether a kernel is there. In a folder that nobody writes to
-    there is nothing to lock. And it starts a process for each core to compile in, also where all that it does is load:
-    they would come up while a new worker makes its first pictures.
+    there is nothing to lock. It starts a process for each core to compile in, also where all that it does is load:
+    they would come up while a new worker makes its first pictures. And for code of a CPU it starts a process for each
+    set of vector instructions, to see whether it works: what was found when the code was made is kept beside it.
     """
     import contextlib
+    import json
     import os
     from unittest import mock
 
-    from torch._inductor import codecache, config
+    from torch._inductor import codecache, config, cpu_vec_isa
     from torch._inductor.utils import clear_caches
     from torch.utils import _filelock
 
@@ -35,6 +37,7 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
     @contextlib.contextmanager
     def entered() -> Any:
         place = os.path.abspath(folder)
+        known = os.path.join(place, "vector_instructions.json")
         places = {"TORCHINDUCTOR_CACHE_DIR": place, "TRITON_CACHE_DIR": os.path.join(place, "triton")}
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.dict(os.environ, places))
@@ -42,9 +45,17 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
                 stack.enter_context(mock.patch.object(codecache, "get_lock_dir", return_value=place))
                 stack.enter_context(mock.patch.object(_filelock, "FileLock", NoLock))
                 stack.enter_context(config.patch(compile_threads=1))
+                if os.path.exists(known):
+                    with open(known) as file:
+                        names = json.load(file)
+                    found = [one for one in cpu_vec_isa.supported_vec_isa_list if str(one) in names]
+                    stack.enter_context(mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", return_value=found))
             clear_caches()
             try:
                 yield
+                if changing and cpu_vec_isa.valid_vec_isa_list.cache_info().currsize:
+                    with open(known, "w") as file:
+                        json.dump([str(one) for one in cpu_vec_isa.valid_vec_isa_list()], file)
             finally:
                 clear_caches()
 
