@@ -31,7 +31,8 @@ def run(file: Path, folder: Path) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             # What libraries warn of, with the paths where they are installed.
             shown = [one for one in cell.outputs if one.get("name") != "stderr"]
-            cell.outputs = [_without_path(one, str(folder.resolve())) for one in shown]
+            shown = [_without_path(one, str(folder.resolve()), ".") for one in shown]
+            cell.outputs = [_without_path(one, str(NOTEBOOKS.parent), "paretune") for one in shown]
     notebook.metadata.pop("widgets", None)
     return notebook
 
@@ -47,12 +48,12 @@ def with_table(text: str, folder: Path) -> str:
     return f"{before}{BEGIN}\n{table}\nMeasured by `make notebooks`.\n{END}{after}"
 
 
-def _without_path(value: Any, path: str) -> Any:
+def _without_path(value: Any, path: str, shown: str) -> Any:
     if isinstance(value, str):
-        return value.replace(path, ".")
+        return value.replace(path, shown)
     if isinstance(value, dict):
-        return type(value)({name: _without_path(item, path) for name, item in value.items()})
-    return [_without_path(item, path) for item in value] if isinstance(value, list) else value
+        return type(value)({name: _without_path(item, path, shown) for name, item in value.items()})
+    return [_without_path(item, path, shown) for item in value] if isinstance(value, list) else value
 
 
 def main() -> None:
