@@ -44,6 +44,7 @@ class Offer:
 SPEED: tuple[Offer, ...] = (
     # A few seconds more than the unchanged pipeline takes.
     Offer("cuda_graphs"),
+    Offer("cuda_graphs_modules"),
     Offer("ip_adapter_swap"),
     Offer("lora_merge"),
     Offer("lora_hotswap", {"most_rank": (16, 64)}),

@@ -77,6 +77,10 @@ _MEMORY = "https://huggingface.co/docs/diffusers/optimization/memory"
 _COMPILED: Mapping[str, Any] = {
     "torch_compile": {"region": "whole", "mode": "default"},
     "torch_compile_vae": {"parts": "decoder", "mode": "default"},
+    # What is beside the pipelines, where there is something. It is recorded only once it is compiled: then it is code
+    # that does not wait for the GPU, and what cannot be recorded would end the whole recipe.
+    "torch_compile_modules": {"mode": "default"},
+    "cuda_graphs_modules": {},
 }
 _ARRANGED: Mapping[str, Any] = {"cudnn_benchmark": {}, "fused_qkv": {}, "channels_last": {}}
 _GRAPHS: Mapping[str, Any] = {

@@ -32,6 +32,7 @@ from .caching.pyramid_attention_broadcast import TECHNIQUE as PYRAMID_ATTENTION_
 from .caching.taylorseer_cache import TECHNIQUE as TAYLORSEER_CACHE
 from .caching.transformer_first_block_cache import TECHNIQUE as TRANSFORMER_FIRST_BLOCK_CACHE
 from .compiler.cuda_graphs import TECHNIQUE as CUDA_GRAPHS
+from .compiler.cuda_graphs_modules import TECHNIQUE as CUDA_GRAPHS_MODULES
 from .compiler.cudnn_benchmark import TECHNIQUE as CUDNN_BENCHMARK
 from .compiler.stable_fast import TECHNIQUE as STABLE_FAST
 from .compiler.torch_compile import TECHNIQUE as TORCH_COMPILE
@@ -84,6 +85,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     STABLE_FAST,
     TORCH_TENSORRT,
     CUDA_GRAPHS,  # of compiled code, where there is some
+    CUDA_GRAPHS_MODULES,
     PYRAMID_ATTENTION_BROADCAST,  # from here on: wrappers and hooks, outside of the compiled graphs
     TRANSFORMER_FIRST_BLOCK_CACHE,
     TAYLORSEER_CACHE,

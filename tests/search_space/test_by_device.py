@@ -56,6 +56,7 @@ module_dtype.dtype=bfloat16                  x    x     x    x     x     x
 stable_fast                                  x    x     x    x     x     x
 torch_tensorrt                               -    x     x    x     x     x
 cuda_graphs                                  -    x     x    x     x     x
+cuda_graphs_modules                          -    x     x    x     x     x
 lora_merge                                   x    x     x    x     x     x
 lora_hotswap.most_rank=64                    x    x     x    x     x     x
 lora_hotswap.most_rank=128                   -    -     -    -     -     -

@@ -286,7 +286,7 @@ def test_own_processors_are_refused_where_adapters_come_and_go(own_thing: Callab
         ("LAYERS", "channels_last", "torchao_quantization"),
         ("QUANTIZATION", "layerwise_casting", "fewer_steps"),
         ("STRUCTURE", "forecast_cache", "torch_compile"),
-        ("COMPILATION", "cuda_graphs", "pyramid_attention_broadcast"),
+        ("COMPILATION", "cuda_graphs_modules", "pyramid_attention_broadcast"),
         ("WRAPPERS", "vae_tiling", "model_offload"),
         ("PLACEMENT", "text_encoder_offload", None),
         (None, "text_encoder_offload", None),

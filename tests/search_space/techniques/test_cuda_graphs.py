@@ -9,7 +9,7 @@ import pytest
 import torch
 from paretune.search_space import technique
 from paretune.search_space._module_state import module_state
-from paretune.search_space.compiler import cuda_graphs
+from paretune.search_space.compiler import cuda_graphs, cuda_graphs_modules
 from paretune.testing import picture, tiny_sdxl
 from paretune.testing.tiny_sdxl import ip_adapter
 
@@ -71,8 +71,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield namespace["recorded"]
 
 
-def call_of(recorded: Any, module: Denoiser) -> tuple[Any, dict[str, int]]:
-    counts = {"recorded": 0, "replayed": 0, "direct": 0}
+def recordable(module: Denoiser) -> Any:
+    """Its forward, as the stand-in can record it."""
 
     def forward(sample: torch.Tensor) -> torch.Tensor:
         result = Denoiser.forward(module, sample)
@@ -86,7 +86,12 @@ def call_of(recorded: Any, module: Denoiser) -> tuple[Any, dict[str, int]]:
             Recording.now.again = again
         return result
 
-    return recorded(forward, module, counts), counts
+    return forward
+
+
+def call_of(recorded: Any, module: Denoiser) -> tuple[Any, dict[str, int]]:
+    counts = {"recorded": 0, "replayed": 0, "direct": 0}
+    return recorded(recordable(module), module, counts), counts
 
 
 def other_weights(module: Denoiser) -> None:
@@ -120,6 +125,23 @@ def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: A
     assert not torch.allclose(changed, expected)
     assert all(torch.allclose(call(NOISE), changed) for _ in range(3))
     assert counts["recorded"] == (2 if records_again else 1)
+
+
+def test_a_module_beside_the_pipelines_is_ready_after_its_first_call(
+    recorded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graphs_modules, "recorded", recorded)
+    upscaler, never_called, known = Denoiser(), Denoiser(), technique("cuda_graphs_modules")
+    upscaler.forward = recordable(upscaler)  # type: ignore[method-assign]
+    pipelines = {"upscaler": upscaler, "again": upscaler, "matting": never_called}
+    expected = upscaler(NOISE)
+    known.apply(pipelines)
+    assert known.took_effect(pipelines) == "none of the modules was called"
+    assert torch.equal(upscaler(NOISE), expected)
+    assert known.took_effect(pipelines) == "Denoiser was not recorded: its weights move, or no call repeated one"
+    assert torch.equal(upscaler(NOISE), expected)
+    assert upscaler.cuda_graph_counts == {"forward": {"recorded": 1, "replayed": 1, "direct": 1}}
+    assert known.took_effect(pipelines) is None
 
 
 def test_the_stand_in_would_show_it(recorded: Any) -> None:

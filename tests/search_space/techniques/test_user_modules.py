@@ -9,6 +9,7 @@ from paretune.search_space import Configuration, Target, apply_source, describe_
 from paretune.testing import tiny_sdxl
 
 CPU = Target(device="cpu", name="cpu")
+GPU = Target(device="cuda", name="L40S", compute_capability=(8, 9), memory_gib=44)
 
 
 class Upscaler(torch.nn.Module):
@@ -36,11 +37,11 @@ def test_modules_beside_the_pipelines_are_found_once_each(main: Any) -> None:
     assert user_modules(pipelines) == [pipelines["upscaler"], pipelines["matter"].net]
     facts = describe_pipelines(pipelines, [])
     assert [name for name, each in facts.items() if each.beside] == ["upscaler", "again", "matter"]
-    for name in ("torch_compile_modules", "module_dtype"):
-        known = technique(name)
-        assert known.why_not(CPU, facts, known.parameters()) is None
+    for name in ("torch_compile_modules", "module_dtype", "cuda_graphs_modules"):
+        known, device = technique(name), GPU if name == "cuda_graphs_modules" else CPU
+        assert known.why_not(device, facts, known.parameters()) is None
         without = describe_pipelines({"main": main}, [])
-        assert known.why_not(CPU, without, known.parameters()) == "there is no module beside the pipelines"
+        assert known.why_not(device, without, known.parameters()) == "there is no module beside the pipelines"
 
 
 def test_in_16_bits_they_take_and_give_what_they_did_before(main: Any) -> None:
