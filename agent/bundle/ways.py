@@ -38,6 +38,9 @@ BUILDING, COUNTING, TIMING = 12, 2, 3
 """How long the steps of a way take, against a cold start: for the progress bar."""
 
 NOT_TRIED = "not tried"
+NOT_FINISHED = "not measured to the end"
+HOPELESS = 3.0
+"""So many times the quickest way's cold start, and the rest of what is measured of a way is left out."""
 NOTHING_COMPILED = "nothing in the configuration is compiled"
 NOT_ASKED_FOR = "they were not asked for"
 
@@ -50,7 +53,7 @@ class Way:
 
     name: str
     failed: str | None = None
-    """Why it cannot be used; nothing else is known then."""
+    """Why it is not used; then nothing else is known but what had been measured before."""
     parts: int = 0
     """Pieces of code that were built."""
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +78,12 @@ class Way:
     def not_tried(self) -> bool:
         """Whether there was no time for it."""
         return self.failed is not None and self.failed.startswith(NOT_TRIED)
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not used, in words that may follow its name."""
+        given_up = self.failed is not None and self.failed.startswith((NOT_TRIED, NOT_FINISHED))
+        return f"{'was' if given_up else 'failed:'} {(self.failed or '').rstrip('.')}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class Artefacts:
             said += [f"It has no compiled code for {part}: {why}." for part, why in self.kept.reasons.items()]
         for way in self.ways:
             if way.failed is not None:
-                said.append(f"{way.name} {'was' if way.not_tried else 'failed:'} {way.failed.rstrip('.')}.")
+                said.append(f"{way.name} {way.why_not}.")
         return " ".join(said)
 
     @property
@@ -169,7 +178,9 @@ def build_ways(bundle: Path, work: Path, wanted: Wanted, on_step: OnStep = lambd
             on_step(number * each + done, each * len(WAYS), text)
 
         try:
-            way = _try(name, place, wanted, step)
+            way = _try(
+                name, place, wanted, min((way for way in ways if not way.failed), key=_cold_s, default=None), step
+            )
             write_json(ended, asdict(way))
         except (RuntimeError, TimeoutError, UserError) as error:
             reason = " ".join(str(error).split())[:500] or "it took too long"
@@ -191,15 +202,21 @@ def _no_time(name: str, ways: Sequence[Way], wanted: Wanted) -> Way | None:
     return Way(name, failed=f"{NOT_TRIED}: {why}")
 
 
+def _cold_s(way: Way) -> float:
+    return way.cold_start_s or 0.0
+
+
 def _rank(way: Way, ways: Sequence[Way], floor: float) -> tuple[bool, bool, float]:
     """The smaller the better: it works, its code is fast, it starts fast."""
     fastest = min((one.latency_ms for one in ways if one.latency_ms is not None and one.failed is None), default=0.0)
     slow = (way.latency_ms or 0.0) > fastest * (1 + floor + AS_FAST)
-    return (way.failed is not None, slow, way.cold_start_s or 0.0)
+    return (way.failed is not None, slow, _cold_s(way))
 
 
-def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], None]) -> Way:
-    """Build in one way, and measure what was built. Raises RuntimeError, TimeoutError."""
+def _try(name: str, place: Path, wanted: Wanted, quickest: Way | None, on_step: Callable[[int, str], None]) -> Way:
+    """Build in one way, and measure what was built, as long as it may be better than the quickest of the others. Raises
+    RuntimeError, TimeoutError.
+    """
     bundle = place / "bundle"
     script, artefacts = bundle / "check" / "run.py", bundle / ARTEFACTS
 
@@ -223,6 +240,22 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
     built_s = time.monotonic() - began + before_s
     files = entries_of(bundle)
     write_json(bundle / MANIFEST, {"schema": SCHEMA_VERSION, "files": files})
+    size_bytes = sum(int(entry["size_bytes"]) for path, entry in files.items() if path.startswith(f"{ARTEFACTS}/"))
+    if quickest is not None:
+        on_step(BUILDING, f"{name}: a first cold start")
+        first = measure_cold_starts(bundle, wanted.device, 1)
+        first_s, least_s = first.medians["cold_start_s"], _cold_s(quickest)
+        if first_s > HOPELESS * least_s:
+            return Way(
+                name,
+                failed=f"{NOT_FINISHED}: a cold start takes {first_s:.1f} s, and {least_s:.1f} s in {quickest.name}",
+                parts=built["parts"],
+                build_s=built_s,
+                took_s=before_s + time.monotonic() - began,
+                cold_start_s=first_s,
+                cold_start={**first.medians, "n": first.n},
+                size_bytes=size_bytes,
+            )
     # What has to be measured first: what is left of the time is for cold starts.
     on_step(BUILDING, f"{name}: what is captured")
     counted = count_twice(script, wanted.device, place / "twice", bundle)
@@ -255,7 +288,7 @@ def _try(name: str, place: Path, wanted: Wanted, on_step: Callable[[int, str], N
         peak_gib=cold.peak_gib,
         captures=counted.captures,
         latency_ms=measured["latency_ms"],
-        size_bytes=sum(int(entry["size_bytes"]) for path, entry in files.items() if path.startswith(f"{ARTEFACTS}/")),
+        size_bytes=size_bytes,
         pictures=pictures.text,
     )
 

@@ -43,7 +43,7 @@ def test_mixes_swaps_and_new_workers_are_compared_with_torch_compile(tmp_path: P
                 "gpu": "H100",
             }
         )
-    page = comic.page(rows, options)
+    page = importlib.import_module("comic_page").page(rows, options, {name: tmp_path / name for name in names})
     assert "| lossless | 1.000 | 0.476 | 0.625 | 150 | 0 | 0 | 12.5 | 5.14 GB (1.00 times, by 2 pipelines) |" in page
     assert "| torch.compile | 1.600 | 0.762 | 1.000 | 150 | 3 | 0 |" in page
     assert "| torch.compile | 1 | 7 | 14.0 | 3.0 | 1.0 | 120.0 | 1/1.0 | 240.0 | 1/1.0 |" in page

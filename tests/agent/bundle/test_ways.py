@@ -56,7 +56,7 @@ def test_what_is_finished_stays_when_building_is_interrupted(
     tried: list[str] = []
     interrupt = [True, False, False]
 
-    def run(name: str, place: Path, wanted: Wanted, on_step: Any) -> Way:
+    def run(name: str, place: Path, wanted: Wanted, quickest: Way | None, on_step: Any) -> Way:
         tried.append(name)
         if name == "portable_cache" and interrupt.pop(0):
             raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def test_a_way_is_not_tried_when_the_others_took_as_long_as_all_may(
     clock = [0.0]
     took = {"standalone_compile": 100.0, "aot_compile": 130.0, "aotinductor": 30.0}
 
-    def run(name: str, place: Path, wanted: Wanted, on_step: Any) -> Way:
+    def run(name: str, place: Path, wanted: Wanted, quickest: Way | None, on_step: Any) -> Way:
         clock[0] += took[name]
         if name == "aotinductor":
             raise RuntimeError("it changes inputs in place")
@@ -113,6 +113,40 @@ def test_a_way_is_not_tried_when_the_others_took_as_long_as_all_may(
         "It has no compiled code for forward of Decoder: TypeError: it changes weights or inputs in place. "
         "aotinductor failed: it changes inputs in place. "
         "portable_cache was not tried: the others took 260 s, 4 times as long as building them."
+    )
+
+
+def test_a_way_whose_workers_start_much_later_than_others_is_measured_no_further(
+    bundle: Path, wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = iter([4.0, 40.0])  # one that is quickest so far is not asked before
+    counted: list[str] = []
+
+    def count_twice(script: Path, *about: Any) -> Any:
+        counted.append(script.parents[2].name)
+        raise RuntimeError("it stops here")
+
+    def cold(*about: Any, **options: Any) -> Any:
+        return SimpleNamespace(n=1, medians={"cold_start_s": next(starts)}, peak_gib=None)
+
+    monkeypatch.setattr(ways, "run_script", lambda *about, **options: {"parts": 2, "reasons": {}})
+    monkeypatch.setattr(ways, "measure_cold_starts", cold)
+    monkeypatch.setattr(ways, "count_twice", count_twice)
+    for quickest, ends in ((None, "aot_compile"), (way("aot_compile", cold_start_s=10.0), "aotinductor")):
+        shutil.copytree(bundle, tmp_path / ends / "bundle")
+        with pytest.raises(RuntimeError, match="it stops here"):
+            ways._try(ends, tmp_path / ends, wanted, quickest, lambda done, text: None)
+    shutil.copytree(bundle, tmp_path / "portable_cache" / "bundle")
+    given_up = ways._try(
+        "portable_cache", tmp_path / "portable_cache", wanted, way("aot_compile"), lambda done, text: None
+    )
+    assert counted == ["aot_compile", "aotinductor"]
+    assert (given_up.cold_start_s, given_up.cold_start["n"]) == (40.0, 1)
+    words = Artefacts(ways=(way("aot_compile", took_s=90.0), replace(given_up, build_s=60.0, took_s=90.0))).words()
+    assert words == (
+        "Trying 2 of 2 ways to keep compiled code took 180 s, 1.5 times as long as the building alone. "
+        "aot_compile is in the bundle: a cold start takes 5.0 s. "
+        "portable_cache was not measured to the end: a cold start takes 40.0 s, and 5.0 s in aot_compile."
     )
 
 
