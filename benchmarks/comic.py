@@ -23,6 +23,7 @@ arithmetic, and says nothing of quality.
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -211,6 +212,7 @@ class Process:
         if mode == "worker":
             self.scratch = tempfile.TemporaryDirectory(prefix="comic-", ignore_cleanup_errors=True)
             caches = Path(self.scratch.name)
+        self.fresh = mode == "worker" or not caches.exists()
         environment = {**os.environ, **{name: str(caches / name.lower()) for name in CACHES}}
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, (os.cpu_count() or 1) // beside))
         self.log = self.folder.with_name(f"{self.folder.name}.{mode}.log").open("a")
@@ -275,8 +277,10 @@ def folder_of(variant: str, options: argparse.Namespace) -> Path:
     return Path(options.work).resolve() / variant.replace(" ", "-")
 
 
-def write_folders(options: argparse.Namespace) -> None:
-    """The folder of each variant, as trials have it; a variant that has become another one is prepared anew."""
+def write_folders(options: argparse.Namespace) -> dict[str, str]:
+    """The folder of each variant, as trials have it; a variant that has become another one is prepared anew. Returns
+    what each of them is, as a hash.
+    """
     from paretune.agent.bundle import trust_file
     from paretune.agent.trial import write_trial_folder
     from paretune.search_space import Configuration, apply_source
@@ -284,10 +288,12 @@ def write_folders(options: argparse.Namespace) -> None:
 
     settings = [f"workload.size={options.size}", f"device={options.device}", *options.set]
     workload = read_study("comic", settings).workload_description()
+    keys = {}
     for name, configuration in options.variants.items():
         folder, applied = folder_of(name, options), Configuration.of(configuration)
         key = folder.with_name(f"{folder.name}.key")
         now = json.dumps([applied.key, workload], sort_keys=True, default=str)
+        keys[name] = hashlib.sha256(now.encode()).hexdigest()[:16]
         if not key.exists() or key.read_text() != now:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(folder.with_name(f"{folder.name}.caches"), ignore_errors=True)
@@ -295,6 +301,7 @@ def write_folders(options: argparse.Namespace) -> None:
             write_trial_folder(folder, applied.to_dict(), workload, apply_source(applied))
             shutil.copyfile(trust_file(), folder / "trust.py")
             key.write_text(now)
+    return keys
 
 
 def compiles(name: str, options: argparse.Namespace) -> bool:
@@ -303,36 +310,47 @@ def compiles(name: str, options: argparse.Namespace) -> bool:
     return any(one in techniques for one in BUILDING) and ("torch.compile" in name or options.no_artefacts)
 
 
-def prepare(options: argparse.Namespace, timed: dict[str, Process], until: float) -> Iterator[dict[str, Any]]:
-    """Build what travels in a bundle; meanwhile what does not compiles, in the processes that are timed afterwards."""
-    building = [
-        name
-        for name, techniques in options.variants.items()
-        if any(one in techniques for one in BUILDING)
-        and not compiles(name, options)
-        and not (folder_of(name, options) / "built").exists()
-    ]
-    compiling = [name for name in options.variants if compiles(name, options) and "time" in options.do]
+def is_unbuilt(name: str, options: argparse.Namespace) -> bool:
+    """Whether compiled code of a variant travels, and was not built yet."""
+    travels = any(one in options.variants[name] for one in BUILDING) and not compiles(name, options)
+    return travels and not (folder_of(name, options) / "built").exists()
+
+
+def prepare(
+    options: argparse.Namespace, timed: dict[str, Process], until: float, *, timing: bool
+) -> Iterator[dict[str, Any]]:
+    """Build what travels in a bundle; meanwhile what does not compiles, in the processes that are timed afterwards, if
+    there is `timing`.
+    """
+    building = [name for name in options.variants if is_unbuilt(name, options)]
+    compiling = [name for name in options.variants if timing and compiles(name, options)]
     beside = len(building) * options.processes + min(1, len(compiling))
 
     def compile_in_turns() -> None:
         # One at a time: until it has served everything, each takes the memory of four pictures that are not sliced.
         for name in compiling:
-            timed[name] = Process(name, "time", options, beside)
-            timed[name].tell("go")
-            timed[name].ready(until)
+            if not interrupted.is_set():
+                timed[name] = Process(name, "time", options, beside)
+                timed[name].tell("go")
+                timed[name].ready(until)
 
-    thread = threading.Thread(target=compile_in_turns)
+    interrupted, thread = threading.Event(), threading.Thread(target=compile_in_turns)
     thread.start()
     builds = [Process(name, "build", options, beside) for name in building]
-    for one in builds:
-        found = one.built(until)
-        yield {"step": "build", "variant": one.variant, "beside": beside, **(found or {"failed": one.why()})}
-        one.end()
-    if "time" in options.do:
-        others = [name for name in options.variants if name not in compiling]
-        yield from begin(others, options, timed, until, beside=1 + thread.is_alive())
-    thread.join()
+    try:
+        while builds:
+            found = builds[0].built(until)
+            said = found or {"failed": builds[0].why()}
+            yield {"step": "build", "variant": builds[0].variant, "beside": beside, **said}
+            builds.pop(0).end()
+        for name in options.variants:
+            if timing and name not in compiling:
+                yield from begin([name], options, timed, until, beside=1 + thread.is_alive())
+        thread.join()
+    finally:
+        interrupted.set()
+        for one in builds:
+            one.end()
     yield from begin(compiling, options, timed, until)
 
 
@@ -341,11 +359,14 @@ def begin(
 ) -> Iterator[dict[str, Any]]:
     """One after the other, each until it has served everything: how a new worker begins."""
     for name in names:
+        if is_unbuilt(name, options):
+            yield {"step": "warm", "variant": name, "failed": "its compiled code could not be built"}
+            continue
         if name not in timed:
             timed[name] = Process(name, "time", options, beside)
             timed[name].tell("go")
         said = timed[name].ready(until) or {"failed": timed[name].why()}
-        yield {"step": "warm", "variant": name, "beside": timed[name].beside, **said}
+        yield {"step": "warm", "variant": name, "beside": timed[name].beside, "fresh": timed[name].fresh, **said}
 
 
 def serve_in_turns(
@@ -353,7 +374,7 @@ def serve_in_turns(
 ) -> Iterator[dict[str, Any]]:
     """So many blocks more, each variant in turn, and the stages."""
     yield from begin([name for name in options.variants if name not in timed], options, timed, until)
-    ready = [timed[name] for name in options.variants if timed[name].ready(until) is not None]
+    ready = [timed[name] for name in options.variants if name in timed and timed[name].ready(until) is not None]
     for command in ["trace"] * blocks + ["stages"]:
         for one in list(ready):
             one.tell(command)
@@ -367,6 +388,8 @@ def new_workers(options: argparse.Namespace, rows: Sequence[dict[str, Any]], unt
     """Fresh processes with empty caches, one at a time, of what does not compile."""
     done = [row["variant"] for row in rows if row["step"] == "worker"]
     for name in [name for name in options.variants if not compiles(name, options)] * options.repeats:
+        if is_unbuilt(name, options):
+            continue
         if name in done:
             done.remove(name)
             continue
@@ -411,18 +434,21 @@ def main() -> None:
         found = Configuration.from_yaml(Path(file).read_text())
         options.variants[name] = {step.technique: step.values() for step in found.steps}
     everything = options.variants
+    if unknown := set(options.only or ()) - set(everything):
+        parser.error(f"--only knows {', '.join(everything)}, and not {', '.join(sorted(unknown))}")
+    options.work.mkdir(parents=True, exist_ok=True)
+    keys = write_folders(options)
     if options.only:
         options.variants = {name: one for name, one in options.variants.items() if name in options.only}
     began = time.perf_counter()
     until = began + options.budget_s
-    options.work.mkdir(parents=True, exist_ok=True)
-    write_folders(options)
     file = options.work / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = [row for row in rows if row["key"] == keys.get(row["variant"])]  # what a variant was before is not shown
 
     def keep(made: Iterator[dict[str, Any]]) -> None:
         for row in made:
-            row["at_s"] = round(time.perf_counter() - began, 1)
+            row |= {"at_s": round(time.perf_counter() - began, 1), "key": keys[row["variant"]]}
             rows.append(row)
             with file.open("a") as opened:
                 opened.write(json.dumps(row) + "\n")
@@ -431,13 +457,14 @@ def main() -> None:
 
     timed: dict[str, Process] = {}
     try:
-        if "prepare" in options.do:
-            keep(prepare(options, timed, until))
         missing = options.blocks - min(len(good(rows, "trace", name)) for name in options.variants)
-        if "time" in options.do and missing > 0 and until - time.perf_counter() > options.block_s:
+        timing = "time" in options.do and missing > 0
+        if "prepare" in options.do:
+            keep(prepare(options, timed, until, timing=timing))
+        if timing and until - time.perf_counter() > options.block_s:
             keep(serve_in_turns(options, timed, missing, until))
     finally:
-        for process in timed.values():
+        for process in list(timed.values()):
             process.end()
     if "workers" in options.do:
         keep(new_workers(options, rows, until))

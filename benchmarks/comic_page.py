@@ -82,8 +82,9 @@ def page(rows: Sequence[dict[str, Any]], options: argparse.Namespace, folders: M
     ]
     head += ["until every request was served", "÷ torch.compile", "captures and misses"]
     lines += [_row(head), _row(["---"] * len(head))]
-    # The process that was timed was a new worker once; started again, it would find its own caches.
-    workers = {name: good(rows, "warm", name)[:1] + good(rows, "worker", name) for name in options.variants}
+    # The process that was timed was a new worker once; started again, it finds its own caches.
+    fresh = [row for row in rows if row["step"] == "worker" or (row["step"] == "warm" and row.get("fresh", True))]
+    workers = {name: good(fresh, "warm", name) + good(fresh, "worker", name) for name in options.variants}
     for name, found in workers.items():
         if found:
             middle = {key: statistics.median(row[key] for row in found) for key in found[0] if key.endswith("_s")}

@@ -82,7 +82,7 @@ class Configuration:
             raise ValueError("a configuration is a mapping with the keys schema and techniques (a list)")
         unknown = set(data) - {"schema", "techniques"}
         if unknown:
-            raise ValueError(f"a configuration has no key {sorted(unknown)[0]!r}, only schema and techniques")
+            raise ValueError(f"a configuration has no key {min(unknown, key=str)!r}, only schema and techniques")
         if data.get("schema") != SCHEMA_VERSION:
             raise ValueError(
                 f"configuration schema {data.get('schema')!r} is not {SCHEMA_VERSION}, which this version reads"
@@ -91,7 +91,8 @@ class Configuration:
         for entry in data["techniques"]:
             if isinstance(entry, str):
                 entry = {entry: {}}
-            if not isinstance(entry, Mapping) or len(entry) != 1:
+            one = isinstance(entry, Mapping) and len(entry) == 1
+            if not one or not all(values is None or isinstance(values, Mapping) for values in entry.values()):
                 raise ValueError(f"each technique is written as 'name: {{parameters}}', not {entry!r}")
             ((name, parameters),) = entry.items()
             pairs.append((str(name), parameters or {}))
@@ -102,6 +103,8 @@ class Configuration:
         """The inverse of to_yaml. Raises ValueError, in one sentence, for anything else."""
         try:
             data = yaml.safe_load(text)
+        except RecursionError:
+            raise ValueError("not a configuration: it is nested too deeply") from None
         except yaml.YAMLError as error:
             raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
         return cls.from_dict(data)

@@ -40,8 +40,8 @@ class Recipe:
     techniques: Mapping[str, Mapping[str, Any]]
     source: str
     """Who describes it, or where it was measured."""
-    needs: str = ""
-    """The technique that it is about: where that cannot be used, what is left is no such recipe."""
+    needs: tuple[str, ...] = ()
+    """The techniques that it is about: where one of them cannot be used, what is left is no such recipe."""
     for_transformers: bool = False
     """Whether it is tried only where no denoiser is a U-Net; one for U-Nets `needs` what a transformer refuses."""
 
@@ -62,7 +62,7 @@ class Recipe:
             if refused is None and not own and alone in space:
                 kept[name] = parameters
         configuration = Configuration.of(kept)
-        if not kept or (self.needs and self.needs not in kept):
+        if not kept or not set(self.needs) <= kept.keys():
             return None
         if impossible(configuration, target, pipelines) is not None:
             return None
@@ -77,11 +77,9 @@ _MEMORY = "https://huggingface.co/docs/diffusers/optimization/memory"
 _COMPILED: Mapping[str, Any] = {
     "torch_compile": {"region": "whole", "mode": "default"},
     "torch_compile_vae": {"parts": "decoder", "mode": "default"},
-    # What is beside the pipelines, where there is something. It is recorded only once it is compiled: then it is code
-    # that does not wait for the GPU, and what cannot be recorded would end the whole recipe.
-    "torch_compile_modules": {"mode": "default"},
-    "cuda_graphs_modules": {},
 }
+_BESIDE: Mapping[str, Any] = {"torch_compile_modules": {"mode": "default"}, "cuda_graphs_modules": {}}
+"""What stands beside the pipelines. In recipes of their own: code that waits for the GPU cannot be recorded."""
 _ARRANGED: Mapping[str, Any] = {"cudnn_benchmark": {}, "fused_qkv": {}, "channels_last": {}}
 _GRAPHS: Mapping[str, Any] = {
     # Where adapters come and go, so that nothing is recorded again; refused elsewhere, and so left out.
@@ -113,14 +111,14 @@ def _with_step_cache(
             goal=goal,
             techniques={**others, "deepcache": unets},
             source=_DEEPCACHE,
-            needs="deepcache",
+            needs=("deepcache",),
         ),
         Recipe(
             name=name,
             goal=goal,
             techniques={**others, "forecast_cache": transformers},
             source=_FORECAST,
-            needs="forecast_cache",
+            needs=("forecast_cache",),
             for_transformers=True,
         ),
     )
@@ -157,6 +155,27 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     # Minutes each.
     Recipe(
+        name="compiled graphs, also beside the pipelines",
+        goal=Goal.LOSSLESS,
+        techniques={**_EXACT_VAE, **_ARRANGED, **_COMPILED, **_BESIDE, **_GRAPHS},
+        needs=("cuda_graphs_modules",),
+        source=_DIFFUSION_FAST,
+    ),
+    Recipe(
+        name="compiled graphs with a step cache, also beside the pipelines",
+        goal=Goal.NEAR_LOSSLESS,
+        techniques={
+            **_SHORT_VAE,
+            **_ARRANGED,
+            **_COMPILED,
+            **_BESIDE,
+            **_GRAPHS,
+            "deepcache": {"interval": 2, "branch": 0, "full_percent": 0},
+        },
+        needs=("cuda_graphs_modules", "deepcache"),
+        source=_DEEPCACHE,
+    ),
+    Recipe(
         name="compiled graphs",
         goal=Goal.LOSSLESS,
         techniques={**_EXACT_VAE, **_ARRANGED, **_COMPILED, **_GRAPHS},
@@ -183,7 +202,7 @@ RECIPES: tuple[Recipe, ...] = (
             "channels_last": {},
             "torch_compile": {"region": "whole", "mode": "reduce-overhead"},
         },
-        needs="torch_compile",
+        needs=("torch_compile",),
         source="https://docs.pytorch.org/docs/stable/generated/torch.compile.html",
     ),
     # Slower than the unchanged pipeline. Those that lose nothing come first.

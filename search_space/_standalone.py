@@ -18,6 +18,7 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
     import contextlib
     import json
     import os
+    import platform
     from unittest import mock
 
     from torch._inductor import codecache, config, cpu_vec_isa
@@ -38,6 +39,7 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
     def entered() -> Any:
         place = os.path.abspath(folder)
         known = os.path.join(place, "vector_instructions.json")
+        by_name = platform.machine() in ("x86_64", "AMD64")  # those of other processors share names
         places = {"TORCHINDUCTOR_CACHE_DIR": place, "TRITON_CACHE_DIR": os.path.join(place, "triton")}
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.dict(os.environ, places))
@@ -45,7 +47,7 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
                 stack.enter_context(mock.patch.object(codecache, "get_lock_dir", return_value=place))
                 stack.enter_context(mock.patch.object(_filelock, "FileLock", NoLock))
                 stack.enter_context(config.patch(compile_threads=1))
-                if os.path.exists(known):
+                if by_name and os.path.exists(known):
                     with open(known) as file:
                         names = json.load(file)
                     found = [one for one in cpu_vec_isa.supported_vec_isa_list if str(one) in names]
@@ -53,7 +55,7 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
             clear_caches()
             try:
                 yield
-                if changing and cpu_vec_isa.valid_vec_isa_list.cache_info().currsize:
+                if by_name and changing and cpu_vec_isa.valid_vec_isa_list.cache_info().currsize:
                     with open(known, "w") as file:
                         json.dump([str(one) for one in cpu_vec_isa.valid_vec_isa_list()], file)
             finally:

@@ -169,6 +169,7 @@ def _wanted(results: Results, trial: Trial) -> Wanted:
         packages=sorted(needed),
         calls=measurement.calls,
         warm_up_calls=measurement.warm_up_calls,
+        latency_ms=trial.figure("latency_ms"),
         floor=UNKNOWN_FLOOR if results.floor is None else results.floor.of_figure("latency_ms"),
         pictures=trial.pictures(),
         verdict=trial.verdict,

@@ -32,14 +32,15 @@ def measure_ablation(
     target = target_of(runs.runner.fingerprint)
     pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in runs.results.record.pipelines.items()}
     made = runs.results.runs(RunKind.ABLATION)
-    session = max((run.session for run in made), default=0)
+    session = max((run.session for run in made if run.trial == trial.number), default=0)
     planned = in_turns(blocks, variants(trial))
-    newest = [run for run in made if run.session == session and run.trial == trial.number]
+    # What the machine is to blame for is tried again.
+    newest = [run for run in made if run.session == session and run.outcome != Outcome.INFRASTRUCTURE]
     ended = {(run.position, run.configuration_key) for run in newest}
     failed = {run.configuration_key for run in newest if not run.complete}
     left = [one for block, one in planned if (block, one.key) not in ended and one.key not in failed]
-    if not newest or not left:
-        session, ended, failed = session + 1, set(), set()
+    if not newest or not left or trial.configuration.key in failed:
+        session, ended, failed = max((run.session for run in made), default=0) + 1, set(), set()
     scratch = run_folder(runs.folder, RunKind.ABLATION, session, 0).with_name(f"ablation-{session:02d}-{COMPILED}")
     try:
         for done, (block, configuration) in enumerate(planned):
@@ -54,9 +55,11 @@ def measure_ablation(
                 run = runs.refused(
                     RunKind.ABLATION, configuration, reason, trial=trial.number, session=session, position=block
                 )
-            if run.outcome != Outcome.COMPLETE:
+            if run.outcome not in (Outcome.COMPLETE, Outcome.INFRASTRUCTURE):
                 failed.add(configuration.key)
             runs.records.add_run(run)
+            if configuration == trial.configuration and configuration.key in failed:
+                return  # there is nothing that the others could be compared with
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

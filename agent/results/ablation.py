@@ -1,7 +1,7 @@
 """What each technique of a configuration earns: the configuration without it, and it alone, in the same blocks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,16 +71,20 @@ def alone(configuration: Configuration, name: str) -> Configuration:
 
 
 def ablation_of(results: Results, trial: Trial) -> Ablation | None:
-    """From the newest ablation of a trial; None when there is none, or too little of it."""
+    """From the newest ablation of a trial of which there is enough; None when there is none."""
     made = [one.run for one in results.linked_runs(RunKind.ABLATION) if one.run.trial == trial.number]
-    newest = max((run.session for run in made), default=0)
-    by_key: dict[str, list[RunRecord]] = {}
-    for run in made:
-        if run.session == newest:
-            by_key.setdefault(run.configuration_key, []).append(run)
-    whole = _Measured(by_key.get(trial.configuration.key, []))
-    if len(whole.latencies) < LEAST_BLOCKS:
-        return None
+    for session in sorted({run.session for run in made}, reverse=True):
+        by_key: dict[str, list[RunRecord]] = {}
+        for run in made:
+            if run.session == session:
+                by_key.setdefault(run.configuration_key, []).append(run)
+        whole = _Measured(by_key.get(trial.configuration.key, []))
+        if len(whole.latencies) >= LEAST_BLOCKS:
+            return _ablation(trial, by_key, whole)
+    return None
+
+
+def _ablation(trial: Trial, by_key: Mapping[str, list[RunRecord]], whole: "_Measured") -> Ablation:
     reference = _Measured(by_key.get(Configuration().key, []))
     earned = []
     for step in trial.configuration.steps:
@@ -120,7 +124,8 @@ class _Measured:
         self.peak_gib: float | None = first.get("peak_vram_gib")
         self.drift: float | None = first.get("drift")
         failed = next((run for run in runs if not run.complete), None)
-        self.reason = f"{failed.outcome}: {failed.reason}" if failed is not None and not complete else ""
+        few = len(self.latencies) < LEAST_BLOCKS
+        self.reason = f"{failed.outcome}: {failed.reason}" if failed is not None and few else ""
 
     @property
     def latency_ms(self) -> float:

@@ -14,6 +14,7 @@ from ...search_space import (
     other_modules,
     technique,
     text_encoders,
+    user_modules,
     vaes,
 )
 from ..results import FailedBefore, Results, failed_before
@@ -69,7 +70,10 @@ def explain(
     steps = []
     for step in configuration.steps:
         known = technique(step.technique)
-        roles = [role for find, role in ROLES.items() if find in known.helpers]
+        roles = [
+            role for find, role in ROLES.items() if find in known.helpers and role in known.roles_with(step.parameters)
+        ]
+        beside = user_modules in known.helpers and Role.OTHER in known.roles_with(step.parameters)
         steps.append(
             Explained(
                 technique=step.technique,
@@ -78,8 +82,8 @@ def explain(
                 summary=known.summary,
                 loss=str(known.loss_with(step.parameters)),
                 when=WHEN[known.stage],
-                modules=_modules(pipelines, roles),
-                roles=tuple(str(role) for role in roles),
+                modules=_modules(pipelines, roles, beside=beside),
+                roles=(*map(str, roles), *(["module beside the pipelines"] if beside else [])),
                 source=known.source,
                 failed_before=() if failed is None else tuple(one.words() for one in failed.with_step(step)),
                 code=inspect.getsource(known.apply).rstrip(),
@@ -94,12 +98,12 @@ def remembered(results: Results) -> FailedBefore:
     return failed_before(results.records, results.fingerprint, pipelines)
 
 
-def _modules(pipelines: Mapping[str, PipelineFacts], roles: list[Role]) -> dict[str, str]:
+def _modules(pipelines: Mapping[str, PipelineFacts], roles: list[Role], *, beside: bool) -> dict[str, str]:
     return {
         f"{name}.{module}" if module else name: facts.class_name
         for name, pipeline in pipelines.items()
         for module, facts in pipeline.modules.items()
-        if facts.role in roles
+        if (beside if pipeline.beside else facts.role in roles)
     }
 
 

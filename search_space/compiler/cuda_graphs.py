@@ -39,7 +39,8 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     states: list[tuple[Any, Any]] = []  # (what module_state said, the graphs recorded then), the last used at the end
     pool: list[Any] = []
     used: list[Any] = []  # the stream of the last call
-    lock = threading.Lock()
+    lock = threading.RLock()
+    inside: list[bool] = []  # while a thread is in a call
 
     def flatten(value: Any, tensors: list[Any]) -> Any:
         """The structure of an argument, hashable, with its tensors taken out into `tensors`."""
@@ -121,6 +122,33 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         counts["recorded"] += 1
         return graph, inputs, result
 
+    def answer(key: Any, tensors: list[Any], device: Any, args: Any, kwargs: Any) -> Any:
+        """From the recording of such a call, or as it is the first time."""
+        graphs = graphs_now()
+        if key not in graphs:
+            counts["direct"] += 1
+            result = function(*args, **kwargs)
+            # In the state after it: transformers puts hooks on a text encoder's layers in its first call.
+            graphs = graphs_now()
+            if graphs.setdefault(key, None) is None and at_once:
+                graphs[key] = record(args, kwargs, device)
+            if len(graphs) > most_graphs:
+                graphs.popitem(last=False)
+            return result
+        graphs.move_to_end(key)
+        if graphs[key] is None:
+            graphs[key] = record(args, kwargs, device)
+        graph, inputs, result = graphs[key]
+        stream = torch.cuda.current_stream()
+        if used and used[0] != stream:
+            stream.wait_stream(used[0])
+        used[:] = [stream]
+        for kept, tensor in zip(inputs, tensors, strict=True):
+            kept.copy_(tensor, non_blocking=True)
+        graph.replay()
+        counts["replayed"] += 1
+        return rebuild(result, torch.clone)
+
     def call(*args: Any, **kwargs: Any) -> Any:
         tensors: list[Any] = []
         try:
@@ -133,30 +161,14 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             return function(*args, **kwargs)
         key = (structure, device.index, settings())
         with lock, torch.cuda.device(device):
-            graphs = graphs_now()
-            if key not in graphs:
-                counts["direct"] += 1
-                result = function(*args, **kwargs)
-                # In the state after it: transformers puts hooks on a text encoder's layers in its first call.
-                graphs = graphs_now()
-                if graphs.setdefault(key, None) is None and at_once:
-                    graphs[key] = record(args, kwargs, device)
-                if len(graphs) > most_graphs:
-                    graphs.popitem(last=False)
-                return result
-            graphs.move_to_end(key)
-            if graphs[key] is None:
-                graphs[key] = record(args, kwargs, device)
-            graph, inputs, result = graphs[key]
-            stream = torch.cuda.current_stream()
-            if used and used[0] != stream:
-                stream.wait_stream(used[0])
-            used[:] = [stream]
-            for kept, tensor in zip(inputs, tensors, strict=True):
-                kept.copy_(tensor, non_blocking=True)
-            graph.replay()
-            counts["replayed"] += 1
-            return rebuild(result, torch.clone)
+            if inside:
+                # It calls itself, for the tiles of a picture say: the call around this one is what is recorded.
+                return function(*args, **kwargs)
+            inside.append(True)
+            try:
+                return answer(key, tensors, device, args, kwargs)
+            finally:
+                inside.pop()
 
     return call
 

@@ -31,7 +31,8 @@ def took_effect(pipelines: dict[str, Any]) -> str | None:
         counts = getattr(module, "cuda_graph_counts", {"forward": {"direct": 1, "replayed": 0}})["forward"]
         called = called or counts["direct"] + counts["replayed"] > 0
         if counts["direct"] and not counts["replayed"]:
-            return f"{type(module).__name__} was not recorded: its weights move, or no call repeated one"
+            name = type(module).__name__
+            return f"{name} was not recorded: its weights move, or no call on the GPU without gradients repeated one"
     return None if called else "none of the modules was called"
 
 

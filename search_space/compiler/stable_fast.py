@@ -8,7 +8,7 @@ changes how Triton starts kernels in the whole process.
 
 TorchScript runs a trace as it is the first time that it meets shapes, and fused from then on, which rounds otherwise:
 on an H200, torch 2.11, the first picture was 1e-3 away from all later ones, which were equal. So that every picture is
-the same, the first call with any shapes is made twice.
+the same, the first call with any shapes, or any other values that it keeps a trace for, is made twice.
 """
 
 from collections.abc import Mapping
@@ -52,15 +52,17 @@ def stable_fast(pipelines: dict[str, Any], *, cuda_graph: bool, triton: bool, lo
             return (value.shape, value.dtype)
         if isinstance(value, dict):
             return tuple((name, shapes(item)) for name, item in value.items())
-        return tuple(map(shapes, value)) if isinstance(value, (list, tuple)) else None
+        if isinstance(value, (list, tuple)):
+            return tuple(map(shapes, value))
+        return value if isinstance(value, (str, int, float, bytes)) else type(value)
 
     def alike(traced: Any) -> Any:
         met = set()
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if (now := shapes((args, kwargs))) not in met:
-                met.add(now)
                 traced(*args, **kwargs)
+                met.add(now)
             return traced(*args, **kwargs)
 
         return functools.update_wrapper(forward, traced, updated=())

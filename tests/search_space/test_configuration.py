@@ -149,6 +149,9 @@ def test_what_it_refuses(techniques: list[tuple[str, Any]], sentence: str) -> No
         ("{schema: 1, techniques: [], speed: 3}", "a configuration has no key 'speed', only schema and techniques"),
         ("{schema: 2, techniques: []}", "configuration schema 2 is not 1, which this version reads"),
         ("{techniques: []}", "configuration schema None is not 1, which this version reads"),
+        ("{1: x, b: c, schema: 1, techniques: []}", "a configuration has no key 1, only schema and techniques"),
+        ("[" * 3000, "not a configuration: it is nested too deeply"),
+        ("{schema: 1, techniques: [{deepcache: false}]}", "each technique is written as 'name: {parameters}', not {'d"),
         ("{schema: 1, techniques: [{a: {}, b: {}}]}", "each technique is written as 'name: {parameters}', not {'a': "),
     ],
 )

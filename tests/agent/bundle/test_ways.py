@@ -32,7 +32,7 @@ def bundle(tmp_path: Path) -> Path:
 def wanted(tmp_path: Path) -> Wanted:
     """Random weights: pictures are only looked at for numbers that are not finite."""
     shown = [tmp_path / f"{name}.png" for name in ("cat-0", "dog-0", "dog-1")]
-    return Wanted("cpu", [], 1, 1, 0.02, shown, Verdict.NOT_ASSESSED, cold_starts=1, times_compiling=math.inf)
+    return Wanted("cpu", [], 1, 1, 100.0, 0.02, shown, Verdict.NOT_ASSESSED, cold_starts=1, times_compiling=math.inf)
 
 
 def way(name: str, **known: Any) -> Way:

@@ -1,13 +1,15 @@
 """`paretune explain`: a configuration step by step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from paretune.agent.review import explain
-from paretune.search_space import Configuration
+from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Role
 from paretune.testing import TINY_FACTS
 from support.launched import Cli, Launched
 
+UPSCALER = ModuleFacts(class_name="Upscaler", role=Role.OTHER, dtype="float32", parameters_m=1.0)
 CACHED = Configuration.of({"deepcache": {"interval": 2, "branch": 0}, "channels_last": {}, "vae_slicing": {}})
 
 
@@ -21,6 +23,23 @@ def test_each_step_says_where_when_and_why() -> None:
     assert "def deepcache(" in cached.code
     assert cached.source.startswith("https://")
     assert "compil" in cached.when
+
+
+def test_what_a_step_acts_on_depends_on_its_parameters() -> None:
+    upscaler = PipelineFacts.from_dict({**TINY_FACTS.to_dict(), "beside": True})
+    facts = {"main": TINY_FACTS, "upscaler": replace(upscaler, modules={"": UPSCALER})}
+    for modules, expected in (
+        ("denoiser", {"main.unet"}),
+        ("denoiser_vae", {"main.unet", "main.vae"}),
+        ("denoiser_vae_text", {"main.unet", "main.vae", "main.text_encoder", "main.text_encoder_2"}),
+    ):
+        (step,) = explain(Configuration.of({"cuda_graphs": {"modules": modules}}), facts)
+        assert set(step.modules) == expected
+    for beside in ("torch_compile_modules", "module_dtype", "cuda_graphs_modules"):
+        (step,) = explain(Configuration.of({beside: {}}), facts)
+        assert step.modules == {"upscaler": "Upscaler"}
+        (alone,) = explain(Configuration.of({beside: {}}), {})
+        assert alone.roles == ("module beside the pipelines",)
 
 
 def test_of_a_file_without_a_study(cli: Cli, tmp_path: Path) -> None:

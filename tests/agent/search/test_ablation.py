@@ -88,6 +88,57 @@ def test_what_fails_is_told_and_not_tried_again(world: World) -> None:
     assert "deepcache: could not be left out (oom: too little memory)" in "\n".join(ablation_lines(found))
 
 
+def test_what_fails_later_is_told_too_and_what_the_machine_is_to_blame_for_is_tried_again(world: World) -> None:
+    seen: list[str] = []
+
+    def before(job: Job, kind: str) -> TrialResult | None:
+        name = str(Configuration.from_dict(job.configuration))
+        seen.append(name)
+        if name == "fused_qkv + channels_last" and seen.count(name) > 1:
+            return TrialResult(outcome=Outcome.OOM, reason="too little memory")
+        if name == "fused_qkv" and seen.count(name) == 1:
+            return TrialResult(outcome=Outcome.INFRASTRUCTURE, reason="the driver was reset")
+        return None
+
+    world.before = before
+    found = ablated(world, blocks=3)
+    cached = next(one for one in found.earned if one.technique == "deepcache")
+    assert (cached.without, cached.left_out) == (None, "oom: too little memory")
+    qkv = next(one for one in found.earned if one.technique == "fused_qkv")
+    assert qkv.alone is not None
+    assert seen.count("fused_qkv") == 3
+
+
+def test_where_the_whole_fails_nothing_else_is_measured(world: World) -> None:
+    def before(job: Job, kind: str) -> TrialResult | None:
+        fails = str(Configuration.from_dict(job.configuration)) == WHOLE
+        return TrialResult(outcome=Outcome.OOM, reason="too little memory") if fails else None
+
+    world.before = before
+    with pytest.raises(UserError):
+        ablated(world, blocks=3)
+    assert [configuration for kind, configuration in world.ran if kind == "ablation"] == [WHOLE]
+    world.before = lambda job, kind: None
+    assert ablated(world, blocks=2).blocks == 2
+
+
+def test_one_that_was_interrupted_in_its_first_block_hides_no_earlier_one(world: World) -> None:
+    ablated(world, blocks=2)
+
+    def interrupted(job: Job, kind: str) -> None:
+        if kind == "ablation" and len(world.ran) == 2 * 8 + 4:
+            raise KeyboardInterrupt
+
+    world.before = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        ablated(world, blocks=2)
+    world.before = lambda job, kind: None
+    results = world.launch(world.study("a", [], budget={"trials": 2}, space={"techniques": {n: {} for n in PRESET}}))
+    found = ablation_of(results, results.trial(1))
+    assert found is not None
+    assert found.blocks == 2
+
+
 def test_an_interrupted_one_goes_on_where_it_stopped(world: World) -> None:
     def interrupted(job: Job, kind: str) -> None:
         if kind == "ablation" and len(world.ran) == 11:

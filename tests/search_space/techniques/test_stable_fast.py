@@ -70,6 +70,31 @@ def test_the_first_picture_is_like_all_later_ones(sfast: list[str]) -> None:
     assert known.took_effect({"main": pipe}, **known.parameters().model_dump()) is None
 
 
+def test_values_that_it_keeps_a_trace_for_are_new_calls_too(sfast: list[str]) -> None:
+    pipe, known = tiny_sdxl(), technique("stable_fast")
+    known.apply({"main": pipe}, **known.parameters().model_dump())
+    made: list[str] = []
+    inner = pipe.unet.stable_fast_traced
+    for scale in (0.5, 0.8, 0.8):
+        before = len(sfast)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            pipe.unet(
+                torch.randn(1, pipe.unet.config.in_channels, 8, 8),
+                10,
+                encoder_hidden_states=torch.randn(1, 7, pipe.unet.config.cross_attention_dim),
+                added_cond_kwargs={
+                    "text_embeds": torch.randn(1, pipe.text_encoder_2.config.projection_dim),
+                    "time_ids": torch.ones(1, 6),
+                },
+                cross_attention_kwargs={"scale": scale},
+                return_dict=False,
+            )
+        made.append(str(len(sfast) - before))
+    assert made == ["2", "2", "1"]
+    assert inner is pipe.unet.stable_fast_traced
+
+
 def test_what_is_recorded_is_not_called_twice(sfast: list[str]) -> None:
     pipe, known = tiny_sdxl(), technique("stable_fast")
     known.apply({"main": pipe}, **{**known.parameters().model_dump(), "cuda_graph": True})
