@@ -41,8 +41,8 @@ class Measured:
     """The newest row of each variant, by its words."""
     references: Sequence[Mapping[str, Any]]
     unchanged: Mapping[str, Any]
-    made: Mapping[str, Any]
-    """How: machine, versions, steps, calls."""
+    runs: Sequence[Mapping[str, Any]]
+    """How each was made: machine, versions, steps, calls, processes."""
 
     @classmethod
     def of(cls, title: str, lines: Sequence[Mapping[str, Any]]) -> "Measured":
@@ -50,13 +50,12 @@ class Measured:
         by_kind: dict[str, list[Mapping[str, Any]]] = {}
         for line in lines:
             by_kind.setdefault(line["kind"], []).append(line)
-        made = by_kind["run"][-1]
         return cls(
-            title=f"{title}, {made['fingerprint']['device_name']}",
+            title=f"{title}, {by_kind['run'][-1]['fingerprint']['device_name']}",
             rows={row["variant"]: row for row in by_kind.get("variant", [])},
             references=by_kind.get("reference", []),
             unchanged=by_kind["unchanged"][-1],
-            made=made,
+            runs=by_kind["run"],
         )
 
     def ratios(self, row: Mapping[str, Any]) -> list[float] | None:
@@ -100,36 +99,49 @@ class Measured:
         return ", ".join(words)
 
     def about(self) -> str:
-        """A line on how it was measured."""
-        made, machine = self.made, self.made["fingerprint"]
-        versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
+        """A line on how it was measured, each run by its own machine."""
         states = [self.state(variant) for variant in self.rows]
         counts = ", ".join(f"{states.count(state)} {state}" for state in (WORKS, REFUSED, FAILS, MISSING))
+        newest = self.runs[-1]
         drift = (
             f"Pictures of {max((row.get('pictures', 0) for row in self.rows.values()), default=0)} requests are judged "
             "against the unchanged pipeline's: the verdict, and the drift in brackets."
-            if made["assessed"]
+            if newest["assessed"]
             else "Pictures are not judged: weights are random."
         )
-        by_run: dict[float, list[float]] = {}
-        for one in self.references:
-            by_run.setdefault(one["run"], []).extend(one["milliseconds"])
-        spread = "; in the next run ".join(
-            f"{statistics.median(known):.0f} ms a call ({min(known):.0f} to {max(known):.0f} in {len(known)} calls)"
-            for known in by_run.values()
-        )
-        note = f"{made['note']} " if made.get("note") else ""
+        machines = list(dict.fromkeys(_machine(run) for run in self.runs))
+        runs = [f"{_ordinal(number)} run, {self.run_words(run)}" for number, run in enumerate(self.runs)]
+        if len(machines) > 1:
+            places = [machines.index(_machine(run)) + 1 for run in self.runs]
+            runs = [f"{words}, machine {place}" for words, place in zip(runs, places, strict=True)]
+            machines = [f"machine {number}: {one}" for number, one in enumerate(machines, 1)]
+        notes = " ".join(run["note"] for run in self.runs if run.get("note"))
         return (
-            f"**{self.title}**: {made['side_px']} x {made['side_px']}, {made['steps']} steps, "
-            f"{made['calls']} timed calls each, {made['workers']} processes on {made['cores']} cores; "
-            f"unchanged: {self.unchanged['peak_gib']:.2f} GiB{spread and f', {spread}'}. Variants: {counts}. "
-            f"{note}{drift} {_machine(machine)}, {versions}."
+            f"**{self.title}**: {newest['side_px']} x {newest['side_px']}, {newest['steps']} steps, "
+            f"{newest['calls']} timed calls each; the unchanged pipeline takes {self.unchanged['peak_gib']:.2f} GiB; "
+            f"{'; '.join(runs)}. Variants: {counts}. {notes and f'{notes} '}{drift} {'; '.join(machines)}."
         )
 
+    def run_words(self, run: Mapping[str, Any]) -> str:
+        """How many processes, and what the unchanged pipeline took meanwhile."""
+        known = [ms for one in self.references if one["run"] == run["run"] for ms in one["milliseconds"]]
+        words = f"{run['workers']} processes on {run['cores']} cores"
+        if not known:
+            return words
+        middle, calls = statistics.median(known), f"{min(known):.0f} to {max(known):.0f} in {len(known)} calls"
+        return f"{words}: unchanged {middle:.0f} ms a call ({calls})"
 
-def _machine(fingerprint: Mapping[str, Any]) -> str:
+
+def _ordinal(number: int) -> str:
+    words = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+    return words[number] if number < len(words) else f"{number + 1}th"
+
+
+def _machine(run: Mapping[str, Any]) -> str:
+    fingerprint = run["fingerprint"]
     driver = f", driver {fingerprint['driver']}, CUDA {fingerprint['cuda']}" if fingerprint["driver"] else ""
-    return f"{fingerprint['cpu_model']}{driver}, Python {fingerprint['python']}"
+    versions = ", ".join(f"{name} {version}" for name, version in fingerprint["packages"].items() if version)
+    return f"{fingerprint['cpu_model']}{driver}, Python {fingerprint['python']}, {versions}"
 
 
 def write_page(folder: Path, page: Path) -> None:

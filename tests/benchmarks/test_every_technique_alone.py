@@ -37,7 +37,8 @@ def reference(at: float, ms: float, run: int = 1) -> dict[str, Any]:
 
 def page_of(folder: Path, *rows: dict[str, Any], assessed: bool = False) -> str:
     made = {"fingerprint": MACHINE, "steps": 8, "side_px": 1024, "calls": 3, "workers": 7, "cores": 16}
-    lines = [{"kind": "run", "assessed": assessed, **made}, {"kind": "unchanged", "peak_gib": 9.5}, *rows]
+    begun = [{"kind": "run", "run": 1, "assessed": assessed, **made}, {"kind": "unchanged", "peak_gib": 9.5}]
+    lines = [*begun, *rows]
     text = "\n".join(json.dumps(line) for line in lines)
     (folder / "sdxl-cuda.jsonl").write_text(text + '\n{"kind": "variant", "techni')  # a run that was killed
     write_page(folder, folder / "page.md")
@@ -59,6 +60,22 @@ def test_a_ratio_is_to_the_unchanged_pipeline_just_before_and_just_after(tmp_pat
         reference(19, 5, run=2),
     )
     assert "**0.55** (0.50 to 0.60), 8.00 GiB, first call 2.0 s |" in line_of(page, "fused_qkv")
+
+
+def test_each_run_is_described_by_its_own_machine(tmp_path: Path) -> None:
+    later = {"fingerprint": {**MACHINE, "driver": "590"}, "steps": 8, "side_px": 1024, "calls": 3, "cores": 4}
+    page = page_of(
+        tmp_path,
+        reference(0, 50),
+        {"kind": "run", "run": 2, "assessed": False, "workers": 2, "note": "It was busy.", **later},
+        reference(9, 80, run=2),
+    )
+    first = "first run, 7 processes on 16 cores: unchanged 50 ms a call (50 to 50 in 2 calls), machine 1"
+    assert (
+        f"{first}; second run, 2 processes on 4 cores: unchanged 80 ms a call (80 to 80 in 2 calls), machine 2" in page
+    )
+    assert "It was busy." in page
+    assert page.index("machine 1: ") < page.index("driver 580") < page.index("machine 2: ") < page.index("driver 590")
 
 
 def test_the_page_says_what_is_refused_what_fails_and_what_is_not_there(tmp_path: Path) -> None:
