@@ -102,7 +102,7 @@ def test_from_launch_to_a_bundle_that_verifies_and_is_right_after_fifty_random_s
     namespace: dict[str, Any] = {}
     exec((bundle / "apply.py").read_text(), namespace)
     namespace["apply"](optimised)
-    requests = [dataclasses.replace(one, steps=2) for one in loaded.requests]
+    requests = [dataclasses.replace(one, steps=3) for one in loaded.requests]  # the refiner takes 0.4 of them
     expected = {one.name: loaded.run(unoptimised, one) for one in requests}
     drawn, swaps, before = random.Random(0), 0, ()
     while swaps < 50:
