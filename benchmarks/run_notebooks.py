@@ -19,13 +19,18 @@ BEGIN, END = "<!-- the table of notebooks/02_comic_workflow.ipynb -->", "<!-- th
 TIMEOUT_S = 3600
 
 
-def run(file: Path, folder: Path) -> nbformat.NotebookNode:
-    """A notebook with its outputs, run in `folder`, without what belongs to this machine. Raises CellExecutionError."""
+def run(file: Path, folder: Path, before: str = "") -> nbformat.NotebookNode:
+    """A notebook with its outputs, run in `folder`, without what belongs to this machine; `before` is a cell that runs
+    first and is not kept. Raises CellExecutionError.
+    """
     # Figures as data: with plotly's own JavaScript, each notebook would have megabytes of it.
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     notebook = nbformat.read(file, as_version=4)
+    if before:
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(before))
     client = nbclient.NotebookClient(notebook, timeout=TIMEOUT_S, resources={"metadata": {"path": str(folder)}})
     client.execute()
+    del notebook.cells[: 1 if before else 0]
     for cell in notebook.cells:
         cell.get("metadata", {}).pop("execution", None)  # when it ran, which is another time on every run
         if cell.cell_type == "code":

@@ -1,4 +1,4 @@
-"""The notebooks use the public API, and run (make notebooks; slow here)."""
+"""The notebooks use the public API, and run: the first and the third quickly, all of each where tests may be slow."""
 
 import ast
 import importlib
@@ -66,6 +66,32 @@ def test_the_table_of_the_second_goes_into_the_readme(tmp_path: Path, monkeypatc
     assert "| lines changed | 0 | 1 | 8 |" in table
     assert "Example <CPU> 9000, 4 threads, torch 2.13.0" in table
     assert notebooks.with_table(text, tmp_path) == text
+
+
+QUICKLY = """
+import paretune
+
+launch = paretune.launch
+
+
+def quickly(study, *, trials, **options):
+    shorter = study.with_(finalists={"count": 0}, measurement={"calls": 3, "most_calls": 3, "floor_processes": 2})
+    return launch(shorter, trials=min(trials, 2), **options)
+
+
+paretune.launch = quickly
+"""
+"""Fewer trials, fewer calls, and nothing is confirmed."""
+
+
+@pytest.mark.timeout(900)
+def test_every_cell_of_the_first_and_the_third_runs(tmp_path: Path) -> None:
+    """The second compiles, for minutes."""
+    pytest.importorskip("pandas")
+    run = importlib.import_module("run_notebooks").run
+    for file in (NOTEBOOKS[0], NOTEBOOKS[2]):
+        notebook = run(file, tmp_path, before=QUICKLY)
+        assert notebook.cells[-1].outputs
 
 
 @pytest.mark.slow
