@@ -14,10 +14,11 @@ from paretune.agent.trial.process_tree import run_process
 from paretune.agent.trial.result import log_tail
 
 PRINTS_MUCH = """
-import os
+import os, time
 os.write(2, b"the first line\\n")
 for _ in range(300):
     os.write(2, b"spam " * 200000)
+    time.sleep(0.01)  # a disk in memory takes all of it in less time than passes between two looks at the log
 os.write(2, b"\\nthe last line, with hf_aVerySecretToken\\n")
 """
 MUCH_BYTES = 300 * 1_000_000
