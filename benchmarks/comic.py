@@ -11,7 +11,7 @@ Each call does what is left to do and ends within --budget-s; what was compiled 
 2. time: a process of each variant stays, and all serve the study's trace in turns, block after block. Counted are
    recompilations and recorded CUDA graphs, and the bytes of U-Net weights; then the stages of one call of each request.
    How such a process began, with empty caches, is how a new worker does: until the first picture, and until every
-   request was served. What does not compile begins when everything is built, one process after the other.
+   request was served. What does not compile begins when all that travels is built, one process after the other.
 3. workers: more of those that start in seconds, one at a time.
 
 Rows are appended to rows.jsonl; the page is written anew at the end of each call, of all variants that have rows. --do
@@ -294,13 +294,13 @@ def write_folders(options: argparse.Namespace) -> dict[str, str]:
         key = folder.with_name(f"{folder.name}.key")
         now = json.dumps([applied.key, workload], sort_keys=True, default=str)
         keys[name] = hashlib.sha256(now.encode()).hexdigest()[:16]
-        if not key.exists() or key.read_text() != now:
+        if not key.exists() or key.read_text() != keys[name]:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(folder.with_name(f"{folder.name}.caches"), ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             write_trial_folder(folder, applied.to_dict(), workload, apply_source(applied))
             shutil.copyfile(trust_file(), folder / "trust.py")
-            key.write_text(now)
+            key.write_text(keys[name])
     return keys
 
 

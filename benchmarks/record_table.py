@@ -359,13 +359,17 @@ def measure_all(
     return made
 
 
+def configuration_of(row: dict[str, Any]) -> Configuration:
+    """What a row of a table was measured of."""
+    return Configuration.of([next(iter(step.items())) for step in row["configuration"]])
+
+
 def fastest_with_fewer(lines: Iterable[dict[str, Any]], most: int, processes: int) -> list[Configuration]:
     """Of the fastest acceptable configurations of a table, so many, those that were measured in too few processes."""
     found: dict[Configuration, list[dict[str, Any]]] = {}
     for line in lines:
         if line.get("configuration") and line["outcome"] == Outcome.COMPLETE and (line["drift"] or 0) <= NEAR_LOSSLESS:
-            techniques = [next(iter(step.items())) for step in line["configuration"]]
-            found.setdefault(Configuration.of(techniques), []).append(line)
+            found.setdefault(configuration_of(line), []).append(line)
     middle = {one: statistics.median(line["latency_ms"] for line in group) for one, group in found.items()}
     return [one for one in sorted(middle, key=lambda one: middle[one])[:most] if len(found[one]) < processes]
 

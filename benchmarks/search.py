@@ -54,12 +54,11 @@ from paretune.search_space import (
     is_quick,
     technique,
 )
+from record_table import NEAR_LOSSLESS, configuration_of
 
 TRIALS = 60
 MARKS = (20, 40, 60)
 NEAR = 1.05
-DRIFT_LIMIT = 2.0
-"""Near-lossless."""
 LARGE = 150
 """Rows, so that a search of 60 trials sees less than half of the table."""
 FRUITLESS = 3000
@@ -86,7 +85,7 @@ class Answer:
     @property
     def acceptable(self) -> bool:
         """Whether its pictures are near-lossless, as far as they were judged."""
-        return self.works and (self.drift is None or self.drift <= DRIFT_LIMIT)
+        return self.works and (self.drift is None or self.drift <= NEAR_LOSSLESS)
 
     @property
     def objectives(self) -> tuple[float, ...]:
@@ -107,7 +106,7 @@ class Table:
         self.target = Target(**_target(self.head["target"]))
         self.pipelines = {name: PipelineFacts.from_dict(facts) for name, facts in self.head["pipelines"].items()}
         self._same = SameEffect(self.pipelines)
-        rows = [(_configuration(line), line) for line in lines if "configuration" in line]
+        rows = [(configuration_of(line), line) for line in lines if "configuration" in line]
         first_call_s: dict[str, float] = {}
         for configuration, row in rows:
             kind = _compiled_kind(configuration)
@@ -172,7 +171,7 @@ class Table:
             configuration=configuration,
             works=found.works,
             objectives=found.objectives if found.works else (),
-            violation=found.drift - DRIFT_LIMIT if found.works and found.drift is not None else 0.0,
+            violation=found.drift - NEAR_LOSSLESS if found.works and found.drift is not None else 0.0,
             seconds=found.seconds,
         )
 
@@ -189,10 +188,6 @@ def _target(data: dict[str, Any]) -> dict[str, Any]:
         "compute_capability": tuple(capability) if capability else None,
         "packages": frozenset(data.get("packages", ())),
     }
-
-
-def _configuration(row: dict[str, Any]) -> Configuration:
-    return Configuration.of([next(iter(step.items())) for step in row["configuration"]])
 
 
 def _first_call_s(row: dict[str, Any]) -> float:
@@ -485,7 +480,7 @@ MEANING = {
 def volume(table: Table, answers: Sequence[Answer]) -> float:
     """What the acceptable ones dominate, of the box between nothing and the reference."""
     reference = table.answer(Configuration()).objectives
-    corner = (reference[0], reference[1] * 1.5, DRIFT_LIMIT)
+    corner = (reference[0], reference[1] * 1.5, NEAR_LOSSLESS)
     points = [one.objectives for one in answers if one.acceptable]
     scaled = [tuple(v / c for v, c in zip(point, corner, strict=False)) for point in points]
     inside = sorted(point for point in scaled if all(value < 1 for value in point))

@@ -66,9 +66,13 @@ class Measured:
         known = [ms for one in before + after for ms in one["milliseconds"]]
         return sorted(ms / statistics.median(known) for ms in row["milliseconds"]) if known else None
 
+    def unchanged_ms(self, run: float) -> list[float]:
+        """Every call of the unchanged pipeline in a run."""
+        return [ms for one in self.references if one["run"] == run for ms in one["milliseconds"]]
+
     def noise(self, row: Mapping[str, Any]) -> tuple[float, float]:
         """The fastest and the slowest call of the unchanged pipeline in a variant's run, over the median one."""
-        known = [ms for one in self.references if one["run"] == row["run"] for ms in one["milliseconds"]]
+        known = self.unchanged_ms(row["run"])
         return min(known) / statistics.median(known), max(known) / statistics.median(known)
 
     def state(self, variant: str) -> str:
@@ -124,7 +128,7 @@ class Measured:
 
     def run_words(self, run: Mapping[str, Any]) -> str:
         """How many processes, and what the unchanged pipeline took meanwhile."""
-        known = [ms for one in self.references if one["run"] == run["run"] for ms in one["milliseconds"]]
+        known = self.unchanged_ms(run["run"])
         words = f"{run['workers']} processes on {run['cores']} cores"
         if not known:
             return words

@@ -204,9 +204,12 @@ def _no_time(name: str, ways: Sequence[Way], wanted: Wanted) -> Way | None:
 
 def _quickest(ways: Sequence[Way], wanted: Wanted) -> Way | None:
     """Which starts first, of those whose code is as fast as that of the trial."""
-    as_fast = wanted.latency_ms * (1 + wanted.floor + AS_FAST)
-    good = [way for way in ways if way.failed is None and (way.latency_ms or 0.0) <= as_fast]
+    good = [way for way in ways if way.failed is None and not _is_slow(way, wanted.latency_ms, wanted.floor)]
     return min(good, key=_cold_s, default=None)
+
+
+def _is_slow(way: Way, than_ms: float, floor: float) -> bool:
+    return (way.latency_ms or 0.0) > than_ms * (1 + floor + AS_FAST)
 
 
 def _cold_s(way: Way) -> float:
@@ -216,8 +219,7 @@ def _cold_s(way: Way) -> float:
 def _rank(way: Way, ways: Sequence[Way], floor: float) -> tuple[bool, bool, float]:
     """The smaller the better: it works, its code is fast, it starts fast."""
     fastest = min((one.latency_ms for one in ways if one.latency_ms is not None and one.failed is None), default=0.0)
-    slow = (way.latency_ms or 0.0) > fastest * (1 + floor + AS_FAST)
-    return (way.failed is not None, slow, _cold_s(way))
+    return (way.failed is not None, _is_slow(way, fastest, floor), _cold_s(way))
 
 
 def _try(name: str, place: Path, wanted: Wanted, quickest: Way | None, on_step: Callable[[int, str], None]) -> Way:

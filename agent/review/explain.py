@@ -73,7 +73,8 @@ def explain(
         roles = [
             role for find, role in ROLES.items() if find in known.helpers and role in known.roles_with(step.parameters)
         ]
-        beside = user_modules in known.helpers and Role.OTHER in known.roles_with(step.parameters)
+        # One that finds both leaves the modules beside the pipelines alone.
+        beside = user_modules in known.helpers and other_modules not in known.helpers
         steps.append(
             Explained(
                 technique=step.technique,

@@ -173,24 +173,25 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     return call
 
 
+def record_parts(module: Any, parts: list[str], *, at_once: bool = False) -> None:
+    """Put recordings in the place of a module's functions. What they were asked is counted in `cuda_graph_counts`."""
+    module.cuda_graph_counts = {}
+    for part in parts:
+        counts = {"recorded": 0, "replayed": 0, "direct": 0}
+        module.cuda_graph_counts[part] = counts
+        setattr(module, part, recorded(getattr(module, part), module, counts, at_once=at_once))
+
+
 def cuda_graphs(pipelines: dict[str, Any], *, modules: str) -> None:
     """Record in place of `forward`: hooks on the module stay outside. A step cache's parts are recorded one by one."""
-
-    def record(module: Any, parts: list[str], *, at_once: bool = False) -> None:
-        module.cuda_graph_counts = {}
-        for part in parts:
-            counts = {"recorded": 0, "replayed": 0, "direct": 0}
-            module.cuda_graph_counts[part] = counts
-            setattr(module, part, recorded(getattr(module, part), module, counts, at_once=at_once))
-
     for denoiser in denoisers(pipelines):
-        record(denoiser, getattr(denoiser, "forward_parts", ["forward"]))
+        record_parts(denoiser, getattr(denoiser, "forward_parts", ["forward"]))
     if modules != "denoiser":
         for vae in vaes(pipelines):
-            record(vae.decoder, ["forward"], at_once=True)
+            record_parts(vae.decoder, ["forward"], at_once=True)
     if modules == "denoiser_vae_text":
         for encoder in text_encoders(pipelines):
-            record(encoder, ["forward"], at_once=True)
+            record_parts(encoder, ["forward"], at_once=True)
 
 
 def took_effect(pipelines: dict[str, Any], *, modules: str) -> str | None:
@@ -241,7 +242,7 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=roles,
     traits=frozenset({Trait.CUDA_GRAPHS}),
-    helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recorded),
+    helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recorded, record_parts),
     adapters_later=(
         "Adapters may be loaded and unloaded later: what was recorded with other weights or layers is not replayed, "
         "and the first or second call of each new state records again."

@@ -11,7 +11,7 @@ from .._module_state import module_state
 from .._modules import torch_modules, user_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
-from .cuda_graphs import recorded
+from .cuda_graphs import record_parts, recorded
 
 
 def cuda_graphs_modules(pipelines: dict[str, Any]) -> None:
@@ -19,9 +19,7 @@ def cuda_graphs_modules(pipelines: dict[str, Any]) -> None:
     first call with a shape, so that the second request finds it ready.
     """
     for module in user_modules(pipelines):
-        counts = {"recorded": 0, "replayed": 0, "direct": 0}
-        module.cuda_graph_counts = {"forward": counts}
-        module.forward = recorded(module.forward, module, counts, at_once=True)
+        record_parts(module, ["forward"], at_once=True)
 
 
 def took_effect(pipelines: dict[str, Any]) -> str | None:
@@ -58,6 +56,6 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=frozenset({Role.OTHER}),
     traits=frozenset({Trait.CUDA_GRAPHS}),
-    helpers=(torch_modules, user_modules, module_state, recorded),
+    helpers=(torch_modules, user_modules, module_state, recorded, record_parts),
     adapters_later="LoRAs and IP-Adapters may be loaded into the pipelines after it.",
 )

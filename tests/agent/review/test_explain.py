@@ -40,6 +40,9 @@ def test_what_a_step_acts_on_depends_on_its_parameters() -> None:
         assert step.modules == {"upscaler": "Upscaler"}
         (alone,) = explain(Configuration.of({beside: {}}), {})
         assert alone.roles == ("module beside the pipelines",)
+    (converted,) = explain(Configuration.of({"dtype": {"dtype": "bfloat16"}}), facts)
+    assert "upscaler" not in converted.modules, "it leaves modules beside the pipelines alone"
+    assert "module beside the pipelines" not in converted.roles
 
 
 def test_of_a_file_without_a_study(cli: Cli, tmp_path: Path) -> None:

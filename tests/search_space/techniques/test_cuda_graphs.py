@@ -9,7 +9,7 @@ import pytest
 import torch
 from paretune.search_space import technique
 from paretune.search_space._module_state import module_state
-from paretune.search_space.compiler import cuda_graphs, cuda_graphs_modules
+from paretune.search_space.compiler import cuda_graphs
 from paretune.testing import picture, tiny_sdxl
 from paretune.testing.tiny_sdxl import ip_adapter
 
@@ -131,7 +131,7 @@ def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: A
 def test_a_module_beside_the_pipelines_is_ready_after_its_first_call(
     recorded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_graphs_modules, "recorded", recorded)
+    monkeypatch.setattr(cuda_graphs, "recorded", recorded)
     upscaler, never_called, known = Denoiser(), Denoiser(), technique("cuda_graphs_modules")
     upscaler.forward = recordable(upscaler)  # type: ignore[method-assign]
     pipelines = {"upscaler": upscaler, "again": upscaler, "matting": never_called}
