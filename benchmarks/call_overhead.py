@@ -86,6 +86,7 @@ def no_driver() -> Any:
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
         source = inspect.getsource(cuda_graphs.recorded).replace('device.type == "cuda"', 'device.type == "cpu"')
         namespace: dict[str, Any] = {"Any": Any, "module_state": module_state}
+        exec(inspect.getsource(cuda_graphs.recording_place), namespace)
         exec(source, namespace)
         yield namespace["recorded"]
 

@@ -7,9 +7,10 @@
 
 Each variant that `paretune techniques --json` lists runs in a process of its own, forked from one that has imported
 everything; several at a time, because compiling takes a processor and timing takes the GPU. Calls of the pipeline are
-made in turns, under a lock, but for the first one of what compiles. One process keeps the unchanged pipeline and times
-it every few seconds: a ratio is to what it needed just before and just after. Every result is appended to
-OUT/WORKLOAD-DEVICE.jsonl at once, and the same command goes on with what is not there yet.
+made in turns, under a lock, but for the first one of what compiles; on a CPU one process does anything at a time. One
+process keeps the unchanged pipeline and times it every few seconds: a ratio is to what it needed just before and just
+after. Every result is appended to OUT/WORKLOAD-DEVICE.jsonl at once, and the same command goes on with what is not
+there yet.
 """
 
 import argparse
@@ -241,10 +242,13 @@ def measure(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
 
     phase, known = "load", technique(variant.technique)
     records = Trait.CUDA_GRAPHS in known.traits_with(known.parameters(**variant.values))
+    on_cpu = bench.device == "cpu"
     try:
-        pipeline = Pipeline(bench, folder, {variant.technique: variant.values})
         with contextlib.ExitStack() as turn:
-            if variant.cost == PLAIN:
+            if on_cpu:  # loading, compiling and judging take what the others' calls are timed on
+                turn.enter_context(bench.turn())
+            pipeline = Pipeline(bench, folder, {variant.technique: variant.values})
+            if variant.cost == PLAIN and not on_cpu:
                 turn.enter_context(bench.turn())
             phase = "apply"
             began = time.perf_counter()
@@ -252,7 +256,7 @@ def measure(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
             applied_s = time.perf_counter() - began
             phase = "first_call"
             first_ms = pipeline.call(pipeline.requests[0])
-            if variant.cost != PLAIN:
+            if variant.cost != PLAIN and not on_cpu:
                 pipeline.release()
                 turn.enter_context(bench.turn())
             phase = "warm_up"
@@ -279,7 +283,11 @@ def measure(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
             phase = "pictures"
             made = Made(pipeline.pictures())
             pipeline.release()
-        return {**row, **(_judged(bench, folder, made) if bench.assessed else {})}
+            if on_cpu and bench.assessed:
+                row |= _judged(bench, folder, made)
+        if bench.assessed and not on_cpu:
+            row |= _judged(bench, folder, made)
+        return row
     except InvalidOutputError as error:
         return {"outcome": "invalid_output", "reason": f"{phase}: {error}"}
     except BaseException as error:

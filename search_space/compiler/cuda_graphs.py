@@ -19,6 +19,28 @@ class CudaGraphsParameters(Parameters):
     modules: Literal["denoiser", "denoiser_vae", "denoiser_vae_text"] = "denoiser"
 
 
+def recording_place(device: int | None) -> Any:
+    """What all recordings on a CUDA device have in common in this process: the `pool` of memory in which they compute,
+    the `stream` on which they are made, a `lock`, the stream that was `used` last, and whether a call is `inside`.
+
+    Calls follow one another and what comes out of one is copied before the next, so that recordings of all shapes and
+    modules compute in the same memory: what they need is what the largest of them needs, not the sum. The stream has to
+    be the same as well: torch's allocator gives freed memory to the stream only on which it was asked for.
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#graph-memory-management
+    """
+    import threading
+    from types import SimpleNamespace
+
+    import torch
+
+    places = vars(recording_place).setdefault("places", {})
+    if device not in places:
+        pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+        place = SimpleNamespace(pool=pool, stream=stream, lock=threading.RLock(), used=[], inside=[])
+        places.setdefault(device, place)
+    return places[device]
+
+
 def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: bool = False) -> Any:
     """`function`, which computes with the weights of `module`, as CUDA graphs: one for each combination of shapes,
     number formats and other arguments, and for each state that the module is in (module_state).
@@ -28,7 +50,6 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     What comes out is copied from the memory of the recording, so that no later call writes over it. counts: "recorded",
     "replayed" and "direct" calls are counted in it.
     """
-    import threading
     from collections import OrderedDict
 
     import torch
@@ -37,10 +58,6 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     look = module_state(module)
     parts = [counts for layer in module.modules() for counts in vars(layer).get("compiled_parts", {}).values()]
     states: list[tuple[Any, Any]] = []  # (what module_state said, the graphs recorded then), the last used at the end
-    pool: list[Any] = []
-    used: list[Any] = []  # the stream of the last call
-    lock = threading.RLock()
-    inside: list[bool] = []  # while a thread is in a call
 
     def flatten(value: Any, tensors: list[Any]) -> Any:
         """The structure of an argument, hashable, with its tensors taken out into `tensors`."""
@@ -88,7 +105,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         del states[:-most_states]
         return states[-1][1]
 
-    def record(args: Any, kwargs: Any, device: Any) -> Any:
+    def record(place: Any, args: Any, kwargs: Any, device: Any) -> Any:
         inputs: list[Any] = []
 
         def static(tensor: Any) -> Any:
@@ -100,18 +117,15 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             return kept
 
         static_args, static_kwargs = rebuild(args, static), rebuild(kwargs, static)
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
+        place.stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(place.stream):
             # Libraries set up what they need for a stream in its first call, which cannot be recorded.
             function(*static_args, **static_kwargs)
-        torch.cuda.current_stream(device).wait_stream(aside)
-        if not pool:
-            pool.append(torch.cuda.graph_pool_handle())
+        torch.cuda.current_stream(device).wait_stream(place.stream)
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may use the GPU meanwhile, to watch its memory for example.
-            with torch.cuda.graph(graph, pool=pool[0], stream=aside, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=place.pool, stream=place.stream, capture_error_mode="thread_local"):
                 result = function(*static_args, **static_kwargs)
         except Exception as error:
             name = type(module).__name__
@@ -122,7 +136,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         counts["recorded"] += 1
         return graph, inputs, result
 
-    def answer(key: Any, tensors: list[Any], device: Any, args: Any, kwargs: Any) -> Any:
+    def answer(place: Any, key: Any, tensors: list[Any], device: Any, args: Any, kwargs: Any) -> Any:
         """From the recording of such a call, or as it is the first time."""
         graphs = graphs_now()
         if key not in graphs:
@@ -131,18 +145,18 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             # In the state after it: transformers puts hooks on a text encoder's layers in its first call.
             graphs = graphs_now()
             if graphs.setdefault(key, None) is None and at_once:
-                graphs[key] = record(args, kwargs, device)
+                graphs[key] = record(place, args, kwargs, device)
             if len(graphs) > most_graphs:
                 graphs.popitem(last=False)
             return result
         graphs.move_to_end(key)
         if graphs[key] is None:
-            graphs[key] = record(args, kwargs, device)
+            graphs[key] = record(place, args, kwargs, device)
         graph, inputs, result = graphs[key]
         stream = torch.cuda.current_stream()
-        if used and used[0] != stream:
-            stream.wait_stream(used[0])
-        used[:] = [stream]
+        if place.used and place.used[0] != stream:
+            stream.wait_stream(place.used[0])
+        place.used[:] = [stream]
         for kept, tensor in zip(inputs, tensors, strict=True):
             kept.copy_(tensor, non_blocking=True)
         graph.replay()
@@ -159,16 +173,16 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         if device is None or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
             counts["direct"] += 1
             return function(*args, **kwargs)
-        key = (structure, device.index, settings())
-        with lock, torch.cuda.device(device):
-            if inside:
+        key, place = (structure, device.index, settings()), recording_place(device.index)
+        with place.lock, torch.cuda.device(device):
+            if place.inside:
                 # It calls itself, for the tiles of a picture say: the call around this one is what is recorded.
                 return function(*args, **kwargs)
-            inside.append(True)
+            place.inside.append(True)
             try:
-                return answer(key, tensors, device, args, kwargs)
+                return answer(place, key, tensors, device, args, kwargs)
             finally:
-                inside.pop()
+                place.inside.pop()
 
     return call
 
@@ -242,7 +256,7 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=roles,
     traits=frozenset({Trait.CUDA_GRAPHS}),
-    helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recorded, record_parts),
+    helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recording_place, recorded, record_parts),
     adapters_later=(
         "Adapters may be loaded and unloaded later: what was recorded with other weights or layers is not replayed, "
         "and the first or second call of each new state records again."

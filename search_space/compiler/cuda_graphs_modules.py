@@ -11,7 +11,7 @@ from .._module_state import module_state
 from .._modules import torch_modules, user_modules
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
-from .cuda_graphs import record_parts, recorded
+from .cuda_graphs import record_parts, recorded, recording_place
 
 
 def cuda_graphs_modules(pipelines: dict[str, Any]) -> None:
@@ -56,6 +56,6 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=frozenset({Role.OTHER}),
     traits=frozenset({Trait.CUDA_GRAPHS}),
-    helpers=(torch_modules, user_modules, module_state, recorded, record_parts),
+    helpers=(torch_modules, user_modules, module_state, recording_place, recorded, record_parts),
     adapters_later="LoRAs and IP-Adapters may be loaded into the pipelines after it.",
 )

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -33,6 +33,7 @@ class Recording:
     """As a CUDA graph: computes what was recorded, with the memory that layers and weights had then."""
 
     now: "Recording | None" = None
+    made_in: ClassVar[list[tuple[Any, Any]]] = []
 
     def __init__(self) -> None:
         self.again: Any = None
@@ -48,14 +49,17 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     @contextlib.contextmanager
     def graph(recording: Recording, **options: Any) -> Iterator[None]:
         Recording.now = recording
+        Recording.made_in.append((options["pool"], options["stream"]))
         yield
         Recording.now = None
 
-    stream = type("Stream", (), {"wait_stream": lambda self, other: None})()
+    new_stream = type("Stream", (), {"wait_stream": lambda self, other: None})
+    stream = new_stream()
+    Recording.made_in.clear()
     cuda = {
         "CUDAGraph": Recording,
         "graph": graph,
-        "Stream": lambda device: stream,
+        "Stream": lambda device: new_stream(),
         "current_stream": lambda device=None: stream,
         "stream": lambda stream: contextlib.nullcontext(),
         "device": lambda device: contextlib.nullcontext(),
@@ -67,6 +71,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     source = inspect.getsource(cuda_graphs.recorded)
     assert source.count('"cuda")') == 2  # of the inputs' device, and of autocast
     namespace: dict[str, Any] = {"Any": Any, "module_state": module_state}
+    exec(inspect.getsource(cuda_graphs.recording_place), namespace)
     exec(source.replace('device.type == "cuda"', 'device.type == "cpu"'), namespace)
     with torch.no_grad():
         yield namespace["recorded"]
@@ -126,6 +131,16 @@ def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: A
     assert not torch.allclose(changed, expected)
     assert all(torch.allclose(call(NOISE), changed) for _ in range(3))
     assert counts["recorded"] == (2 if records_again else 1)
+
+
+def test_recordings_of_all_shapes_and_modules_are_made_in_one_memory(recorded: Any) -> None:
+    for module in (Denoiser(), Denoiser()):
+        call, _ = call_of(recorded, module)
+        for rows in (1, 2, 3):
+            for _ in range(2):
+                assert torch.allclose(call(NOISE[:rows]), Denoiser.forward(module, NOISE[:rows]))
+    assert len(Recording.made_in) == 6
+    assert len(set(Recording.made_in)) == 1
 
 
 def test_a_module_beside_the_pipelines_is_ready_after_its_first_call(
@@ -204,3 +219,25 @@ def test_pictures_after_adapters_came_and_went_are_those_without_recordings(how:
 
     for with_graphs, without in zip(served(True), served(False), strict=True):
         assert torch.allclose(with_graphs, without, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_recordings_need_the_memory_of_the_largest_and_not_the_sum() -> None:
+    def wide() -> Any:
+        layers = torch.nn.Sequential(torch.nn.Linear(64, 8192), torch.nn.ReLU(), torch.nn.Linear(8192, 64))
+        return layers.to("cuda")
+
+    modules, rows = [wide() for _ in range(3)], [16384, 16000, 15000]
+    technique("cuda_graphs_modules").apply({str(number): module for number, module in enumerate(modules)})
+    reserved = []
+    with torch.no_grad():
+        for module in modules:
+            for number in rows:
+                given = torch.randn(number, 64, device="cuda")
+                found = [module(given) for _ in range(3)]
+                assert torch.equal(found[1], found[2])
+                assert torch.allclose(found[0], found[2], atol=1e-5)
+                torch.cuda.empty_cache()
+                reserved.append(torch.cuda.memory_reserved())
+    assert all(module.cuda_graph_counts["forward"]["recorded"] == len(rows) for module in modules)
+    assert reserved[-1] < 1.3 * reserved[0], "each of them has memory of its own"

@@ -1,0 +1,106 @@
+"""Draw how soon a new worker has its first picture: docs/cold-start.png, from the table of a page in docs/results.
+
+    python benchmarks/cold_start_chart.py docs/results/cold-start-h200.md --out docs/cold-start.png
+
+Bars: seconds of load and first image, the page's medians, with the lowest and the highest where there are several.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH_PX, ROW_PX, GAP_PX, HEAD_PX, EDGE_PX = 1400, 38, 18, 100, 28
+NAMES_PX, WORDS_PX = 390, 330
+COMPILES, LOADS, NEITHER = (190, 90, 60), (38, 110, 180), (150, 150, 150)
+INK, MUTED = (25, 25, 25), (110, 110, 110)
+NUMBER = r"([\d.]+)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    configuration: str
+    way: str
+    n: int
+    seconds: float
+    low_s: float
+    high_s: float
+    times: str
+    """As a share of what compiling takes, in the page's words."""
+
+
+def main() -> None:
+    """Draw one chart."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/cold-start.png"))
+    options = parser.parse_args()
+    text = options.page.read_text(encoding="utf-8")
+    rows = rows_of(text)
+    if not rows:
+        raise SystemExit(f"{options.page} has no table of cold starts: benchmarks/cold_start.py writes one")
+    draw_chart(rows, heading(text), options.out)
+
+
+def rows_of(text: str) -> list[Row]:
+    """The table's lines in which something was measured, each configuration's beside each other, the slowest first."""
+    found = []
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    names = [cell.strip(" *") for cell in lines[0].strip("| ").split(" | ")] if lines else []
+    for line in lines[2:]:
+        cells = dict(zip(names, [cell.strip() for cell in line.strip("|").split("|")], strict=False))
+        middle = re.match(rf"\*\*{NUMBER}\*\*(?: \({NUMBER} to {NUMBER}\))?", cells.get("load + first image s", ""))
+        if middle is None:
+            continue
+        seconds = float(middle[1])
+        low, high = (float(middle[number] or seconds) for number in (2, 3))
+        share = next(cells[name] for name in names if name.startswith("÷"))
+        found.append(Row(cells["configuration"], cells["way"], int(cells["n"]), seconds, low, high, share))
+    order = list(dict.fromkeys(row.configuration for row in found))
+    return sorted(found, key=lambda row: (order.index(row.configuration), -row.seconds))
+
+
+def heading(text: str) -> Sequence[str]:
+    """What was measured, on what: the page's title and the first sentence below it, which names the versions."""
+    title, _, rest = text.removeprefix("# ").partition("\n")
+    machine = rest.strip().split(". ", 1)[0].replace("\n", " ")
+    return title, f"Seconds of loading and of the first picture, after imports and weights. {machine}"
+
+
+def draw_chart(rows: Sequence[Row], said: Sequence[str], file: Path) -> None:
+    """A bar for each row."""
+    longest = max(row.high_s for row in rows)
+    per_s = (WIDTH_PX - NAMES_PX - WORDS_PX - 2 * EDGE_PX) / longest
+    groups = len({row.configuration for row in rows})
+    image = Image.new("RGB", (WIDTH_PX, HEAD_PX + ROW_PX * len(rows) + GAP_PX * groups + EDGE_PX // 2), "white")
+    draw = ImageDraw.Draw(image)
+    large, font, small = (ImageFont.load_default(size) for size in (22, 19, 17))
+    for number, line in enumerate(said):
+        draw.text((EDGE_PX, 18 + 34 * number), line, fill=MUTED if number else INK, font=small if number else large)
+    top, zero, last = HEAD_PX, NAMES_PX + EDGE_PX, rows[0].configuration
+    for row in rows:
+        top += GAP_PX if row.configuration != last else 0
+        last = row.configuration
+        draw.text((EDGE_PX, top + 5), f"{row.configuration}: {row.way}", fill=INK, font=font)
+        color = COMPILES if "compil" in row.way else LOADS if "bundle" in row.way else NEITHER
+        draw.rectangle((zero, top + 4, zero + row.seconds * per_s, top + 28), fill=color)
+        if row.high_s > row.low_s:
+            low, high = zero + row.low_s * per_s, zero + row.high_s * per_s
+            draw.line((low, top + 16, high, top + 16), fill=INK, width=2)
+            for at in (low, high):
+                draw.line((at, top + 11, at, top + 21), fill=INK, width=2)
+        share = f", {row.times} of compiling" if row.times.startswith("1/") else ""
+        words = f"{row.seconds:.2f} s (n = {row.n}){share}"
+        draw.text((zero + row.high_s * per_s + 12, top + 6), words, fill=INK, font=small)
+        top += ROW_PX
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
