@@ -225,6 +225,9 @@ class Process:
             command = [sys.executable, str(self.folder / "run.py"), "--build", "standalone_compile"]
             command += ["--device", options.device, "--artefacts", str(self.folder / "artefacts")]
             command += ["--processes", str(options.processes)]
+            if options.build_gpus:
+                number = [one for one in options.variants if travels(one, options)].index(variant)
+                environment["CUDA_VISIBLE_DEVICES"] = options.build_gpus[number % len(options.build_gpus)]
             if beside > options.processes and cores >= 8:  # a quarter is left to what compiles, which is compared with
                 command = ["taskset", "--cpu-list", f"{cores // 4}-{cores - 1}", *command]
         self.process: Any = subprocess.Popen(
@@ -316,10 +319,14 @@ def compiles(name: str, options: argparse.Namespace) -> bool:
     return any(one in techniques for one in BUILDING) and ("torch.compile" in name or options.no_artefacts)
 
 
+def travels(name: str, options: argparse.Namespace) -> bool:
+    """Whether a variant's compiled code travels in its bundle."""
+    return any(one in options.variants[name] for one in BUILDING) and not compiles(name, options)
+
+
 def is_unbuilt(name: str, options: argparse.Namespace) -> bool:
-    """Whether compiled code of a variant travels, and was not built yet."""
-    travels = any(one in options.variants[name] for one in BUILDING) and not compiles(name, options)
-    return travels and not (folder_of(name, options) / "built").exists()
+    """Whether that code was not built yet."""
+    return travels(name, options) and not (folder_of(name, options) / "built").exists()
 
 
 def prepare(
@@ -422,6 +429,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="new workers of what starts in seconds")
     parser.add_argument("--budget-s", type=float, default=530.0, help="everything is ended by then")
     parser.add_argument("--processes", type=int, default=4, help="that build side by side, for each variant")
+    parser.add_argument(
+        "--build-gpus",
+        nargs="+",
+        metavar="GPU",
+        help="build on these, a variant on each in turn; by default on the first",
+    )
     parser.add_argument("--worker-s", type=float, default=60.0, help="without so much time left no worker is started")
     parser.add_argument("--block-s", type=float, default=200.0, help="without so much time left no timing begins")
     parser.add_argument("--no-artefacts", action="store_true", help="paretune's configurations compile as well")

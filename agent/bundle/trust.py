@@ -171,16 +171,17 @@ def check_files(bundle: Path, manifest: Mapping[str, Any]) -> None:
         raise ArtefactError(f"{bundle / MANIFEST} is damaged: export the bundle again") from None
     if BUILT_FOR not in listed:
         raise ArtefactError(f"{bundle} has no compiled code: export it with artefacts")
-    present = {*_files_below(bundle, bundle / ARTEFACTS), *(name for name in RUN_FIRST if (bundle / name).exists())}
+    present = {*_files_below(bundle, ARTEFACTS), *(name for name in RUN_FIRST if (bundle / name).exists())}
     for name in sorted(set(listed) - present):
         raise ArtefactError(f"{bundle}: {name} is missing; export the bundle again")
     for name in sorted(present - set(listed)):
         raise ArtefactError(f"{bundle}: {_printable(name)} is not part of the bundle; remove it or export again")
-    with ThreadPoolExecutor() as threads:
-        same = threads.map(lambda name: _digest(bundle / name) == listed[name], listed)
-        for name, fits in zip(listed, same, strict=True):
-            if not fits:
-                raise ArtefactError(f"{bundle}: {name} was changed after the export; export the bundle again")
+    names, most = list(listed), min(16, os.cpu_count() or 1)
+    with ThreadPoolExecutor(most) as threads:  # a share for each of them: the files are many and small
+        shares = [threads.submit(_changed, bundle, names[first::most], listed) for first in range(most)]
+        for share in shares:
+            if (changed := share.result()) is not None:
+                raise ArtefactError(f"{bundle}: {changed} was changed after the export; export the bundle again")
 
 
 def read_plain(file: Path) -> bytes:
@@ -201,27 +202,44 @@ def _read(file: Path, most_bytes: int) -> tuple[bytes, int]:
         return opened.read(most_bytes), found.st_size
 
 
-def _digest(file: Path) -> tuple[str, int]:
+def _changed(bundle: Path, names: Sequence[str], listed: Mapping[str, tuple[str, int]]) -> str | None:
+    """The first of these files that is not as it is listed."""
+    return next((name for name in names if not _is_as_listed(os.path.join(bundle, name), *listed[name])), None)
+
+
+def _is_as_listed(file: str, sha256: str, size_bytes: int) -> bool:
+    digest, read_bytes = hashlib.sha256(), 0
     try:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256")
-            return digest.hexdigest(), opened.tell()
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # One byte more than there should be, where that is little: most files are read at once.
+            while part := os.read(descriptor, min(size_bytes + 1, 1 << 20)):
+                digest.update(part)
+                read_bytes += len(part)
+                if read_bytes > size_bytes:
+                    return False
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ArtefactError(f"{file} cannot be read ({error.strerror or error})") from None
+    return read_bytes == size_bytes and digest.hexdigest() == sha256
 
 
-def _files_below(bundle: Path, folder: Path) -> Iterator[str]:
-    """Every file, relative to the bundle. Raises ArtefactError for links and whatever else is no file."""
+def _files_below(bundle: Path, folder: str) -> Iterator[str]:
+    """Every file in a folder of a bundle, relative to the bundle. Raises ArtefactError for links and whatever else is
+    no file.
+    """
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(bundle / folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise ArtefactError(f"{folder} cannot be read ({error.strerror or error})") from None
+        raise ArtefactError(f"{bundle / folder} cannot be read ({error.strerror or error})") from None
     for entry in found:
+        name = f"{folder}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            yield from _files_below(bundle, Path(entry.path))
+            yield from _files_below(bundle, name)
         elif entry.is_file(follow_symlinks=False):
-            yield str(Path(entry.path).relative_to(bundle))
+            yield name
         else:
             raise ArtefactError(f"{bundle}: {_printable(entry.name)} is neither a file nor a folder; export it again")
 
