@@ -6,6 +6,7 @@ Bars: seconds of load and first image, the page's medians, with the lowest and t
 """
 
 import argparse
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ WIDTH_PX, ROW_PX, GAP_PX, HEAD_PX, EDGE_PX = 1400, 38, 18, 100, 28
 NAMES_PX, WORDS_PX = 390, 330
 COMPILES, LOADS, NEITHER = (190, 90, 60), (38, 110, 180), (150, 150, 150)
 INK, MUTED = (25, 25, 25), (110, 110, 110)
-NUMBER = r"([\d.]+)"
+FIGURE = r"\*\*([\d.]+)\*\*(?: \(([\d.]+) to ([\d.]+)\))?(?:, (\d+) at once)?"
+"""Of the middle one of several processes, or of a single one; the lowest and the highest; how many ran at once."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Row:
     seconds: float
     low_s: float
     high_s: float
+    beside: int
+    """So many were measured at once."""
     times: str
     """As a share of what compiling takes, in the page's words."""
 
@@ -50,17 +54,19 @@ def main() -> None:
 def rows_of(text: str) -> list[Row]:
     """The table's lines in which something was measured, each configuration's beside each other, the slowest first."""
     found = []
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    below = text[text.find("\n| ") + 1 :] if not text.startswith("| ") else text
+    lines = list(itertools.takewhile(lambda line: line.startswith("| "), below.splitlines()))
     names = [cell.strip(" *") for cell in lines[0].strip("| ").split(" | ")] if lines else []
     for line in lines[2:]:
         cells = dict(zip(names, [cell.strip() for cell in line.strip("|").split("|")], strict=False))
-        middle = re.match(rf"\*\*{NUMBER}\*\*(?: \({NUMBER} to {NUMBER}\))?", cells.get("load + first image s", ""))
+        middle = re.match(FIGURE, cells.get("load + first image s", ""))
         if middle is None:
             continue
         seconds = float(middle[1])
         low, high = (float(middle[number] or seconds) for number in (2, 3))
         share = next(cells[name] for name in names if name.startswith("÷"))
-        found.append(Row(cells["configuration"], cells["way"], int(cells["n"]), seconds, low, high, share))
+        beside = int(middle[4] or 1)
+        found.append(Row(cells["configuration"], cells["way"], int(cells["n"]), seconds, low, high, beside, share))
     order = list(dict.fromkeys(row.configuration for row in found))
     return sorted(found, key=lambda row: (order.index(row.configuration), -row.seconds))
 
@@ -95,7 +101,8 @@ def draw_chart(rows: Sequence[Row], said: Sequence[str], file: Path) -> None:
             for at in (low, high):
                 draw.line((at, top + 11, at, top + 21), fill=INK, width=2)
         share = f", {row.times} of compiling" if row.times.startswith("1/") else ""
-        words = f"{row.seconds:.2f} s (n = {row.n}){share}"
+        beside = f", {row.beside} at once" if row.beside > 1 else ""
+        words = f"{row.seconds:.2f} s (n = {row.n}{beside}){share}"
         draw.text((zero + row.high_s * per_s + 12, top + 6), words, fill=INK, font=small)
         top += ROW_PX
     file.parent.mkdir(parents=True, exist_ok=True)

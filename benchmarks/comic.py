@@ -50,7 +50,7 @@ AROUND: dict[str, dict[str, Any]] = {
     "channels_last": {},
     "vae_slicing": {},
 }
-GRAPHS: dict[str, dict[str, Any]] = {"cuda_graphs": {"modules": "denoiser_vae"}, "cuda_graphs_modules": {}}
+GRAPHS: dict[str, dict[str, Any]] = {"cuda_graphs": {"modules": "denoiser_vae_text"}, "cuda_graphs_modules": {}}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "reference": {},
     "torch.compile": {"torch_compile": {"region": "whole", "mode": "default"}},
@@ -203,9 +203,9 @@ def _unet_weights(pipelines: Any) -> dict[str, int]:
 class Process:
     """A process of a variant."""
 
-    def __init__(self, variant: str, mode: str, options: argparse.Namespace, beside: int = 1) -> None:
-        """mode: "time", "worker" or "build". beside: how many compile at once. Builds share three quarters of the cores
-        evenly, where there are eight or more: how long torch.compile takes is what others are compared with.
+    def __init__(self, variant: str, mode: str, options: argparse.Namespace, beside: int = 1, spared: int = 0) -> None:
+        """mode: "time", "worker" or "build". beside: how many compile at once; they share the cores evenly, but for
+        those that builds spare for torch.compile, which others are compared with.
         """
         self.variant, self.mode, self.beside = variant, mode, beside
         self.folder = folder_of(variant, options)
@@ -216,9 +216,10 @@ class Process:
             caches = Path(self.scratch.name)
         self.fresh = mode == "worker" or not caches.exists()
         environment = {**os.environ, **{name: str(caches / name.lower()) for name in CACHES}}
-        cores = os.cpu_count() or 1
-        own = cores // 4 if beside > 1 and mode != "build" else cores // beside
-        environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, own))
+        cores = sorted(os.sched_getaffinity(0))
+        own = cores[spared:] if mode == "build" else cores[: spared or None]
+        sharing = 1 if spared and mode != "build" else beside
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, len(own) // sharing))
         self.log = self.folder.with_name(f"{self.folder.name}.{mode}.log").open("a")
         command = [sys.executable, __file__, "--measure", mode, str(self.folder), "--device", options.device]
         if mode == "build":
@@ -228,8 +229,8 @@ class Process:
             if options.build_gpus:
                 number = [one for one in options.variants if travels(one, options)].index(variant)
                 environment["CUDA_VISIBLE_DEVICES"] = options.build_gpus[number % len(options.build_gpus)]
-            if beside > options.processes and cores >= 8:  # a quarter is left to what compiles, which is compared with
-                command = ["taskset", "--cpu-list", f"{cores // 4}-{cores - 1}", *command]
+            if spared:
+                command = ["taskset", "--cpu-list", ",".join(map(str, own)), *command]
         self.process: Any = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0, env=environment,
             start_new_session=True,
@@ -338,18 +339,20 @@ def prepare(
     building = [name for name in options.variants if is_unbuilt(name, options)]
     compiling = [name for name in options.variants if timing and compiles(name, options)]
     beside = len(building) * options.processes + min(1, len(compiling))
+    cores = len(os.sched_getaffinity(0))
+    spared = cores // 4 if building and compiling and cores >= 8 else 0
 
     def compile_in_turns() -> None:
         # One at a time: until it has served everything, each takes the memory of four pictures that are not sliced.
         for name in compiling:
             if not interrupted.is_set():
-                timed[name] = Process(name, "time", options, beside)
+                timed[name] = Process(name, "time", options, beside, spared)
                 timed[name].tell("go")
                 timed[name].ready(until)
 
     interrupted, thread = threading.Event(), threading.Thread(target=compile_in_turns)
     thread.start()
-    builds = [Process(name, "build", options, beside) for name in building]
+    builds = [Process(name, "build", options, beside, spared) for name in building]
     try:
         while builds:
             found = builds[0].built(until)

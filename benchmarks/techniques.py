@@ -7,10 +7,10 @@
 
 Each variant that `paretune techniques --json` lists runs in a process of its own, forked from one that has imported
 everything; several at a time, because compiling takes a processor and timing takes the GPU. Calls of the pipeline are
-made in turns, under a lock, but for the first one of what compiles; on a CPU one process does anything at a time. One
-process keeps the unchanged pipeline and times it every few seconds: a ratio is to what it needed just before and just
-after. Every result is appended to OUT/WORKLOAD-DEVICE.jsonl at once, and the same command goes on with what is not
-there yet.
+made in turns, under a lock, but for the first one of what compiles. One process keeps the unchanged pipeline and times
+it every few seconds: a ratio is to what it needed just before and just after. On a CPU there is one variant at a time,
+and the unchanged pipeline is timed after each. Every result is appended to OUT/WORKLOAD-DEVICE.jsonl at once, and the
+same command goes on with what is not there yet.
 """
 
 import argparse
@@ -227,8 +227,9 @@ def keep_reference(bench: Bench) -> None:
             pipeline.release()
         if asked_to_end:
             return
-        # Seldom enough where a call takes seconds, as on a CPU.
-        due = time.monotonic() + max(REFERENCE_EVERY_S, 5 * (time.monotonic() - started))
+        # On a CPU after each of the others, which takes its speed from the whole machine.
+        every_s = 0.5 if bench.device == "cpu" else max(REFERENCE_EVERY_S, 5 * (time.monotonic() - started))
+        due = time.monotonic() + every_s
         while time.monotonic() < due and not (bench.folder / "end").exists():
             time.sleep(0.1)
 
@@ -475,6 +476,8 @@ def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="techniques-"))
     bench = bench_of(options, folder)
+    if bench.device == "cpu":
+        options.workers = 1
     rows = {} if options.again else rows_by_variant(bench.results)
     known = {words for words, row in rows.items() if row["outcome"] != UNFINISHED}
     waiting = [

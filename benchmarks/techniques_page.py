@@ -22,13 +22,14 @@ peak memory; how long the first call takes, compiling included; and what becomes
 little use alone and strong with others: paretune's search and its recipes combine them.
 
 `benchmarks/techniques.py` made this page. Each variant ran in a process of its own. Several shared the machine, but
-pipelines were called in turns, except for the first call of what compiles. A ratio is the median of a variant's calls
-over the median of the unchanged pipeline's, just before and just after, in a process of its own; in brackets, of the
-fastest and the slowest call; where a call takes longer than 4 s, of that call. It is in bold where it lies outside of
-what the unchanged pipeline's own calls show of each other in the same run; what is not may be noise. The same request
-is made again and again. "Of the GPU's work" is the same ratio of the time in which the GPU was busy, in one more call:
-the host, which launches the kernels, has no part in it. First calls of what compiles are those of a busy machine with
-empty caches. Memory is what torch reserves on a GPU, and the resident set on a CPU.
+pipelines were called in turns, except for the first call of what compiles; on a CPU they ran one after the other. A
+ratio is the median of a variant's calls over the median of the unchanged pipeline's, just before and just after, in a
+process of its own; in brackets, of the fastest and the slowest call; where a call takes longer than 4 s, of that call.
+It is in bold where it lies outside of what the unchanged pipeline's own calls show of each other in the same run; what
+is not may be noise. The same request is made again and again. "Of the GPU's work" is the same ratio of the time in
+which the GPU was busy, in one more call: the host, which launches the kernels, has no part in it. First calls of what
+compiles are those of a busy machine with empty caches. Memory is what torch reserves on a GPU, and the resident set on
+a CPU.
 """
 
 
@@ -114,7 +115,9 @@ class Measured:
             else "Pictures are not judged: weights are random."
         )
         machines = list(dict.fromkeys(_machine(run) for run in self.runs))
-        runs = [f"{_ordinal(number)} run, {self.run_words(run)}" for number, run in enumerate(self.runs)]
+        runs = [self.run_words(run) for run in self.runs]
+        if len(runs) > 1:
+            runs = [f"{_ordinal(number)} run, {words}" for number, words in enumerate(runs)]
         if len(machines) > 1:
             places = [machines.index(_machine(run)) + 1 for run in self.runs]
             runs = [f"{words}, machine {place}" for words, place in zip(runs, places, strict=True)]
@@ -130,6 +133,8 @@ class Measured:
         """How many processes, and what the unchanged pipeline took meanwhile."""
         known = self.unchanged_ms(run["run"])
         words = f"{run['workers']} processes on {run['cores']} cores"
+        if run["workers"] == 1:
+            words = f"one variant at a time on {run['cores']} cores"
         if not known:
             return words
         middle, calls = statistics.median(known), f"{min(known):.0f} to {max(known):.0f} in {len(known)} calls"

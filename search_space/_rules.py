@@ -183,6 +183,14 @@ RULES: tuple[Rule, ...] = (
         "CUDA graphs need weights at fixed addresses, and offload moves them",
     ),
     Rule((Trait.CUDA_GRAPHS, Trait.CUDA_GRAPHS), "both record CUDA graphs of the same modules"),
+    *(
+        Rule(
+            (recording,),
+            "before torch.compile records, of whatever module, it frees what this technique's recordings compute in",
+            lambda case: any({Trait.CUDA_GRAPHS, Trait.COMPILES} <= traits for traits in case.traits.values()),
+        )
+        for recording in ("cuda_graphs", "cuda_graphs_modules")
+    ),
     Rule(
         (Trait.CUDA_GRAPHS,),
         "the pipeline converts a float16 VAE to float32 in each call, so its weights move: choose vae_dtype as well",

@@ -167,7 +167,7 @@ def check_files(bundle: Path, manifest: Mapping[str, Any]) -> None:
             for name, entry in manifest["files"].items()
             if str(name).startswith(f"{ARTEFACTS}/") or name in RUN_FIRST
         }
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise ArtefactError(f"{bundle / MANIFEST} is damaged: export the bundle again") from None
     if BUILT_FOR not in listed:
         raise ArtefactError(f"{bundle} has no compiled code: export it with artefacts")
@@ -176,8 +176,8 @@ def check_files(bundle: Path, manifest: Mapping[str, Any]) -> None:
         raise ArtefactError(f"{bundle}: {name} is missing; export the bundle again")
     for name in sorted(present - set(listed)):
         raise ArtefactError(f"{bundle}: {_printable(name)} is not part of the bundle; remove it or export again")
-    names, most = list(listed), min(16, os.cpu_count() or 1)
-    with ThreadPoolExecutor(most) as threads:  # a share for each of them: the files are many and small
+    names, most = sorted(listed, key=lambda name: -listed[name][1]), min(16, os.cpu_count() or 1)
+    with ThreadPoolExecutor(most) as threads:  # a share for each of them: most files are small
         shares = [threads.submit(_changed, bundle, names[first::most], listed) for first in range(most)]
         for share in shares:
             if (changed := share.result()) is not None:

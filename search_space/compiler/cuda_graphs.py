@@ -20,23 +20,25 @@ class CudaGraphsParameters(Parameters):
 
 
 def recording_place(device: int | None) -> Any:
-    """What all recordings on a CUDA device have in common in this process: the `pool` of memory in which they compute,
-    the `stream` on which they are made, a `lock`, the stream that was `used` last, and whether a call is `inside`.
+    """What all recordings made here on a CUDA device have in common: the `pool` of memory in which they compute, the
+    `stream` on which they are made, the `graphs` that there are, the stream that was `used` last, a `lock` for all of
+    these, and, for each thread, whether it is `inside` a call.
 
-    Calls follow one another and what comes out of one is copied before the next, so that recordings of all shapes and
-    modules compute in the same memory: what they need is what the largest of them needs, not the sum. The stream has to
-    be the same as well: torch's allocator gives freed memory to the stream only on which it was asked for.
+    Recordings are replayed one after the other, and what comes out is copied before the next, so that those of all
+    shapes and modules can compute in the same memory. The stream has to be the same as well: torch's allocator gives
+    freed memory to the stream only on which it was asked for.
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#graph-memory-management
     """
     import threading
     from types import SimpleNamespace
+    from weakref import WeakSet
 
     import torch
 
     places = vars(recording_place).setdefault("places", {})
     if device not in places:
-        pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
-        place = SimpleNamespace(pool=pool, stream=stream, lock=threading.RLock(), used=[], inside=[])
+        place = SimpleNamespace(pool=None, stream=torch.cuda.Stream(device), lock=threading.RLock())
+        place.graphs, place.used, place.inside = WeakSet(), [], threading.local()
         places.setdefault(device, place)
     return places[device]
 
@@ -47,9 +49,11 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
 
     The first call of a combination runs as it is, which compiles what has to be compiled; the second is recorded, or
     with `at_once` the first, once it has run: what is called once in a picture is then ready after the first picture.
-    What comes out is copied from the memory of the recording, so that no later call writes over it. counts: "recorded",
-    "replayed" and "direct" calls are counted in it.
+    What comes out is copied from the memory of the recording, so that no later call writes over it; what comes out in
+    objects of other kinds than tensors, plain values and containers of them could not be, and is never recorded. Nor
+    can a hook keep a tensor from inside of it. counts: "recorded", "replayed" and "direct" calls are counted in it.
     """
+    import threading
     from collections import OrderedDict
 
     import torch
@@ -58,6 +62,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     look = module_state(module)
     parts = [counts for layer in module.modules() for counts in vars(layer).get("compiled_parts", {}).values()]
     states: list[tuple[Any, Any]] = []  # (what module_state said, the graphs recorded then), the last used at the end
+    lock = threading.RLock()
 
     def flatten(value: Any, tensors: list[Any]) -> Any:
         """The structure of an argument, hashable, with its tensors taken out into `tensors`."""
@@ -80,9 +85,19 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             return type(value)(**{name: rebuild(item, copied) for name, item in value.items()})
         if isinstance(value, dict):
             return {name: rebuild(item, copied) for name, item in value.items()}
+        if hasattr(value, "_fields"):
+            return type(value)(*(rebuild(item, copied) for item in value))
         if isinstance(value, (list, tuple)):
             return type(value)(rebuild(item, copied) for item in value)
         return value
+
+    def can_be_copied(result: Any) -> bool:
+        """Whether there is nothing in a result whose tensors rebuild() would not see."""
+        try:
+            flatten(result, [])
+        except TypeError:
+            return False
+        return True
 
     def settings() -> Any:
         """Switches of the process that decide which kernels run."""
@@ -117,42 +132,35 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             return kept
 
         static_args, static_kwargs = rebuild(args, static), rebuild(kwargs, static)
-        place.stream.wait_stream(torch.cuda.current_stream(device))
+        before = torch.cuda.current_stream(device)
+        # Replays and this stream share what libraries compute in.
+        for stream in (before, *place.used):
+            place.stream.wait_stream(stream)
         with torch.cuda.stream(place.stream):
             # Libraries set up what they need for a stream in its first call, which cannot be recorded.
             function(*static_args, **static_kwargs)
-        torch.cuda.current_stream(device).wait_stream(place.stream)
+        before.wait_stream(place.stream)
+        others = list(place.graphs)  # torch gives up a pool that no graph is left of: none may go from now on
+        if not others:
+            place.pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may use the GPU meanwhile, to watch its memory for example.
             with torch.cuda.graph(graph, pool=place.pool, stream=place.stream, capture_error_mode="thread_local"):
                 result = function(*static_args, **static_kwargs)
         except Exception as error:
+            torch.cuda.set_stream(before)  # which torch does not do after all errors
             name = type(module).__name__
             raise RuntimeError(
                 f"cuda_graphs: a call of {name} cannot be recorded, because something in it waits for the GPU or reads "
                 f"from main memory: {error}"
             ) from error
+        place.graphs.add(graph)
         counts["recorded"] += 1
         return graph, inputs, result
 
-    def answer(place: Any, key: Any, tensors: list[Any], device: Any, args: Any, kwargs: Any) -> Any:
-        """From the recording of such a call, or as it is the first time."""
-        graphs = graphs_now()
-        if key not in graphs:
-            counts["direct"] += 1
-            result = function(*args, **kwargs)
-            # In the state after it: transformers puts hooks on a text encoder's layers in its first call.
-            graphs = graphs_now()
-            if graphs.setdefault(key, None) is None and at_once:
-                graphs[key] = record(place, args, kwargs, device)
-            if len(graphs) > most_graphs:
-                graphs.popitem(last=False)
-            return result
-        graphs.move_to_end(key)
-        if graphs[key] is None:
-            graphs[key] = record(place, args, kwargs, device)
-        graph, inputs, result = graphs[key]
+    def replay(place: Any, recording: Any, tensors: list[Any]) -> Any:
+        graph, inputs, result = recording
         stream = torch.cuda.current_stream()
         if place.used and place.used[0] != stream:
             stream.wait_stream(place.used[0])
@@ -163,6 +171,28 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         counts["replayed"] += 1
         return rebuild(result, torch.clone)
 
+    def answer(place: Any, key: Any, tensors: list[Any], device: Any, args: Any, kwargs: Any) -> Any:
+        """From the recording of such a call, or as it is the first time."""
+        graphs = graphs_now()
+        if graphs.get(key, never) is never:
+            counts["direct"] += 1
+            result = function(*args, **kwargs)
+            # In the state after it: transformers puts hooks on a text encoder's layers in its first call.
+            graphs = graphs_now()
+            if not can_be_copied(result):
+                graphs[key] = never
+            elif graphs.setdefault(key, None) is None and at_once:
+                with place.lock:
+                    graphs[key] = record(place, args, kwargs, device)
+            if len(graphs) > most_graphs:
+                graphs.popitem(last=False)
+            return result
+        graphs.move_to_end(key)
+        with place.lock:
+            if graphs[key] is None:
+                graphs[key] = record(place, args, kwargs, device)
+            return replay(place, graphs[key], tensors)
+
     def call(*args: Any, **kwargs: Any) -> Any:
         tensors: list[Any] = []
         try:
@@ -170,20 +200,25 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         except TypeError:
             tensors = []
         device = next((tensor.device for tensor in tensors if tensor.device.type == "cuda"), None)
-        if device is None or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
+        if device is None or torch.is_grad_enabled():
             counts["direct"] += 1
             return function(*args, **kwargs)
-        key, place = (structure, device.index, settings()), recording_place(device.index)
-        with place.lock, torch.cuda.device(device):
-            if place.inside:
-                # It calls itself, for the tiles of a picture say: the call around this one is what is recorded.
-                return function(*args, **kwargs)
-            place.inside.append(True)
+        place = recording_place(device.index)
+        if vars(place.inside):
+            # In a call of a module around it, or of itself, for the tiles of a picture say: that one is recorded.
+            return function(*args, **kwargs)
+        if torch.cuda.is_current_stream_capturing():
+            counts["direct"] += 1
+            return function(*args, **kwargs)
+        key = (structure, device.index, settings())
+        with lock, torch.cuda.device(device):
+            place.inside.now = True
             try:
                 return answer(place, key, tensors, device, args, kwargs)
             finally:
-                place.inside.pop()
+                del place.inside.now
 
+    never = object()
     return call
 
 

@@ -131,8 +131,15 @@ def other_schema(bundle: Path) -> None:
     write(bundle, {"schema": 1})
 
 
+def append(file: Path, text: str) -> None:
+    with file.open("a") as opened:
+        opened.write(text)
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a flipped byte": (lambda b: (b / CODE).write_text("kernal"), f"{CODE} was changed after the export"),
+    "a longer file": (lambda b: append(b / CODE, " and more"), f"{CODE} was changed after the export"),
+    "a shorter file": (lambda b: (b / CODE).write_text("kern"), f"{CODE} was changed after the export"),
     "another apply.py": (lambda b: (b / "apply.py").write_text("import os"), "apply.py was changed"),
     "a missing file": (lambda b: (b / CODE).unlink(), f"{CODE} is missing"),
     "an added file": (lambda b: (b / "artefacts" / "x.so").touch(), "artefacts/x.so is not part of the bundle"),
