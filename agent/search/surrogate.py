@@ -43,7 +43,9 @@ COST_EXPONENT = 0.1
 SLOWER = 0.2
 """Of the logarithm of a latency."""
 LEAST_KNOWN = 4
-"""Complete trials below which nothing is predicted."""
+"""Complete trials below which nothing is proposed."""
+LEAST_KNOWN_OF_RECIPES = 2
+"""The same for which of them comes first: what a quick one has shown of its techniques is enough to start with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +105,14 @@ class Surrogate:
     def first_of(
         self, candidates: Sequence[Configuration], known: Sequence[Known], running: Sequence[Configuration] = ()
     ) -> Configuration:
-        """Which of these promises most; the first one while too little is known."""
+        """Which of these promises most; the first one while too little is known. What makes nothing faster comes last,
+        unless nothing that is known keeps the limits.
+        """
         known = self._with_running(known, running)
         working = [one for one in known if one.works]
-        if len(working) < LEAST_KNOWN:
+        if any(one.violation <= 0 for one in working):
+            candidates = [one for one in candidates if MAKES_NOTHING_FASTER.isdisjoint(_chosen(one))] or candidates
+        if len(working) < LEAST_KNOWN_OF_RECIPES:
             return candidates[0]
         promise = self._promise(known, _latencies(working), lossless=False)
         return candidates[int(np.argmax(promise([_chosen(one) for one in candidates])))]
