@@ -109,3 +109,24 @@ def test_it_weighs_what_a_trial_costs() -> None:
     proposed = surrogate.propose(before)
     assert proposed is not None
     assert not slow & {step.technique for step in proposed.steps}
+
+
+FASTER = Configuration.of({"deepcache": {"interval": 2, "branch": 0, "full_percent": 0}, "channels_last": {}})
+PLAIN, SLOWER = Configuration.of({"channels_last": {}}), Configuration.of({"vae_slicing": {}, "channels_last": {}})
+
+
+def test_one_quick_recipe_is_enough_to_tell_which_one_comes_next() -> None:
+    surrogate = Surrogate(SPACE, lambda one: True, 0)
+    known = [measured(Configuration())]
+    assert surrogate.first_of([PLAIN, FASTER], known) == PLAIN, "nothing is known of any: their own order"
+    known.append(measured(Configuration.of({"deepcache": {"interval": 3, "branch": 0, "full_percent": 0}})))
+    assert surrogate.first_of([PLAIN, FASTER], known) == FASTER
+
+
+def test_what_makes_nothing_faster_comes_last_unless_it_is_needed() -> None:
+    surrogate = Surrogate(SPACE, lambda one: True, 0)
+    known = [measured(Configuration())]
+    assert surrogate.first_of([SLOWER, PLAIN], known) == PLAIN
+    assert surrogate.first_of([SLOWER], known) == SLOWER
+    too_large = [Known(configuration=Configuration(), works=True, objectives=(1000.0, 30.0, 0.0), violation=0.5)]
+    assert surrogate.first_of([SLOWER, PLAIN], too_large) == SLOWER
