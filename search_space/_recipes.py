@@ -146,6 +146,18 @@ RECIPES: tuple[Recipe, ...] = (
         deepcache=(5, 0),
         forecast=_COARSE,
     ),
+    Recipe(
+        name="graphs with a forecast of every second step",
+        goal=Goal.NEAR_LOSSLESS,
+        techniques={
+            **_SHORT_VAE,
+            **_ARRANGED,
+            **_GRAPHS,
+            "forecast_cache": {"interval": 2, "order": 2, "first_percent": 20, "forecast": "output"},
+        },
+        source=_FORECAST,
+        needs=("forecast_cache",),
+    ),
     *_with_step_cache(
         "16 bits with a step cache",
         Goal.NEAR_LOSSLESS,

@@ -26,6 +26,7 @@ from ...search_space import (
     SearchSpace,
     Value,
     patience,
+    technique,
 )
 
 Array = np.ndarray
@@ -240,12 +241,17 @@ class Surrogate:
         return self._known_alone[key]
 
     def _changes(self, chosen: Chosen) -> list[Chosen]:
-        """What differs from it in one technique of the space, or in one parameter of one."""
+        """What differs from it in one technique of the space, or in one parameter of one; a technique may also take the
+        place of another of its axis: two caches, say, rarely go together, and without either it looks slow.
+        """
         changed: list[Chosen] = []
         for name, choices in self._space.techniques.items():
             if name not in chosen:
-                combinations = itertools.product(*choices.values())
-                changed += [{**chosen, name: dict(zip(choices, values, strict=True))} for values in combinations]
+                axis = technique(name).axis
+                rivals = [other for other in chosen if technique(other).axis is axis]
+                without = [chosen, *({k: v for k, v in chosen.items() if k != rival} for rival in rivals)]
+                for values in itertools.product(*choices.values()):
+                    changed += [{**kept, name: dict(zip(choices, values, strict=True))} for kept in without]
                 continue
             changed.append({other: values for other, values in chosen.items() if other != name})
             for parameter, values in choices.items():
@@ -349,7 +355,7 @@ class _Process:
         self._middle, self._scale = float(np.mean(values)), float(np.std(values)) or 1.0
         targets = (np.asarray(values) - self._middle) / self._scale
         likeliest = -math.inf
-        for linear, local, noise in itertools.product((0.05, 0.2, 0.8), (0.05, 0.3, 1.0), (0.003, 0.03)):
+        for linear, local, noise in itertools.product((0.05, 0.2, 0.8), (0.05, 0.3, 1.0), (0.003, 0.03, 0.1)):
             covariance = _kernel(rows, rows, linear, local) + noise * np.eye(len(rows))
             factor = np.linalg.cholesky(covariance)
             weights = np.linalg.solve(factor.T, np.linalg.solve(factor, targets))
