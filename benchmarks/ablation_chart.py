@@ -12,14 +12,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from bars import BLUE, EDGE_PX, FONT, INK, MUTED, RED, SMALL, WIDTH_PX, interval, save, sheet
 from paretune.agent.results import Ablation, Earned, Results, ablation_of
 from paretune.objectives.figures import FIGURE
 from paretune.studies import DEFAULT_STORAGE, Records
-from PIL import Image, ImageDraw, ImageFont
 
-WIDTH_PX, ROW_PX, HEAD_PX, EDGE_PX = 1400, 52, 128, 28
+ROW_PX, HEAD_PX = 52, 128
 NAMES_PX, WORDS_PX = 310, 480
-EARNS, COSTS, INK, MUTED = (38, 110, 180), (190, 90, 60), (25, 25, 25), (110, 110, 110)
+EARNS, COSTS = BLUE, RED
 
 
 def main() -> None:
@@ -60,27 +60,20 @@ def draw_chart(found: Ablation, said: Sequence[str], file: Path) -> None:
     longest, lowest = max([1.0, *ends]), min([0.0, *starts])
     per_ms = (WIDTH_PX - NAMES_PX - WORDS_PX - 2 * EDGE_PX) / (longest - lowest)
     zero = NAMES_PX + EDGE_PX - lowest * per_ms
-    image = Image.new("RGB", (WIDTH_PX, HEAD_PX + ROW_PX * len(rows) + EDGE_PX), "white")
-    draw = ImageDraw.Draw(image)
-    large, font, small = (ImageFont.load_default(size) for size in (22, 19, 17))
-    for number, line in enumerate(said):
-        draw.text((EDGE_PX, 18 + 32 * number), line, fill=MUTED if number else INK, font=font if number else large)
+    image, draw = sheet(said, HEAD_PX + ROW_PX * len(rows) + EDGE_PX)
     for number, one in enumerate(rows):
         top = HEAD_PX + ROW_PX * number
-        draw.text((EDGE_PX, top + 8), one.technique, fill=INK, font=font)
+        draw.text((EDGE_PX, top + 8), one.technique, fill=INK, font=FONT)
         if one.without is None or one.without_ms is None:
-            draw.text((zero + 8, top + 8), f"could not be left out: {one.left_out}"[:80], fill=MUTED, font=small)
+            draw.text((zero + 8, top + 8), f"could not be left out: {one.left_out}"[:80], fill=MUTED, font=SMALL)
             continue
         left, right = sorted((zero, zero + one.without_ms * per_ms))
         draw.rectangle((left, top + 6, right, top + 34), fill=EARNS if one.without_ms >= 0 else COSTS)
         low, high = (zero + found.whole_ms * (ratio - 1) * per_ms for ratio in (one.without.low, one.without.high))
-        draw.line((low, top + 20, high, top + 20), fill=INK, width=2)
-        for at in (low, high):
-            draw.line((at, top + 14, at, top + 26), fill=INK, width=2)
-        draw.text((max(right, high) + 12, top + 9), words(one), fill=INK, font=small)
+        interval(draw, top + 20, low, high)
+        draw.text((max(right, high) + 12, top + 9), words(one), fill=INK, font=SMALL)
     draw.line((zero, HEAD_PX, zero, HEAD_PX + ROW_PX * len(rows)), fill=MUTED, width=1)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image.save(file, optimize=True)
+    save(image, file)
 
 
 def words(one: Earned) -> str:

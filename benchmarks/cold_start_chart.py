@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from bars import BLUE, EDGE_PX, FONT, GREY, INK, RED, SMALL, WIDTH_PX, interval, save, sheet
 
-WIDTH_PX, ROW_PX, GAP_PX, HEAD_PX, EDGE_PX = 1400, 38, 18, 100, 28
+ROW_PX, GAP_PX, HEAD_PX = 38, 18, 128
 NAMES_PX, WORDS_PX = 390, 330
-COMPILES, LOADS, NEITHER = (190, 90, 60), (38, 110, 180), (150, 150, 150)
-INK, MUTED = (25, 25, 25), (110, 110, 110)
+COMPILES, LOADS, NEITHER = RED, BLUE, GREY
 FIGURE = r"\*\*([\d.]+)\*\*(?: \(([\d.]+) to ([\d.]+)\))?(?:, (\d+) at once)?"
 """Of the middle one of several processes, or of a single one; the lowest and the highest; how many ran at once."""
 
@@ -75,7 +74,7 @@ def heading(text: str) -> Sequence[str]:
     """What was measured, on what: the page's title and the first sentence below it, which names the versions."""
     title, _, rest = text.removeprefix("# ").partition("\n")
     machine = rest.strip().split(". ", 1)[0].replace("\n", " ")
-    return title, f"Seconds of loading and of the first picture, after imports and weights. {machine}"
+    return title, "Seconds of loading and of the first picture, after imports and weights", machine
 
 
 def draw_chart(rows: Sequence[Row], said: Sequence[str], file: Path) -> None:
@@ -83,30 +82,22 @@ def draw_chart(rows: Sequence[Row], said: Sequence[str], file: Path) -> None:
     longest = max(row.high_s for row in rows)
     per_s = (WIDTH_PX - NAMES_PX - WORDS_PX - 2 * EDGE_PX) / longest
     groups = len({row.configuration for row in rows})
-    image = Image.new("RGB", (WIDTH_PX, HEAD_PX + ROW_PX * len(rows) + GAP_PX * groups + EDGE_PX // 2), "white")
-    draw = ImageDraw.Draw(image)
-    large, font, small = (ImageFont.load_default(size) for size in (22, 19, 17))
-    for number, line in enumerate(said):
-        draw.text((EDGE_PX, 18 + 34 * number), line, fill=MUTED if number else INK, font=small if number else large)
+    image, draw = sheet(said, HEAD_PX + ROW_PX * len(rows) + GAP_PX * groups + EDGE_PX // 2)
     top, zero, last = HEAD_PX, NAMES_PX + EDGE_PX, rows[0].configuration
     for row in rows:
         top += GAP_PX if row.configuration != last else 0
         last = row.configuration
-        draw.text((EDGE_PX, top + 5), f"{row.configuration}: {row.way}", fill=INK, font=font)
+        draw.text((EDGE_PX, top + 5), f"{row.configuration}: {row.way}", fill=INK, font=FONT)
         color = COMPILES if "compil" in row.way else LOADS if "bundle" in row.way else NEITHER
         draw.rectangle((zero, top + 4, zero + row.seconds * per_s, top + 28), fill=color)
         if row.high_s > row.low_s:
-            low, high = zero + row.low_s * per_s, zero + row.high_s * per_s
-            draw.line((low, top + 16, high, top + 16), fill=INK, width=2)
-            for at in (low, high):
-                draw.line((at, top + 11, at, top + 21), fill=INK, width=2)
+            interval(draw, top + 16, zero + row.low_s * per_s, zero + row.high_s * per_s)
         share = f", {row.times} of compiling" if row.times.startswith("1/") else ""
         beside = f", {row.beside} at once" if row.beside > 1 else ""
         words = f"{row.seconds:.2f} s (n = {row.n}{beside}){share}"
-        draw.text((zero + row.high_s * per_s + 12, top + 6), words, fill=INK, font=small)
+        draw.text((zero + row.high_s * per_s + 12, top + 6), words, fill=INK, font=SMALL)
         top += ROW_PX
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image.save(file, optimize=True)
+    save(image, file)
 
 
 if __name__ == "__main__":

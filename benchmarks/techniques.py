@@ -83,6 +83,11 @@ class Bench:
         finally:
             os.close(file)
 
+    @property
+    def alone(self) -> bool:
+        """Whether loading, compiling and judging take what the others' calls are timed on."""
+        return self.device == "cpu"
+
     @contextlib.contextmanager
     def turn(self, *, first: bool = False) -> Iterator[None]:
         """Nobody else calls a pipeline meanwhile. Ends with the process, whatever happens to it.
@@ -228,10 +233,16 @@ def keep_reference(bench: Bench) -> None:
         if asked_to_end:
             return
         # On a CPU after each of the others, which takes its speed from the whole machine.
-        every_s = 0.5 if bench.device == "cpu" else max(REFERENCE_EVERY_S, 5 * (time.monotonic() - started))
+        every_s = 0.5 if bench.alone else max(REFERENCE_EVERY_S, 5 * (time.monotonic() - started))
         due = time.monotonic() + every_s
         while time.monotonic() < due and not (bench.folder / "end").exists():
             time.sleep(0.1)
+
+
+def in_turn(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
+    """The row of one variant; where it has to be alone, nobody does anything else from its loading to its judging."""
+    with bench.turn() if bench.alone else contextlib.nullcontext():
+        return measure(bench, variant, folder)
 
 
 def measure(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
@@ -243,23 +254,21 @@ def measure(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
 
     phase, known = "load", technique(variant.technique)
     records = Trait.CUDA_GRAPHS in known.traits_with(known.parameters(**variant.values))
-    on_cpu = bench.device == "cpu"
+    calls_in_turn = contextlib.nullcontext if bench.alone else bench.turn
     try:
+        pipeline = Pipeline(bench, folder, {variant.technique: variant.values})
         with contextlib.ExitStack() as turn:
-            if on_cpu:  # loading, compiling and judging take what the others' calls are timed on
-                turn.enter_context(bench.turn())
-            pipeline = Pipeline(bench, folder, {variant.technique: variant.values})
-            if variant.cost == PLAIN and not on_cpu:
-                turn.enter_context(bench.turn())
+            if variant.cost == PLAIN:
+                turn.enter_context(calls_in_turn())
             phase = "apply"
             began = time.perf_counter()
             pipeline.apply()
             applied_s = time.perf_counter() - began
             phase = "first_call"
             first_ms = pipeline.call(pipeline.requests[0])
-            if variant.cost != PLAIN and not on_cpu:
+            if variant.cost != PLAIN:
                 pipeline.release()
-                turn.enter_context(bench.turn())
+                turn.enter_context(calls_in_turn())
             phase = "warm_up"
             began = time.perf_counter()
             peak_gib = pipeline.peak_gib()
@@ -284,11 +293,7 @@ def measure(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
             phase = "pictures"
             made = Made(pipeline.pictures())
             pipeline.release()
-            if on_cpu and bench.assessed:
-                row |= _judged(bench, folder, made)
-        if bench.assessed and not on_cpu:
-            row |= _judged(bench, folder, made)
-        return row
+        return {**row, **(_judged(bench, folder, made) if bench.assessed else {})}
     except InvalidOutputError as error:
         return {"outcome": "invalid_output", "reason": f"{phase}: {error}"}
     except BaseException as error:
@@ -374,7 +379,7 @@ class Lanes:
         self._started += 1
         folder = self.bench.folder / f"{self._started:04d}"
         log, compiled = folder.with_suffix(".log"), folder.with_suffix(".compiled")
-        pid = in_child(lambda: self._add(variant, **measure(self.bench, variant, folder)), log, compiled)
+        pid = in_child(lambda: self._add(variant, **in_turn(self.bench, variant, folder)), log, compiled)
         now = time.monotonic()
         limit = now + PLAIN_LIMIT_S if variant.cost == PLAIN else self.until
         self.running.append(Running(variant, pid, now, limit))
@@ -476,7 +481,7 @@ def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="techniques-"))
     bench = bench_of(options, folder)
-    if bench.device == "cpu":
+    if bench.alone:
         options.workers = 1
     rows = {} if options.again else rows_by_variant(bench.results)
     known = {words for words, row in rows.items() if row["outcome"] != UNFINISHED}

@@ -13,6 +13,7 @@ from ._configuration import Configuration
 from ._target import PipelineFacts, Role, Target
 from ._technique import Trait
 from ._techniques import technique
+from .compiler.torch_compile import MODES_WITH_GRAPHS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,7 @@ RULES: tuple[Rule, ...] = (
         Rule(
             (recording,),
             "before torch.compile records, of whatever module, it frees what this technique's recordings compute in",
-            lambda case: any({Trait.CUDA_GRAPHS, Trait.COMPILES} <= traits for traits in case.traits.values()),
+            lambda case: any(values.get("mode") in MODES_WITH_GRAPHS for values in case.chosen.values()),
         )
         for recording in ("cuda_graphs", "cuda_graphs_modules")
     ),

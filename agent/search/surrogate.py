@@ -44,7 +44,7 @@ COST_EXPONENT = 0.1
 SLOWER = 0.2
 """Of the logarithm of a latency."""
 LEAST_KNOWN = 4
-"""Complete trials below which nothing is proposed."""
+"""Complete trials below which nothing is proposed, or believed of what runs."""
 LEAST_KNOWN_OF_RECIPES = 2
 """The same for which of them comes first: what a quick one has shown of its techniques is enough to start with."""
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import bars
 import cold_start_chart
 from PIL import Image
 
@@ -17,7 +18,7 @@ def test_the_chart_has_every_measured_row_of_the_page(tmp_path: Path) -> None:
         assert row.low_s <= row.seconds <= row.high_s
         assert row.times == "1" or row.times.startswith("1/")
     cold_start_chart.draw_chart(rows, cold_start_chart.heading(text), tmp_path / "chart.png")
-    assert Image.open(tmp_path / "chart.png").width == cold_start_chart.WIDTH_PX
+    assert Image.open(tmp_path / "chart.png").width == bars.WIDTH_PX
 
 
 def test_rows_without_a_figure_are_left_out() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Role, Target, impossible
+from paretune.search_space._rules import RULES, Case
 
 KEPT = Path(__file__).with_name("refused_combinations.json")
 CHOICES: dict[str, list[dict[str, Any]]] = {
@@ -140,6 +141,17 @@ def answers(target: Target, pipelines: dict[str, PipelineFacts]) -> dict[str, li
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_what_is_refused_is_what_was_refused(situation: str) -> None:
     assert answers(*SITUATIONS[situation]) == json.loads(KEPT.read_text())[situation]
+
+
+def test_only_what_torch_compile_records_is_refused_beside_other_recordings() -> None:
+    def reasons(other: dict[str, Any]) -> list[str]:
+        configuration = Configuration.of({"cuda_graphs_modules": {}, **other})
+        case = Case.of(configuration, _target("cuda", 9, 0), _pipelines("float16"))
+        return [reason for rule in RULES if (reason := rule.refuses(case)) and "records" in reason]
+
+    assert reasons({"torch_compile": {"mode": "reduce-overhead"}})
+    assert not reasons({"torch_compile": {"mode": "default"}})
+    assert not reasons({"stable_fast": {"cuda_graph": True}})
 
 
 if __name__ == "__main__":
