@@ -239,14 +239,15 @@ def keep_reference(bench: Bench) -> None:
             time.sleep(0.1)
 
 
-def in_turn(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
-    """The row of one variant; where it has to be alone, nobody does anything else from its loading to its judging."""
-    with bench.turn() if bench.alone else contextlib.nullcontext():
-        return measure(bench, variant, folder)
-
-
 def measure(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
-    """The row of one variant, by its own process. Never raises."""
+    """The row of one variant, by its own process; where it has to be alone, nobody does anything else from its loading
+    to its judging. Never raises.
+    """
+    with bench.turn() if bench.alone else contextlib.nullcontext():
+        return _measured(bench, variant, folder)
+
+
+def _measured(bench: Bench, variant: Variant, folder: Path) -> dict[str, Any]:
     from paretune.agent.trial.failures import classify, sentence, tail
     from paretune.objectives.measuring import Made
     from paretune.objectives.measuring.contract import InvalidOutputError
@@ -379,7 +380,7 @@ class Lanes:
         self._started += 1
         folder = self.bench.folder / f"{self._started:04d}"
         log, compiled = folder.with_suffix(".log"), folder.with_suffix(".compiled")
-        pid = in_child(lambda: self._add(variant, **in_turn(self.bench, variant, folder)), log, compiled)
+        pid = in_child(lambda: self._add(variant, **measure(self.bench, variant, folder)), log, compiled)
         now = time.monotonic()
         limit = now + PLAIN_LIMIT_S if variant.cost == PLAIN else self.until
         self.running.append(Running(variant, pid, now, limit))
