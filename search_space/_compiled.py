@@ -27,7 +27,7 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
 
     artefacts: what open_artefacts gave, to use the code in it; None: torch.compile. options: of torch.compile.
     module.compiled_parts[part] counts its "calls", the "graphs" that torch.compile made in them, and how artefacts
-    answered them (see `answered`).
+    answered them (see `answered`); "building" is 1 where what it runs is put into artefacts.
     """
     import torch
 
@@ -35,6 +35,7 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
     mode, more = options.get("mode") or "default", options.get("options") or {}
     with_mode = {**torch._inductor.list_mode_options(mode), **more}
     counts = dict.fromkeys(("calls", "graphs", "loaded", "missed", "eager", "compiled", "ready"), 0)
+    counts["building"] = int(artefacts is not None and artefacts["on_miss"] == "build")
     module.__dict__.setdefault("compiled_parts", {})[part] = counts
 
     def compile_now() -> Any:

@@ -24,7 +24,7 @@ def recording_place(device: int | None) -> Any:
     `stream` on which they are made, the `graphs` that there are, the stream that was `used` last, a `lock` for all of
     these, and, for each thread, whether it is `inside` a call.
 
-    Recordings are replayed one after the other, and what comes out is copied before the next, so that those of all
+    Recordings are replayed one after the other, and what goes in and comes out lies elsewhere, so that those of all
     shapes and modules can compute in the same memory. The stream has to be the same as well: torch's allocator gives
     freed memory to the stream only on which it was asked for.
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#graph-memory-management
@@ -49,9 +49,10 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
 
     The first call of a combination runs as it is, which compiles what has to be compiled; the second is recorded, or
     with `at_once` the first, once it has run: what is called once in a picture is then ready after the first picture.
-    What comes out is copied from the memory of the recording, so that no later call writes over it; what comes out in
-    objects of other kinds than tensors, plain values and containers of them could not be, and is never recorded. Nor
-    can a hook keep a tensor from inside of it. counts: "recorded", "replayed" and "direct" calls are counted in it.
+    Nothing is recorded where compiled code is put into artefacts: that takes memory enough. What comes out is a copy,
+    so that no later call writes over it; what comes out in objects of other kinds than tensors, plain values and
+    containers of them could not be, and is never recorded. Nor can a hook keep a tensor from inside of it. counts:
+    "recorded", "replayed" and "direct" calls are counted in it.
     """
     import threading
     from collections import OrderedDict
@@ -120,26 +121,34 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         del states[:-most_states]
         return states[-1][1]
 
-    def record(place: Any, args: Any, kwargs: Any, device: Any) -> Any:
+    def static(args: Any, kwargs: Any, device: Any) -> Any:
+        """The arguments that a recording is made with, and their tensors in a list."""
         inputs: list[Any] = []
 
-        def static(tensor: Any) -> Any:
+        def copied(tensor: Any) -> Any:
             # Never a CPU tensor: a recording cannot fetch what lies in main memory.
             # With the strides of the original: empty_like keeps the layout of dense tensors.
-            kept = torch.empty_like(tensor, device=device)
-            kept.copy_(tensor)
-            inputs.append(kept)
-            return kept
+            copy = torch.empty_like(tensor, device=device)
+            copy.copy_(tensor)
+            inputs.append(copy)
+            return copy
 
-        static_args, static_kwargs = rebuild(args, static), rebuild(kwargs, static)
+        return rebuild(args, copied), rebuild(kwargs, copied), inputs
+
+    def record(place: Any, args: Any, kwargs: Any, device: Any) -> Any:
+        static_args, static_kwargs, inputs = static(args, kwargs, device)
         before = torch.cuda.current_stream(device)
         # Replays and this stream share what libraries compute in.
         for stream in (before, *place.used):
             place.stream.wait_stream(stream)
         with torch.cuda.stream(place.stream):
             # Libraries set up what they need for a stream in its first call, which cannot be recorded.
-            function(*static_args, **static_kwargs)
+            result = function(*static_args, **static_kwargs)
         before.wait_stream(place.stream)
+        # In the pool it would stay in the way of the next recording, of which it splits the memory.
+        kept = rebuild(result, torch.empty_like)
+        outputs: list[Any] = []
+        flatten(kept, outputs)
         others = list(place.graphs)  # torch gives up a pool that no graph is left of: none may go from now on
         if not others:
             place.pool = torch.cuda.graph_pool_handle()
@@ -147,7 +156,10 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         try:
             # Other threads may use the GPU meanwhile, to watch its memory for example.
             with torch.cuda.graph(graph, pool=place.pool, stream=place.stream, capture_error_mode="thread_local"):
-                result = function(*static_args, **static_kwargs)
+                made: list[Any] = []
+                flatten(function(*static_args, **static_kwargs), made)
+                for output, tensor in zip(outputs, made, strict=True):
+                    output.copy_(tensor)
         except Exception as error:
             torch.cuda.set_stream(before)  # which torch does not do after all errors
             name = type(module).__name__
@@ -157,10 +169,10 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             ) from error
         place.graphs.add(graph)
         counts["recorded"] += 1
-        return graph, inputs, result
+        return graph, inputs, kept
 
     def replay(place: Any, recording: Any, tensors: list[Any]) -> Any:
-        graph, inputs, result = recording
+        graph, inputs, outputs = recording
         stream = torch.cuda.current_stream()
         if place.used and place.used[0] != stream:
             stream.wait_stream(place.used[0])
@@ -169,7 +181,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             kept.copy_(tensor, non_blocking=True)
         graph.replay()
         counts["replayed"] += 1
-        return rebuild(result, torch.clone)
+        return rebuild(outputs, torch.clone)
 
     def answer(place: Any, key: Any, tensors: list[Any], device: Any, args: Any, kwargs: Any) -> Any:
         """From the recording of such a call, or as it is the first time."""
@@ -209,6 +221,13 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             return function(*args, **kwargs)
         if torch.cuda.is_current_stream_capturing():
             counts["direct"] += 1
+            return function(*args, **kwargs)
+        if any(counts.get("building") for counts in parts):
+            # No request comes again, so that recordings would be of no use; but code for them has to be built too.
+            counts["direct"] += 1
+            if any(tensor.device != device for tensor in tensors):
+                static_args, static_kwargs, _ = static(args, kwargs, device)
+                function(*static_args, **static_kwargs)
             return function(*args, **kwargs)
         key = (structure, device.index, settings())
         with lock, torch.cuda.device(device):
@@ -251,7 +270,10 @@ def took_effect(pipelines: dict[str, Any], *, modules: str) -> str | None:
     for module in chosen:
         for part, counts in getattr(module, "cuda_graph_counts", {"forward": {"replayed": 0}}).items():
             if not counts["replayed"]:
-                return f"{part} of {type(module).__name__} was not recorded: its weights move, or no call repeated one"
+                return (
+                    f"{part} of {type(module).__name__} was not recorded: its weights move, no call repeated one, or "
+                    "what comes out of it cannot be copied"
+                )
     return None
 
 

@@ -29,8 +29,10 @@ def took_effect(pipelines: dict[str, Any]) -> str | None:
         counts = getattr(module, "cuda_graph_counts", {"forward": {"direct": 1, "replayed": 0}})["forward"]
         called = called or counts["direct"] + counts["replayed"] > 0
         if counts["direct"] and not counts["replayed"]:
-            name = type(module).__name__
-            return f"{name} was not recorded: its weights move, or no call on the GPU without gradients repeated one"
+            return (
+                f"{type(module).__name__} was not recorded: its weights move, no call on the GPU without gradients "
+                "repeated one, or what comes out of it cannot be copied"
+            )
     return None if called else "none of the modules was called"
 
 

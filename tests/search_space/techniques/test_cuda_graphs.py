@@ -14,8 +14,13 @@ from paretune.search_space._module_state import module_state
 from paretune.search_space.compiler import cuda_graphs
 from paretune.testing import picture, tiny_sdxl
 from paretune.testing.tiny_sdxl import ip_adapter
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-UNRECORDED = "Denoiser was not recorded: its weights move, or no call on the GPU without gradients repeated one"
+UNRECORDED = (
+    "Denoiser was not recorded: its weights move, no call on the GPU without gradients repeated one, or what comes out "
+    "of it cannot be copied"
+)
 NOISE = torch.linspace(-1, 1, 12).reshape(3, 4)
 
 
@@ -37,16 +42,34 @@ class Split(NamedTuple):
 
 
 class Recording:
-    """As a CUDA graph: computes what was recorded, with the memory that layers and weights had then."""
+    """As a CUDA graph: computes what was recorded again, with the memory that tensors had then."""
 
-    now: "Recording | None" = None
     made_in: ClassVar[list[tuple[Any, Any]]] = []
 
     def __init__(self) -> None:
-        self.again: Any = None
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
 
     def replay(self) -> None:
-        self.again()
+        for operation, args, kwargs, results in self.operations:
+            again = operation(*args, **kwargs)
+            for result, tensor in zip(tree_leaves(results), tree_leaves(again), strict=True):
+                if torch.is_tensor(result):
+                    result.copy_(tensor)
+
+
+class Operations(TorchDispatchMode):
+    """Keeps what torch does in a recording."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self.recording = recording
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        # A weight that moves later leaves these where they are.
+        kept = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}, result))
+        self.recording.operations.append((operation, *kept))
+        return result
 
 
 @pytest.fixture
@@ -55,10 +78,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     @contextlib.contextmanager
     def graph(recording: Recording, **options: Any) -> Iterator[None]:
-        Recording.now = recording
         Recording.made_in.append((options["pool"], options["stream"]))
-        yield
-        Recording.now = None
+        with Operations(recording):
+            yield
 
     new_stream = type("Stream", (), {"wait_stream": lambda self, other: None})
     stream = new_stream()
@@ -84,27 +106,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield namespace["recorded"]
 
 
-def recordable(module: Denoiser) -> Any:
-    """Its forward, as the stand-in can record it."""
-
-    def forward(sample: torch.Tensor) -> torch.Tensor:
-        result = Denoiser.forward(module, sample)
-        if Recording.now is not None:
-            layers = [(layer.weight.data, layer.bias.data) for layer in (module.first, module.last)]
-
-            def again() -> None:
-                linear = torch.nn.functional.linear
-                result.copy_(linear(linear(sample, *layers[0]).sigmoid(), *layers[1]))
-
-            Recording.now.again = again
-        return result
-
-    return forward
-
-
 def call_of(recorded: Any, module: Denoiser) -> tuple[Any, dict[str, int]]:
     counts = {"recorded": 0, "replayed": 0, "direct": 0}
-    return recorded(recordable(module), module, counts), counts
+    return recorded(module.forward, module, counts), counts
 
 
 def other_weights(module: Denoiser) -> None:
@@ -140,6 +144,14 @@ def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: A
     assert counts["recorded"] == (2 if records_again else 1)
 
 
+def test_what_builds_code_records_nothing(recorded: Any) -> None:
+    module = Denoiser()
+    module.__dict__["compiled_parts"] = {"forward": {"building": 1, "ready": 0}}
+    call, counts = call_of(recorded, module)
+    assert all(torch.equal(call(NOISE), module(NOISE)) for _ in range(3))
+    assert counts == {"recorded": 0, "replayed": 0, "direct": 3}
+
+
 def test_recordings_of_all_shapes_and_modules_are_made_in_one_memory(recorded: Any) -> None:
     def record() -> Any:
         calls = []
@@ -168,7 +180,6 @@ def test_a_module_beside_the_pipelines_is_ready_after_its_first_call(
 ) -> None:
     monkeypatch.setattr(cuda_graphs, "recorded", recorded)
     upscaler, never_called, known = Denoiser(), Denoiser(), technique("cuda_graphs_modules")
-    upscaler.forward = recordable(upscaler)  # type: ignore[method-assign]
     pipelines = {"upscaler": upscaler, "again": upscaler, "matting": never_called}
     expected = upscaler(NOISE)
     known.apply(pipelines)
@@ -184,13 +195,11 @@ def test_a_module_that_calls_itself_answers(recorded: Any) -> None:
     """As an upscaler does that works through a large picture in tiles."""
     module = Denoiser()
     counts = {"recorded": 0, "replayed": 0, "direct": 0}
-    inner = recordable(module)
 
     def forward(sample: torch.Tensor) -> torch.Tensor:
-        if len(sample) > 1 and Recording.now is None:
+        if len(sample) > 1:
             return torch.cat([module(row[None]) for row in sample])
-        found: torch.Tensor = inner(sample)
-        return found
+        return Denoiser.forward(module, sample)
 
     module.forward = recorded(forward, module, counts)  # type: ignore[method-assign]
     expected = Denoiser.forward(module, NOISE)
@@ -209,7 +218,7 @@ def test_what_cannot_be_copied_is_not_recorded(recorded: Any) -> None:
 
 def test_results_keep_their_kind(recorded: Any) -> None:
     module, counts = Denoiser(), {"recorded": 0, "replayed": 0, "direct": 0}
-    forward = recordable(module)
+    forward = module.forward
     call = recorded(lambda sample: Split(forward(sample), [None, {"as": "it is"}]), module, counts)
     for found in [call(NOISE) for _ in range(3)]:
         assert type(found) is Split
@@ -221,8 +230,8 @@ def test_results_keep_their_kind(recorded: Any) -> None:
 def test_a_module_within_another_needs_no_recording_of_its_own(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "recorded", recorded)
     inner, outer, known = Denoiser(), Denoiser(), technique("cuda_graphs_modules")
-    forward = recordable(outer)
-    outer.forward = lambda sample: forward(inner(sample) if Recording.now is None else sample)  # type: ignore[method-assign]
+    forward = outer.forward
+    outer.forward = lambda sample: forward(inner(sample))  # type: ignore[method-assign]
     pipelines = {"outer": outer, "inner": inner}
     known.apply(pipelines)
     for _ in range(3):
