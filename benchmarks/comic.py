@@ -7,7 +7,7 @@
 Each call does what is left to do and ends within --budget-s; what was compiled and measured stays in --work. In order:
 
 1. prepare: paretune's configurations build their artefacts, as `paretune export` does, each in --processes processes;
-   meanwhile torch.compile's variants compile, one after the other, in the processes that will be timed.
+   meanwhile torch.compile's variants compile, one after the other or --together, in the processes that will be timed.
 2. time: a process of each variant stays, and all serve the study's trace in turns, block after block. Counted are
    recompilations and recorded CUDA graphs, and the bytes of U-Net weights; then the stages of one call of each request.
    How such a process began, with empty caches, is how a new worker does: until the first picture, and until every
@@ -203,23 +203,29 @@ def _unet_weights(pipelines: Any) -> dict[str, int]:
 class Process:
     """A process of a variant."""
 
-    def __init__(self, variant: str, mode: str, options: argparse.Namespace, beside: int = 1, spared: int = 0) -> None:
-        """mode: "time", "worker" or "build". beside: how many compile at once; they share the cores evenly, but for
-        those that builds spare for torch.compile, which others are compared with.
+    def __init__(
+        self,
+        variant: str,
+        mode: str,
+        options: argparse.Namespace,
+        *,
+        beside: int = 1,
+        threads: int | None = None,
+        cores: Sequence[int] = (),
+    ) -> None:
+        """mode: "time", "worker" or "build". beside: how many compile at once. threads: in which each of its processes
+        may compile; by default one for each core. cores: on which it runs; by default on all.
         """
         self.variant, self.mode, self.beside = variant, mode, beside
         self.folder = folder_of(variant, options)
         self.scratch: Any = None
-        caches = self.folder.with_name(f"{self.folder.name}.caches")
+        caches = self.folder.with_name(f"{self.folder.name}.{mode}.caches")
         if mode == "worker":
             self.scratch = tempfile.TemporaryDirectory(prefix="comic-", ignore_cleanup_errors=True)
             caches = Path(self.scratch.name)
         self.fresh = mode == "worker" or not caches.exists()
         environment = {**os.environ, **{name: str(caches / name.lower()) for name in CACHES}}
-        cores = sorted(os.sched_getaffinity(0))
-        own = cores[spared:] if mode == "build" else cores[: spared or None]
-        sharing = 1 if spared and mode != "build" else beside
-        environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, len(own) // sharing))
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, threads or len(os.sched_getaffinity(0))))
         self.log = self.folder.with_name(f"{self.folder.name}.{mode}.log").open("a")
         command = [sys.executable, __file__, "--measure", mode, str(self.folder), "--device", options.device]
         if mode == "build":
@@ -229,8 +235,8 @@ class Process:
             if options.build_gpus:
                 number = [one for one in options.variants if travels(one, options)].index(variant)
                 environment["CUDA_VISIBLE_DEVICES"] = options.build_gpus[number % len(options.build_gpus)]
-            if spared:
-                command = ["taskset", "--cpu-list", ",".join(map(str, own)), *command]
+        if cores:
+            command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
         self.process: Any = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0, env=environment,
             start_new_session=True,
@@ -306,7 +312,8 @@ def write_folders(options: argparse.Namespace) -> dict[str, str]:
         keys[name] = hashlib.sha256(now.encode()).hexdigest()[:16]
         if not key.exists() or key.read_text() != keys[name]:
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(folder.with_name(f"{folder.name}.caches"), ignore_errors=True)
+            for caches in folder.parent.glob(f"{folder.name}.*.caches"):
+                shutil.rmtree(caches, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             write_trial_folder(folder, applied.to_dict(), workload, apply_source(applied))
             shutil.copyfile(trust_file(), folder / "trust.py")
@@ -338,21 +345,29 @@ def prepare(
     """
     building = [name for name in options.variants if is_unbuilt(name, options)]
     compiling = [name for name in options.variants if timing and compiles(name, options)]
-    beside = len(building) * options.processes + min(1, len(compiling))
-    cores = len(os.sched_getaffinity(0))
-    spared = cores // 4 if building and compiling and cores >= 8 else 0
+    at_once = len(compiling) if options.together else min(1, len(compiling))
+    beside = len(building) * options.processes + at_once
+    cores = sorted(os.sched_getaffinity(0))
+    # torch.compile, which others are compared with, gets a quarter of the cores, or a half for two; builds the others.
+    spared = len(cores) // 4 * min(2, at_once) if building and len(cores) >= 8 else 0
+    threads = spared // at_once if spared else len(cores) // max(1, beside)
 
-    def compile_in_turns() -> None:
-        # One at a time: until it has served everything, each takes the memory of four pictures that are not sliced.
-        for name in compiling:
+    def compile_each(names: Sequence[str]) -> None:
+        for name in names:
             if not interrupted.is_set():
-                timed[name] = Process(name, "time", options, beside, spared)
+                timed[name] = Process(name, "time", options, beside=beside, threads=threads)
                 timed[name].tell("go")
                 timed[name].ready(until)
 
-    interrupted, thread = threading.Event(), threading.Thread(target=compile_in_turns)
-    thread.start()
-    builds = [Process(name, "build", options, beside, spared) for name in building]
+    interrupted = threading.Event()
+    # Until it has served everything, each takes the memory of four pictures that are not sliced.
+    turns = [[name] for name in compiling] if options.together else [compiling]
+    compilers = [threading.Thread(target=compile_each, args=(names,)) for names in turns]
+    for thread in compilers:
+        thread.start()
+    build_threads = (len(cores) - spared) // max(1, len(building) * options.processes + (0 if spared else at_once))
+    own = cores[spared:] if spared else ()
+    builds = [Process(name, "build", options, beside=beside, threads=build_threads, cores=own) for name in building]
     try:
         while builds:
             found = builds[0].built(until)
@@ -361,8 +376,10 @@ def prepare(
             builds.pop(0).end()
         for name in options.variants:
             if timing and name not in compiling:
-                yield from begin([name], options, timed, until, beside=1 + thread.is_alive())
-        thread.join()
+                alive = sum(thread.is_alive() for thread in compilers)
+                yield from begin([name], options, timed, until, beside=1 + alive)
+        for thread in compilers:
+            thread.join()
     finally:
         interrupted.set()
         for one in builds:
@@ -379,7 +396,8 @@ def begin(
             yield {"step": "warm", "variant": name, "failed": "its compiled code could not be built"}
             continue
         if name not in timed:
-            timed[name] = Process(name, "time", options, beside)
+            threads = len(os.sched_getaffinity(0)) // beside
+            timed[name] = Process(name, "time", options, beside=beside, threads=threads)
             timed[name].tell("go")
         said = timed[name].ready(until) or {"failed": timed[name].why()}
         yield {"step": "warm", "variant": name, "beside": timed[name].beside, "fresh": timed[name].fresh, **said}
@@ -438,6 +456,7 @@ def main() -> None:
         metavar="GPU",
         help="build on these, a variant on each in turn; by default on the first",
     )
+    parser.add_argument("--together", action="store_true", help="torch.compile's variants compile side by side")
     parser.add_argument("--worker-s", type=float, default=60.0, help="without so much time left no worker is started")
     parser.add_argument("--block-s", type=float, default=200.0, help="without so much time left no timing begins")
     parser.add_argument("--no-artefacts", action="store_true", help="paretune's configurations compile as well")
