@@ -19,6 +19,7 @@ table beside it, each number the median of n processes: two files in all.
 """
 
 import argparse
+import gc
 import json
 import os
 import select
@@ -67,9 +68,11 @@ def measure(way: str, folder: Path, device: str, steady: int, kernels: bool) -> 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between the lines
     started = time.perf_counter()
+    gc.disable()  # as a worker should: see the bundle's README
     import diffusers
     import torch
 
+    gc.enable()
     row: dict[str, Any] = {"import_s": time.perf_counter() - started}
     from paretune.objectives.measuring import load_file
     from paretune.objectives.measuring.latency import synchronize, time_call_ms

@@ -23,6 +23,7 @@ arithmetic, and says nothing of quality.
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -95,9 +96,11 @@ def served(mode: str, folder: Path, device: str) -> None:
         print(json.dumps(row), file=out, flush=True)
 
     started = time.perf_counter()
+    gc.disable()  # as a worker should: see the bundle's README
     import diffusers
     import torch
 
+    gc.enable()
     import_s = time.perf_counter() - started
     from paretune.objectives.measuring.graphs_made import Compilations
     from paretune.objectives.measuring.latency import synchronize, time_call_ms

@@ -20,8 +20,10 @@ def open_artefacts(folder: Any, on_miss: str) -> Any:
     on_miss: what becomes of a call that nothing in it fits. "compile": it is answered eagerly while torch.compile works
     in another thread; "eager"; "error": RuntimeError; "build": what it would need is built and put into the folder, in
     the way that its index.json names (standalone_compile where there is none).
+    The garbage collector rests meanwhile.
     Raises ValueError for another one, and RuntimeError where the folder cannot be used.
     """
+    import gc
     import json
     import logging
     import pathlib
@@ -52,15 +54,21 @@ def open_artefacts(folder: Any, on_miss: str) -> Any:
     store: dict[str, Any] = {"folder": folder, "on_miss": on_miss, "index": index, "code": {}}
     if torch.version.cuda is not None and torch.cuda.is_available():
         start_triton(folder / "driver", changing=on_miss == "build")
-    for entry in index["parts"]:
-        if "failed" in entry:
-            continue
-        try:
-            run = load_code(store, entry)
-        except Exception as error:
-            logging.getLogger("artefacts").warning("%s of %s: %s", entry["part"], entry["module"], error)
-        else:
-            store["code"][entry["code"]] = (entry, run)
+    collecting = gc.isenabled()
+    gc.disable()  # what is loaded stays, and looking through all that was ever imported takes half a second each time
+    try:
+        for entry in index["parts"]:
+            if "failed" in entry:
+                continue
+            try:
+                run = load_code(store, entry)
+            except Exception as error:
+                logging.getLogger("artefacts").warning("%s of %s: %s", entry["part"], entry["module"], error)
+            else:
+                store["code"][entry["code"]] = (entry, run)
+    finally:
+        if collecting:
+            gc.enable()
     return store
 
 

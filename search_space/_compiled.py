@@ -18,7 +18,7 @@ from ._call_shape import (
     switches,
 )
 from ._module_state import module_state
-from ._standalone import compile_to_folder, in_folder, keep_needed, load_from_folder
+from ._standalone import byte_code, compile_to_folder, in_folder, keep_needed, load_from_folder
 from ._structure import module_structure, module_weights, watched_structure
 
 
@@ -83,6 +83,7 @@ COMPILED_HELPERS = (
     module_weights,
     watched_structure,
     in_folder,
+    byte_code,
     keep_needed,
     compile_to_folder,
     load_from_folder,

@@ -13,15 +13,18 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
     torch takes a lock, which is a file, before it looks whether a kernel is there. In a folder that nobody writes to
     there is nothing to lock. It starts a process for each core to compile in, also where all that it does is load:
     they would come up while a new worker makes its first pictures. And for code of a CPU it starts a process for each
-    set of vector instructions, to see whether it works: what was found when the code was made is kept beside it.
+    set of vector instructions, to see whether it works: what was found when the code was made is kept beside it. So is
+    Python's byte code of what launches the kernels, some megabytes of source for a U-Net.
     """
     import contextlib
+    import functools
     import json
     import os
     import platform
     from unittest import mock
 
     from torch._inductor import codecache, config, cpu_vec_isa
+    from torch._inductor.runtime import compile_tasks
     from torch._inductor.utils import clear_caches
     from torch.utils import _filelock
 
@@ -43,6 +46,8 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
         places = {"TORCHINDUCTOR_CACHE_DIR": place, "TRITON_CACHE_DIR": os.path.join(place, "triton")}
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.dict(os.environ, places))
+            once = functools.partial(byte_code, changing=changing)
+            stack.enter_context(mock.patch.object(compile_tasks, "compile", once, create=True))
             if not changing:
                 stack.enter_context(mock.patch.object(codecache, "get_lock_dir", return_value=place))
                 stack.enter_context(mock.patch.object(_filelock, "FileLock", NoLock))
@@ -62,6 +67,39 @@ def in_folder(folder: Any, *, changing: bool) -> Any:
                 clear_caches()
 
     return entered()
+
+
+def byte_code(source: str, path: str, *how: Any, changing: bool, **more: Any) -> Any:
+    """compile(source, path, ...), which is kept beside a large source, when `changing`, and read from there.
+
+    Of other versions of Python, or of another source, it is not used. It is part of a bundle like the source itself.
+    """
+    import importlib.util
+    import marshal
+    import os
+    import pathlib
+    import types
+
+    if len(source) < 50_000:
+        return compile(source, path, *how, **more)
+    kept = pathlib.Path(f"{path}.code")
+    head = importlib.util.MAGIC_NUMBER + importlib.util.source_hash(source.encode())
+
+    def moved(code: Any) -> Any:
+        # Triton, for one, looks for the source where the code says that it came from.
+        constants = [moved(one) if isinstance(one, types.CodeType) else one for one in code.co_consts]
+        return code.replace(co_filename=path, co_consts=tuple(constants))
+
+    if kept.exists():
+        content = kept.read_bytes()
+        if content.startswith(head):
+            return moved(marshal.loads(content[len(head) :]))
+    code = compile(source, path, *how, **more)
+    if changing:
+        draft = kept.with_name(f"{kept.name}.{os.getpid()}")
+        draft.write_bytes(head + marshal.dumps(code))
+        draft.replace(kept)
+    return code
 
 
 def compile_to_folder(program: Any, inputs: list[Any], options: dict[str, Any], folder: Any) -> None:

@@ -5,6 +5,7 @@ with how it ended. A cold import costs seconds a trial on a laptop and far more 
 """
 
 import difflib
+import gc
 import importlib
 import json
 import os
@@ -28,17 +29,20 @@ def main() -> None:
     settings = json.loads(sys.stdin.readline())
     # torch.cuda.is_available() would otherwise start the driver here, and a forked child could not use the GPU.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    gc.disable()  # what is imported is no garbage: neither here nor in the trials is it ever looked through
     try:
         ready = _preload(settings["device"], settings["classes"])
     except Exception as error:
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers)
         return
+    gc.freeze()
     print(json.dumps(ready), file=answers)
     # Not `for line in stdin`: it reads ahead, and the next job would be lost in a child's buffer.
     while line := sys.stdin.readline():
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
+            gc.enable()
             _child(line, answers, server)
         print(json.dumps({"pid": pid}), file=answers)
         _, status = os.waitpid(pid, 0)

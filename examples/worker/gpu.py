@@ -10,6 +10,7 @@ leaves all of its memory.
 
 import base64
 import dataclasses
+import gc
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+gc.disable()  # until all is loaded: what was just imported is no garbage, and would be looked through again and again
 sys.dont_write_bytecode = True  # nothing is written into a bundle, and no byte code in it is ever run
 
 
@@ -44,6 +46,7 @@ def main() -> None:
         check_files(Path(options["bundle"]), options["trusted_key"])
         say(connection, {"phase": "loading the pipelines"})
         served = Served(**options)
+        gc.enable()
         for request in served.requests.values():
             say(connection, {"phase": f"serving {request.name} for the first time"})
             served.pictures(request)

@@ -1,6 +1,7 @@
 """The command line of run.py, which lies beside this package."""
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -18,10 +19,12 @@ def main(folder: Path) -> None:
     """Measure what lies in `folder` once, as the command line says; print the figures, and save them with --out."""
     options = _options(folder)
     started = time.perf_counter()
+    gc.disable()  # as a worker should: what is being imported is no garbage, and would be looked through repeatedly
     import diffusers  # noqa: F401 (a cold start pays for this import, so it is timed)
     import numpy as np
     import torch
 
+    gc.enable()
     import_s = time.perf_counter() - started
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pictures = options.pictures

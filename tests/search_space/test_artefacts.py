@@ -2,6 +2,7 @@
 
 import json
 import logging
+import marshal
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from paretune.search_space import Configuration, apply_source
-from paretune.search_space._standalone import in_folder, start_triton
+from paretune.search_space._standalone import byte_code, in_folder, start_triton
 from paretune.search_space._structure import watched_structure
 from paretune.testing import fuse_lora, ip_adapter, load_lora, picture, relative_difference, tiny_sdxl
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -313,6 +314,31 @@ def test_loading_writes_nothing_anywhere(apply_py: types.ModuleType, artefacts: 
         listening.clear()
     assert heard == []
     assert apply_py.counters(pipelines)["loaded"] == 1
+
+
+def test_python_that_launches_kernels_is_read_once(tmp_path: Path) -> None:
+    """Of a U-Net it is megabytes; the byte code beside it is used for this source, and by this Python alone."""
+    source = f"def where():\n    return 1\n# {'x' * 50_000}\n"
+    there, moved = str(tmp_path / "kernels.py"), str(tmp_path / "elsewhere.py")
+
+    def value_of(path: str, text: str = source, changing: bool = False) -> Any:
+        code = byte_code(text, path, "exec", changing=changing, dont_inherit=True)
+        module: dict[str, Any] = {}
+        exec(code, module)
+        assert {code.co_filename, module["where"].__code__.co_filename} == {path}, "Triton looks for the source there"
+        return module["where"]()
+
+    assert value_of(there) == 1
+    assert not Path(f"{there}.code").exists(), "a bundle is read-only"
+    assert value_of(there, changing=True) == 1
+    head, other = Path(f"{there}.code").read_bytes()[:12], compile("def where():\n    return 2\n", there, "exec")
+    Path(f"{there}.code").rename(f"{moved}.code")
+    assert value_of(moved) == 1
+    Path(f"{moved}.code").write_bytes(head + marshal.dumps(other))
+    assert value_of(moved) == 2, "what lies there is read"
+    assert value_of(moved, source.replace("return 1", "return 3")) == 3
+    Path(f"{moved}.code").write_bytes(b"an older Python")
+    assert value_of(moved) == 1
 
 
 def test_a_worker_that_loads_starts_no_processes_to_compile_in(tmp_path: Path) -> None:
