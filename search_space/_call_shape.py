@@ -153,8 +153,8 @@ def described_switches() -> dict[str, Any]:
         "efficient_attention": cuda.mem_efficient_sdp_enabled(),
         "cudnn_attention": cuda.cudnn_sdp_enabled(),
         "math_attention": cuda.math_sdp_enabled(),
-        "autocast_cuda": torch.is_autocast_enabled("cuda"),
-        "autocast_cpu": torch.is_autocast_enabled("cpu"),
+        "autocast_cuda": torch.is_autocast_enabled("cuda") and str(torch.get_autocast_dtype("cuda")),
+        "autocast_cpu": torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu")),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "default_dtype": str(torch.get_default_dtype()),
     }

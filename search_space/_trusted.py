@@ -33,5 +33,7 @@ def trusted(artefacts: Any, pipelines: dict[str, Any], *, on_miss: str, strict: 
     trust.__file__ = str(file)
     sys.modules["trust"] = trust
     exec(compile(source, str(file), "exec"), vars(trust))
-    bundle = pathlib.Path(artefacts).absolute().parent
-    return artefacts if trust.usable(bundle, pipelines, strict=strict, trusted_key=trusted_key) else None
+    folder = pathlib.Path(artefacts).absolute()
+    if folder.name != "artefacts" or folder.is_symlink():
+        raise RuntimeError(f"{artefacts} is not a bundle's folder artefacts, and no other is checked before it is loaded")
+    return artefacts if trust.usable(folder.parent, pipelines, strict=strict, trusted_key=trusted_key) else None

@@ -197,6 +197,10 @@ def built_in_studies() -> list[str]:
     return sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
 
 
+FORMER_KEYS = (("quality", "benign_floor", "reordering_floor"), ("measurement", "floor_rounds", None))
+"""Section, the name that a key had, and the one that it has; None where it means nothing any more."""
+
+
 def read_study(name_or_path: str, settings: list[str] | None = None) -> Study:
     """Read a study by the name of one that comes with paretune, or from a file.
 
@@ -234,7 +238,7 @@ def parse_study(data: Mapping[str, Any], where: str, folder: Path) -> Study:
     Raises UserError, naming the key and what was expected.
     """
     try:
-        study = Study.model_validate(_sized(data, where))
+        study = Study.model_validate(_sized(_with_todays_names(data), where))
     except ValidationError as error:
         raise UserError(f"{where}: {sentence_of(error)}") from None
     study = resolve_paths(study, folder)
@@ -242,6 +246,16 @@ def parse_study(data: Mapping[str, Any], where: str, folder: Path) -> Study:
     study.search_space()
     study.presets()
     return study
+
+
+def _with_todays_names(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A study's content where files of the same schema version may still have former names of keys."""
+    for section, former, today in FORMER_KEYS:
+        kept = data.get(section)
+        if isinstance(kept, dict) and former in kept and today not in kept:
+            renamed = {today: kept[former]} if today else {}
+            data = {**data, section: {**{key: kept[key] for key in kept if key != former}, **renamed}}
+    return data
 
 
 def _sized(data: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -24,14 +24,18 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
     import inspect
     from collections import OrderedDict
 
+    import torch
+
     most = 16
+    settings_of_tokenizers = ("special_tokens_map", "model_max_length", "padding_side", "truncation_side")
     # Where encode_prompt() returns them: (prompt, negative), or (prompt, negative, pooled prompt, pooled negative).
     negative_names = {"negative_prompt_embeds": 1, "negative_pooled_prompt_embeds": 3}
 
     def keep_for(pipeline: Any) -> None:
         inner = pipeline.encode_prompt
         signature = inspect.signature(inner)
-        looks = [look(encoder) for encoder in text_encoders({"": pipeline}) for look in (module_state, weight_writes)]
+        encoders = text_encoders({"": pipeline})
+        looks = [look(encoder) for encoder in encoders for look in (module_state, weight_writes)]
         tokenizers = [name for name in getattr(pipeline, "components", {}) if name.startswith("tokenizer")]
         counts = pipeline.prompt_embedding_counts = {"computed": 0, "reused": 0}
         kept: OrderedDict[Any, Any] = OrderedDict()
@@ -39,7 +43,12 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
 
         def now() -> list[Any]:
             # The tokenizers themselves: the number of another could be that of one that is gone.
-            return [*(look() for look in looks), *(getattr(pipeline, name, None) for name in tokenizers)]
+            reading = [tokenizer for name in tokenizers if (tokenizer := getattr(pipeline, name, None)) is not None]
+            said = [getattr(tokenizer, name, None) for tokenizer in reading for name in settings_of_tokenizers]
+            lengths = [len(tokenizer) for tokenizer in reading if hasattr(tokenizer, "__len__")]
+            forwards = [vars(encoder).get("forward") for encoder in encoders]
+            autocast = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cuda", "cpu")]
+            return [*(look() for look in looks), *reading, *said, *lengths, *forwards, *autocast]
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
@@ -69,7 +78,8 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
             if key in kept:
                 kept.move_to_end(key)
                 counts["reused"] += 1
-                given = {name: kept[key][at] for name, at in negative_names.items() if name in named}
+                # Copies: who weights embeddings writes into what encode_prompt() has returned.
+                given = {name: tensor.clone() for name, tensor in kept[key].items()}
                 result = list(inner(**{**named, **given}))
                 # What was given may have been repeated for each picture of a prompt once more: pipelines differ.
                 for name, value in given.items():
@@ -78,7 +88,11 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
             result = inner(*args, **kwargs)
             # Afterwards: transformers puts hooks of its own on the layers in the first call.
             states[:] = now()
-            kept[key] = result
+            kept[key] = {
+                name: result[at].clone()
+                for name, at in negative_names.items()
+                if name in named and result[at] is not None
+            }
             if len(kept) > most:
                 kept.popitem(last=False)
             counts["computed"] += 1

@@ -119,6 +119,13 @@ def test_apply_asks_it_and_compiles_or_refuses(bundle: Path, built: Path) -> Non
         applied.apply(pipelines, artefacts=folder, trusted_key=built.parent / "ours.pub")
     with pytest.raises(RuntimeError, match="give artefacts too"):
         applied.apply({"main": tiny_sdxl()}, trusted_key=built.parent / "ours.pub")
+    other, link = bundle / "other", built.parent / "linked" / "artefacts"
+    link.parent.mkdir()
+    link.symlink_to(folder)
+    shutil.copytree(folder, other)
+    for unchecked in (other, link):
+        with pytest.raises(RuntimeError, match="no other is checked before it is loaded"):
+            applied.apply(pipelines, artefacts=unchecked)
     with pytest.warns(UserWarning, match="was built for something else"):
         applied.apply(pipelines, artefacts=folder)
     assert pipelines["main"].unet.compiled_parts["forward"]["calls"] == 0, "compiled as without artefacts"

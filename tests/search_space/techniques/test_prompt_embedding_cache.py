@@ -76,7 +76,24 @@ def a_fused_lora(pipeline: Any) -> None:
     pipeline.text_encoder._hf_peft_config_loaded = None
 
 
-@pytest.mark.parametrize("change", [another_weight, another_checkpoint, a_fused_lora])
+def another_padding(pipeline: Any) -> None:
+    pipeline.tokenizer.pad_token = pipeline.tokenizer.unk_token = "a"
+
+
+def another_forward(pipeline: Any) -> None:
+    inner = pipeline.text_encoder.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        found = inner(*args, **kwargs)
+        found.hidden_states = tuple(0.5 * each for each in found.hidden_states)
+        return found
+
+    pipeline.text_encoder.forward = forward
+
+
+@pytest.mark.parametrize(
+    "change", [another_weight, another_checkpoint, a_fused_lora, another_padding, another_forward]
+)
 def test_other_text_encoders_are_asked_again(change: Callable[[Any], None]) -> None:
     pipeline, fresh = tiny_sdxl(), tiny_sdxl()
     prompt_embedding_cache({"main": pipeline})
@@ -86,6 +103,16 @@ def test_other_text_encoders_are_asked_again(change: Callable[[Any], None]) -> N
     after = picture(pipeline, negative_prompt="red", steps=2)
     assert not torch.equal(after, before)
     assert torch.equal(after, picture(fresh, negative_prompt="red", steps=2))
+
+
+def test_who_writes_into_embeddings_writes_into_a_copy() -> None:
+    pipeline = tiny_sdxl()
+    prompt_embedding_cache({"main": pipeline})
+    expected = pipeline.encode_prompt("a dog", device="cpu", negative_prompt="red")[1].clone()
+    for _ in range(3):
+        negative = pipeline.encode_prompt("a dog", device="cpu", negative_prompt="red")[1]
+        assert torch.equal(negative, expected)
+        negative.mul_(0.2)
 
 
 def test_stable_diffusion_3_with_its_pooled_embeddings() -> None:
