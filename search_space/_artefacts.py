@@ -10,7 +10,7 @@ from ._aotinductor import compile_to_library, load_library
 from ._call_shape import call_key, described, described_switches, named_differences, put_together, switches
 from ._modules import torch_modules
 from ._standalone import compile_to_folder, load_from_folder, load_portable_cache, start_triton
-from ._structure import module_weights, watched_structure
+from ._structure import module_weights, unseen_tensor, watched_structure
 
 
 def open_artefacts(folder: Any, on_miss: str) -> Any:
@@ -159,6 +159,8 @@ def build_artefact(store: Any, code: str, call: Any, of: str, module: Any, part:
         tensors: list[Any] = []
         wanted: list[Any] = []
         structure = described(call, tensors)
+        if unseen := unseen_tensor(module):
+            raise TypeError(f"{unseen} is a tensor, and code would not see that it changes")
         entry.update(call=structure, result=described(result, wanted), switches=described_switches(), options=options)
         entry["device"] = str(next((one.device for one in tensors if one.device.type != "cpu"), "cpu"))
         shutil.rmtree(draft, ignore_errors=True)

@@ -15,6 +15,8 @@ def module_structure(module: Any) -> list[Any]:
     Of the module itself only what its class says: what techniques note on it, and hooks on it, lie outside of the code.
     """
     import enum
+    import functools
+    import types
 
     import torch
 
@@ -39,12 +41,40 @@ def module_structure(module: Any) -> list[Any]:
             return [each for each in named if each[1] is not nothing]
         if isinstance(value, torch.nn.Module) or torch.is_tensor(value):
             return nothing  # a layer of its own, or a weight
+        if isinstance(value, functools.partial) and dictionaries:
+            return [plain(value.func, True), written([*value.args, *value.keywords.values()])]
         if callable(value) and hasattr(value, "__qualname__"):
-            return f"{value.__module__}.{value.__qualname__}" if dictionaries else nothing
+            name = f"{value.__module__}.{value.__qualname__}"
+            enclosed = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if cell_is_full(cell)]
+            with_it = written([*enclosed, *(getattr(value, "__defaults__", None) or ())])
+            return ([name, with_it] if with_it else name) if dictionaries else nothing
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):  # transformers' configuration
             said = {name: item for name, item in value.to_dict().items() if name != "transformers_version"}
             return plain({**said, "attention": getattr(value, "_attn_implementation", None)}, True)
         return f"{type(value).__module__}.{type(value).__qualname__}"
+
+    def cell_is_full(cell: Any) -> bool:
+        try:
+            _ = cell.cell_contents
+        except ValueError:
+            return False
+        return True
+
+    def written(values: Any) -> list[Any]:
+        """What of the values that a function has with it is a number or a text, and the names of functions."""
+        kinds = (bool, int, float, str, torch.dtype, enum.Enum)
+        named = [value.__qualname__ if isinstance(value, types.FunctionType) else value for value in values]
+        return [plain(value, True) for value in named if isinstance(value, kinds)]
+
+    def of_processor(processor: Any) -> list[Any]:
+        """Its settings, those of the objects that these are, and what its call reads of its module."""
+        row = [settings(processor, True)]
+        row += [[type(each).__qualname__, settings(each, True)] for each in processor_parts(processor)[1:]]
+        code = getattr(type(processor).__call__, "__code__", None)
+        around = getattr(type(processor).__call__, "__globals__", {})
+        read = {name: around[name] for name in getattr(code, "co_names", ()) if name in around}
+        row.append([[name, said] for name, value in sorted(read.items()) for said in written([value])])
+        return row
 
     def settings(owner: Any, dictionaries: bool) -> list[Any]:
         found = []
@@ -61,13 +91,46 @@ def module_structure(module: Any) -> list[Any]:
         row = [path, f"{type(each).__module__}.{type(each).__qualname__}", settings(each, bool(path))]
         processor = getattr(each, "processor", None)
         if processor is not None and not isinstance(processor, torch.nn.Module) and hasattr(processor, "__dict__"):
-            row.append(settings(processor, True))
+            row.append(of_processor(processor))
         if path:
             hooks = [*each._forward_pre_hooks.values(), *each._forward_hooks.values()]
             hooks = [hook for hook in hooks if getattr(hook, "__module__", "") != only_looking]
             row.append([getattr(hook, "__qualname__", type(hook).__qualname__) for hook in hooks])
         rows.append(row)
     return rows
+
+
+def processor_parts(processor: Any) -> list[Any]:
+    """An attention processor that is no module, and the objects below it that have attributes, three deep. Pipelines
+    and schedulers, which change with each step, are not among them.
+    """
+    import types
+
+    import torch
+
+    of_others = (torch.nn.Module, torch.Tensor, type, types.ModuleType, types.FunctionType, types.MethodType)
+    found, level = [processor], [processor]
+    for _ in range(3):
+        values = [value for each in level for value in vars(each).values()]
+        level = [each for each in values if hasattr(each, "__dict__") and not isinstance(each, of_others)]
+        level = [each for each in level if not hasattr(each, "config_name")]
+        found += level
+    return found
+
+
+def unseen_tensor(module: Any) -> str | None:
+    """A tensor that code would keep as it is, because it belongs to no layer: what it lies in, or None."""
+    import torch
+
+    for path, each in module.named_modules():
+        processor = getattr(each, "processor", None)
+        if processor is None or isinstance(processor, torch.nn.Module) or not hasattr(processor, "__dict__"):
+            continue
+        for part in processor_parts(processor):
+            for name, value in vars(part).items():
+                if torch.is_tensor(value):
+                    return f"{name} of the attention processor of {path}"
+    return None
 
 
 def module_weights(module: Any) -> dict[str, Any]:
@@ -98,8 +161,6 @@ def watched_structure(module: Any) -> Any:
     # Layers without a setting that anybody changes: that they still have as many attributes is enough.
     simple = (
         torch.nn.Linear,
-        torch.nn.LayerNorm,
-        torch.nn.GroupNorm,
         torch.nn.Embedding,
         torch.nn.Dropout,
         torch.nn.Identity,
@@ -111,9 +172,14 @@ def watched_structure(module: Any) -> Any:
     def attributes() -> list[Any]:
         """The dictionaries in which layers, processors and transformers' configurations keep their settings."""
         layers = [each for each in module.modules() if type(each) not in simple]
-        kept = [vars(each).get(name) for each in layers for name in ("processor", "config")]
-        owners = {id(each): each for each in [*layers, *kept] if hasattr(each, "__dict__")}
-        return [vars(each) for each in owners.values()]
+        settings = [vars(each).get(name) for each in layers for name in ("processor", "config")]
+        kept = [each for each in settings if hasattr(each, "__dict__")]
+        parts = [part for each in kept if not isinstance(each, torch.nn.Module) for part in processor_parts(each)]
+        owners = {id(each): each for each in [*layers, *kept, *parts]}
+        # What a call of theirs reads of its own module may change as well.
+        calls = [type(each).__call__ for each in parts if callable(each)]
+        read = {id(found): found for each in calls if (found := getattr(each, "__globals__", None))}
+        return [*(vars(each) for each in owners.values()), *read.values()]
 
     def unchanged() -> bool:
         # Dictionaries are equal where they hold the same objects, which is seen in C.

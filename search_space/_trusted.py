@@ -35,5 +35,7 @@ def trusted(artefacts: Any, pipelines: dict[str, Any], *, on_miss: str, strict: 
     exec(compile(source, str(file), "exec"), vars(trust))
     folder = pathlib.Path(artefacts).absolute()
     if folder.name != "artefacts" or folder.is_symlink():
-        raise RuntimeError(f"{artefacts} is not a bundle's folder artefacts, and no other is checked before it is loaded")
+        raise RuntimeError(
+            f"{artefacts} is not a bundle's folder artefacts, and no other is checked before it is loaded"
+        )
     return artefacts if trust.usable(folder.parent, pipelines, strict=strict, trusted_key=trusted_key) else None

@@ -1,5 +1,6 @@
 """Compiled code that travels: it computes with the weights that are there, for the calls that it was built for."""
 
+import functools
 import json
 import logging
 import marshal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from paretune.search_space import Configuration, apply_source
 from paretune.search_space._standalone import byte_code, in_folder, start_triton
 from paretune.search_space._structure import watched_structure
@@ -411,6 +413,64 @@ def test_every_change_of_a_unet_that_its_code_would_not_see_is_noticed() -> None
     pipeline.unload_ip_adapter()
     load_lora(pipeline)
     assert look()[0] != first[0]
+
+
+STRENGTH = 1.0
+
+
+def strengthened(strength: float) -> Any:
+    def forward(image: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+        return strength * torch.nn.functional.conv2d(image, weight, bias, padding=1)
+
+    return forward
+
+
+def partly(strength: float, image: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+    return strength * torch.nn.functional.conv2d(image, weight, bias, padding=1)
+
+
+class Processor(AttnProcessor2_0):
+    """One that people write: with settings in an object, or in its module, or in a tensor."""
+
+    def __init__(self, said: Any) -> None:
+        super().__init__()
+        self.said = said
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs) * getattr(self.said, "strength", self.said) * STRENGTH
+
+
+def test_what_people_write_into_a_unet_is_part_of_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = tiny_sdxl().unet
+    look = watched_structure(unet)
+    seen = [look()[0]]
+
+    def is_another() -> bool:
+        seen.append(look()[0])
+        return seen[-1] not in seen[:-1] and seen[-1] == watched_structure(unet)()[0]
+
+    unet.conv_norm_out.eps = 0.1
+    assert is_another()
+    for forward in (strengthened(0.5), strengthened(0.7), functools.partial(partly, 0.5), functools.partial(partly, 1)):
+        unet.conv_out._conv_forward = forward
+        assert is_another()
+    said = SimpleNamespace(strength=0.5)
+    unet.set_attn_processor(Processor(said))
+    assert is_another()
+    said.strength = 0.7
+    assert is_another()
+    monkeypatch.setitem(globals(), "STRENGTH", 0.5)
+    assert is_another()
+    assert look() == look()
+
+
+def test_code_that_would_keep_a_processors_tensor_is_not_built(apply_py: types.ModuleType, tmp_path: Path) -> None:
+    pipeline = tiny_sdxl()
+    pipeline.unet.set_attn_processor(Processor(torch.tensor(0.5)))
+    apply_py.apply({"main": pipeline}, tmp_path, on_miss="build")
+    picture(pipeline, steps=1)
+    (part,) = json.loads((tmp_path / "index.json").read_text())["parts"]
+    assert "said of the attention processor of " in part["failed"]
 
 
 def test_what_was_not_built_because_it_could_not_be_is_a_miss_with_that_reason(

@@ -141,3 +141,14 @@ def test_adapters_need_a_workload_in_python(folder: Path) -> None:
     content["workload"]["requests"][0]["adapters"] = ["style"]
     with pytest.raises(UserError, match="requests with adapters need a workload in Python"):
         parse_study(content, "tiny.yaml", folder)
+
+
+def test_a_file_with_former_names_of_keys_is_still_read(folder: Path) -> None:
+    """Its schema version is the same."""
+    former = {"measurement": {"floor_rounds": 1}, "quality": {"benign_floor": False}}
+    study = parse_study({**tiny_study(folder / "model"), **former}, "study.yaml", folder)
+    assert not study.quality.reordering_floor
+    with pytest.raises(UserError, match=r"unknown key 'quality\.benign_floor'"):
+        parse_study(
+            {**tiny_study(folder / "model"), "quality": {"benign_floor": False, "reordering_floor": True}}, "s", folder
+        )

@@ -91,9 +91,7 @@ def another_forward(pipeline: Any) -> None:
     pipeline.text_encoder.forward = forward
 
 
-@pytest.mark.parametrize(
-    "change", [another_weight, another_checkpoint, a_fused_lora, another_padding, another_forward]
-)
+@pytest.mark.parametrize("change", [another_weight, another_checkpoint, a_fused_lora, another_padding, another_forward])
 def test_other_text_encoders_are_asked_again(change: Callable[[Any], None]) -> None:
     pipeline, fresh = tiny_sdxl(), tiny_sdxl()
     prompt_embedding_cache({"main": pipeline})
