@@ -60,7 +60,12 @@ def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: A
                 switch_on(target_rank=most_rank, check_compiled="ignore")
             loaded["loading"] = True
             try:
-                original(source, adapter_name=own, hotswap=again, **kwargs)
+                # Layers that were made in inference mode could not be written into outside of it.
+                with torch.inference_mode(False), torch.no_grad():
+                    if isinstance(source, dict):
+                        source = {key: value.clone() for key, value in source.items()}
+                    original(source, adapter_name=own, hotswap=again, **kwargs)
+                    found = [(weight, weight.detach().clone()) for weight in ups()]
             except RuntimeError as error:
                 if not again:
                     raise
@@ -70,8 +75,7 @@ def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: A
                 ) from error
             finally:
                 loaded["loading"] = False
-            loaded.update(name=adapter_name or "default_0", scale=1.0, first=True)
-            loaded["ups"] = [(weight, weight.detach().clone()) for weight in ups()]
+            loaded.update(name=adapter_name or "default_0", ups=found, scale=1.0, first=True)
         denoiser.lora_hotswaps = getattr(denoiser, "lora_hotswaps", 0) + 1
 
     def unload(reset_to_overwritten_params: Any = None) -> None:

@@ -143,3 +143,13 @@ def test_loras_that_were_loaded_otherwise_are_an_error(part: str) -> None:
     for change in (lambda: pipeline.load_lora_weights(lora_of(pipeline, 1, 4)), pipeline.unload_lora_weights):
         with pytest.raises(RuntimeError, match="that lora_hotswap did not load; load the pipeline anew"):
             change()
+
+
+def test_a_lora_may_be_loaded_in_inference_mode_and_the_next_one_outside() -> None:
+    pipeline = tiny_sdxl()
+    technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)
+    with torch.inference_mode():
+        pipeline.load_lora_weights(lora_of(pipeline, 1, 4))
+        pipeline.unload_lora_weights()
+    pipeline.load_lora_weights(lora_of(pipeline, 2, 8))
+    assert torch.allclose(shown(pipeline), as_diffusers_loads_it(2, 8), atol=1e-5)
