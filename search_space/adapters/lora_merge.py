@@ -22,6 +22,16 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
     loaded.update(name=None, changes=[], scale=1.0)
     pair = re.compile(r"(.+?)\.(?:lora_A|lora\.down|lora_linear_layer\.down)(?:\.default)?\.weight")
 
+    def renamed(key: str) -> str:
+        """As newer files have it: diffusers gives kohya's attention layers the names of processors that are no more."""
+
+        def layer(found: Any) -> str:
+            if key.startswith("text_encoder"):
+                return f".{found[1]}_proj.lora."
+            return f".to_{found[1]}{'.0' if found[1] == 'out' else ''}.lora."
+
+        return re.sub(r"\.to_(q|k|v|out)_lora\.", layer, key.replace(".processor.", "."))
+
     def module_and_layer(path: str) -> Any:
         for name in ("unet", "transformer", "text_encoder_2", "text_encoder"):
             module = getattr(pipeline, name, None)
@@ -37,11 +47,15 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
 
     def scale_of(name: str, path: str, rank: int, alphas: Any, metadata: Any) -> float:
         said = metadata or {}
-        if said.get(f"{name}.alpha_pattern") or said.get(f"{name}.rank_pattern") or said.get(f"{name}.use_dora"):
+        given = {key: alpha for key, alpha in (alphas or {}).items() if key.startswith(f"{name}.")}
+        # Where all are the same, diffusers takes it for layers without one too; otherwise it finds newer files' only.
+        mixed = len(set(given.values())) > 1 and f"{path}.alpha" not in given
+        patterns = [said.get(f"{name}.{each}") for each in ("alpha_pattern", "rank_pattern", "use_dora")]
+        if mixed or any(patterns):
             raise RuntimeError(
                 "lora_merge: the LoRA has another scale in each layer, or is a DoRA, which is not merged"
             )
-        alpha = said.get(f"{name}.lora_alpha", (alphas or {}).get(f"{path}.alpha", rank))
+        alpha = said.get(f"{name}.lora_alpha", given.get(f"{path}.alpha", next(iter(given.values()), rank)))
         return float(alpha) / float(said.get(f"{name}.r", rank) if f"{name}.lora_alpha" in said else rank)
 
     def version(weight: Any) -> Any:
@@ -95,7 +109,7 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
         tensors, alphas, metadata = found if len(found) == 3 else (found[0], None, found[1])
         changes = []
         for key, down in tensors.items():
-            if (match := pair.fullmatch(key)) is None:
+            if (match := pair.fullmatch(renamed(key))) is None:
                 continue
             path = match[1]
             name, module, layer, weight = module_and_layer(path)

@@ -164,3 +164,46 @@ def test_loras_that_were_loaded_otherwise_are_an_error(part: str) -> None:
     for change in (lambda: pipeline.load_lora_weights(lora_of(pipeline, 1)), pipeline.unload_lora_weights):
         with pytest.raises(RuntimeError, match="that lora_merge did not load; load the pipeline anew"):
             change()
+
+
+def as_kohya_names_it(lora: dict[str, torch.Tensor], *alphas: float) -> dict[str, torch.Tensor]:
+    """alphas: of the layers in turn."""
+    found = {}
+    for number, (key, weight) in enumerate(lora.items()):
+        name = key.replace("unet.", "lora_unet_").replace("text_encoder.", "lora_te1_")
+        layer, _, half = name.replace(".weight", "").replace(".lora_", "/").partition("/")
+        layer = layer.replace(".", "_")
+        found[f"{layer}.lora_{'down' if half == 'A' else 'up'}.weight"] = weight
+        found[f"{layer}.alpha"] = torch.tensor(alphas[number // 2 % len(alphas)])
+    return found
+
+
+def test_loras_in_the_names_of_kohya_have_their_layers_and_their_scale() -> None:
+    pipeline = tiny_sdxl()
+    technique("lora_merge").apply({"main": pipeline})
+    lora = lora_of(pipeline, 1)
+    for name, layer in pipeline.unet.named_modules():
+        if name.endswith(("attn2.to_out.0", "ff.net.2")):
+            out, inside = layer.weight.shape
+            lora[f"unet.{name}.lora_A.weight"] = torch.full((RANK, inside), 0.01)
+            lora[f"unet.{name}.lora_B.weight"] = torch.full((out, RANK), 0.01)
+    pipeline.load_lora_weights(as_kohya_names_it(lora, 2.0))
+    kohya = picture(pipeline, steps=1, batch=1)
+    pipeline.unload_lora_weights()
+    plain = picture(pipeline, steps=1, batch=1)
+    pipeline.load_lora_weights(lora, adapter_name="it")
+    assert not torch.allclose(picture(pipeline, steps=1, batch=1), kohya, atol=1e-3)
+    pipeline.set_adapters("it", 2.0 / RANK)
+    assert torch.allclose(picture(pipeline, steps=1, batch=1), kohya, atol=1e-5)
+    pipeline.unload_lora_weights()
+    with pytest.raises(RuntimeError, match="has another scale in each layer"):
+        pipeline.load_lora_weights(as_kohya_names_it(lora, 2.0, 4.0))
+    assert torch.equal(picture(pipeline, steps=1, batch=1), plain)
+
+    pytest.importorskip("peft")
+    of_unet = {key: weight for key, weight in lora.items() if key.startswith("unet.")}
+    unchanged = tiny_sdxl()
+    unchanged.load_lora_weights(as_kohya_names_it(of_unet, 2.0))
+    pipeline.load_lora_weights(as_kohya_names_it(of_unet, 2.0))
+    expected = picture(unchanged, steps=1, batch=1)
+    assert torch.allclose(picture(pipeline, steps=1, batch=1), expected, atol=1e-5)
