@@ -1,6 +1,7 @@
 """What the techniques for LoRAs have in common."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from .._target import PipelineFacts, Target
 from .._technique import Parameters
@@ -15,3 +16,38 @@ def refuses_without_loras(target: Target, pipelines: Mapping[str, PipelineFacts]
     if not any(pipeline.adapters and kind in pipeline.adapter_kinds for pipeline in pipelines.values()):
         return "no request loads or unloads a LoRA"
     return None
+
+
+def refuse_lora_methods(technique: str, owner: Any) -> None:
+    """Let the methods of a pipeline, or of one of its modules, by which LoRAs are driven end in a RuntimeError: they
+    know nothing of a LoRA that a technique has put elsewhere. Also what pipelines made later do goes through those of
+    the modules. What the technique puts in the place of some is put there afterwards.
+    """
+    names = ["fuse_lora", "unfuse_lora", "disable_lora", "enable_lora", "disable_adapters", "enable_adapters"]
+    names += ["set_adapters", "set_adapter", "delete_adapters", "delete_adapter", "set_lora_device"]
+    names += ["load_lora_weights", "load_lora_adapter", "load_adapter", "add_adapter", "load_attn_procs"]
+
+    def refusing(name: str) -> Any:
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise RuntimeError(
+                f"{technique}: {name}() of {type(owner).__name__} does not go with it: use load_lora_weights(), "
+                "set_adapters() and unload_lora_weights() of the pipelines that apply() was given, or leave "
+                f"{technique} out"
+            )
+
+        return refuse
+
+    # Past __setattr__, by which pipelines register components.
+    vars(owner).update({name: refusing(name) for name in names if hasattr(owner, name)})
+
+
+def refuse_other_loras(technique: str, modules: list[Any], own: str, instead: str) -> None:
+    """RuntimeError where a module has another LoRA than the technique's own: it would neither be unloaded nor scaled.
+
+    own: what peft calls the technique's. instead: what to do.
+    """
+    for module in modules:
+        if set(getattr(module, "peft_config", None) or ()) - {own}:
+            raise RuntimeError(
+                f"{technique}: {type(module).__name__} has a LoRA that {technique} did not load; {instead}"
+            )

@@ -31,6 +31,11 @@ def adapter_key(arguments: Any) -> Any:
     import torch
 
     if torch.is_tensor(arguments):
+        if arguments.is_inference():
+            raise RuntimeError(
+                "ip_adapter_swap: the adapter's tensors were made in inference mode, where nobody sees that they "
+                "change; make them under torch.inference_mode(False), or load the adapter from a file"
+            )
         return ("tensor", arguments.data_ptr(), arguments._version, tuple(arguments.shape))
     if isinstance(arguments, dict):
         return tuple((name, adapter_key(value)) for name, value in arguments.items())
@@ -58,13 +63,40 @@ def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
         unet.register_module("encoder_hid_proj", None)
     plain: dict[str, Any] = {}
     known: dict[Any, dict[str, Any]] = {}
-    now: dict[str, Any] = {"key": None, "off": False, "set": None}
+    now: dict[str, Any] = {"off": False, "set": None}
+
+    def others(processors: dict[str, Any]) -> dict[str, Any]:
+        """The kinds of those that are no adapter's: of these, diffusers keeps the kind."""
+        return {name: type(one) for name, one in processors.items() if not hasattr(one, "to_v_ip")}
 
     def fits(kept: dict[str, Any]) -> bool:
         """Whether the U-Net is still what the adapter was made for."""
-        weight = next(kept["projection"].parameters())
-        same = (weight.dtype, weight.device) == (unet.dtype, unet.device)
-        return same and list(kept["processors"]) == list(unet.attn_processors)
+        weight, found = next(kept["projection"].parameters()), unet.attn_processors
+        if (weight.dtype, weight.device) != (unet.dtype, unet.device) or list(kept["processors"]) != list(found):
+            return False
+        return all(type(found[name]) is kind for name, kind in others(kept["processors"]).items())
+
+    def plain_fits() -> bool:
+        """Whether diffusers would put processors like the plain ones back: new ones of the kinds that are there, but
+        without what was set for one alone, and its usual ones, or attention_backend's, in the place of an adapter's.
+        """
+        found = unet.attn_processors
+        kept, usual = others(found), ("AttnProcessor2_0", "DispatchedAttnProcessor")
+        return bool(plain) and all(
+            not vars(one)
+            and name in found
+            and (type(one) is kept[name] if name in kept else type(one).__name__ in usual)
+            for name, one in plain.items()
+        )
+
+    def in_their_places(kept: dict[str, Any]) -> bool:
+        """Whether nobody has set other processors."""
+        return all(layer.processor is one for layer, one in kept["places"])
+
+    def own() -> bool:
+        """Whether the one set of processors is in the U-Net; a pipeline that apply() was not given may have others."""
+        kept = now["set"]
+        return kept is not None and unet.encoder_hid_proj is kept["projection"] and in_their_places(kept)
 
     def put(processors: Any, projection: Any, kind: Any) -> None:
         # The projection first: some have processors of their own, which the U-Net would list.
@@ -103,12 +135,19 @@ def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
         kept["components"] = {
             name: getattr(pipeline, name) for name in ("image_encoder", "feature_extractor") if hasattr(pipeline, name)
         }
+        kept["places"] = [
+            (unet.get_submodule(name.removesuffix(".processor")), one) for name, one in kept["processors"].items()
+        ]
         if how == "in_place":
-            # diffusers may take the tensors that it was given, and those are not ours to write into.
-            for layer in [layer for module in modules(kept) for layer in module.modules()]:
-                for name, weight in [item for item in layer._parameters.items() if item[1] is not None]:
-                    layer._parameters[name] = torch.nn.Parameter(weight.detach().clone(), weight.requires_grad)
-            kept["values"] = [weight.detach().clone() for weight in tensors(kept)]
+            # diffusers may take the tensors that it was given, and those are not ours to write into. Nor could those of
+            # the inference mode be written into outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                for layer in [layer for module in modules(kept) for layer in module.modules()]:
+                    for name, weight in [item for item in layer._parameters.items() if item[1] is not None]:
+                        layer._parameters[name] = torch.nn.Parameter(weight.detach().clone(), weight.requires_grad)
+                    for name, value in [item for item in layer._buffers.items() if item[1] is not None]:
+                        layer._buffers[name] = value.clone()
+                kept["values"] = [weight.detach().clone() for weight in tensors(kept)]
         known[key] = kept
         return kept
 
@@ -130,7 +169,7 @@ def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
                 same = now["set"] is not None and fits(now["set"]) and alike(now["set"], kept)
                 if how == "in_place" and same:
                     # Its own modules are not needed: only its weights, which the one set takes in turn.
-                    kept["processors"], kept["projection"] = now["set"]["processors"], now["set"]["projection"]
+                    kept.update({name: now["set"][name] for name in ("processors", "projection", "places")})
                     put(kept["processors"], kept["projection"], "ip_image_proj")
                     write(kept, kept["values"])
                     fresh_scale(kept)
@@ -145,25 +184,32 @@ def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
                     now["set"] = target
                 fresh_scale(target)
                 counts["swapped"] += 1
-            now.update(key=key, off=False)
+            now["off"] = False
 
     def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
         """Whether the weights of one fit into the other."""
         kinds = [[type(module).__name__ for module in modules(kept)] for kept in (one, other)]
         shapes = [[tuple(weight.shape) for weight in tensors(kept)] for kept in (one, other)]
-        return kinds[0] == kinds[1] and shapes[0] == shapes[1]
+        same = others(one["processors"]) == others(other["processors"])
+        return same and kinds[0] == kinds[1] and shapes[0] == shapes[1]
 
     def unload(pipeline: Any, original: Any) -> None:
         with lock:
-            if unet.encoder_hid_proj is None or now["off"] or not plain:
-                original()
-                return
-            in_place = how == "in_place" and simple(unet.encoder_hid_proj)
-            if in_place:
+            in_place = own()
+            if in_place and now["off"]:
+                pass  # There is none.
+            elif in_place and simple(unet.encoder_hid_proj) and plain_fits():
                 zero(now["set"])
                 now["off"] = True
-            else:
+                counts["unloaded"] += 1
+            elif unet.encoder_hid_proj is not None and plain_fits():
                 put(plain, None, None)
+                now["off"] = False
+                counts["unloaded"] += 1
+            else:
+                original()
+                now["off"] = False
+                return
             # As diffusers does.
             if getattr(pipeline, "image_encoder", None) is not None:
                 pipeline.image_encoder = None
@@ -172,7 +218,6 @@ def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
             if not has_checker and getattr(pipeline, "feature_extractor", None) is not None:
                 pipeline.feature_extractor = None
                 pipeline.register_to_config(feature_extractor=[None, None])
-            counts["unloaded"] += 1
 
     def simple(projection: Any) -> bool:
         """Whether the embedding of an adapter that is not there is known to be one vector a picture."""
@@ -180,9 +225,14 @@ def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
 
     def nothing(module: Any, args: Any, kwargs: Any) -> Any:
         """A request without an adapter passes no embedding; what the zeroed weights make of any is 0."""
-        given = kwargs.get("added_cond_kwargs")
-        if not now["off"] or given is None or "image_embeds" in given:
+        given = kwargs.get("added_cond_kwargs") or {}
+        if not now["off"] or "image_embeds" in given or module.encoder_hid_proj is not now["set"]["projection"]:
             return None
+        if not torch.compiler.is_compiling() and not in_their_places(now["set"]):
+            raise RuntimeError(
+                "ip_adapter_swap: attention processors were set after an IP-Adapter was unloaded, whose own have to "
+                "stay with in_place; set them before the first adapter is loaded, or use how: stash"
+            )
         sample = args[0] if args else kwargs["sample"]
         layers = module.encoder_hid_proj.image_projection_layers
         widths = [layer.image_embeds.in_features for layer in layers]

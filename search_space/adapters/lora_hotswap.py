@@ -6,11 +6,11 @@ when a LoRA goes, with zeros in them, and the next one takes its place.
 
 from typing import Any, Literal
 
-from .._modules import denoisers, torch_modules
+from .._modules import denoisers, text_encoders, torch_modules
 from .._target import Role
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 from .._turns import take_turns
-from ._loras import refuses_without_loras
+from ._loras import refuse_lora_methods, refuse_other_loras, refuses_without_loras
 
 
 class LoraHotswapParameters(Parameters):
@@ -19,15 +19,15 @@ class LoraHotswapParameters(Parameters):
     most_rank: Literal[16, 32, 64, 128] = 64
 
 
-def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: Any) -> Any:
-    """load(...), unload() and scale(...) in place of a pipeline's own.
+def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: Any) -> dict[str, Any]:
+    """{name: what takes the place of a pipeline's own method}.
 
     loaded: what all pipelines with this denoiser have loaded. lock: of the denoiser's pictures.
     """
     import torch
 
     own = "hotswap"
-    loaded.update(name=None, ups=[], scale=1.0, first=False)
+    loaded.update(name=None, ups=[], scale=1.0, first=False, loading=False)
     original, switch_on = pipeline.load_lora_weights, pipeline.enable_lora_hotswap
     denoiser = denoisers({"": pipeline})[0]
 
@@ -41,6 +41,11 @@ def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: A
             for weight, value in loaded["ups"]:
                 weight.copy_(value * loaded["scale"])
 
+    def no_other_lora() -> None:
+        modules = [*denoisers({"": pipeline}), *text_encoders({"": pipeline})]
+        instead = "load the pipeline anew, and LoRAs by load_lora_weights() only"
+        refuse_other_loras("lora_hotswap", modules, own, instead)
+
     def load(source: Any, adapter_name: Any = None, hotswap: bool = False, **kwargs: Any) -> None:
         if loaded["ups"] and not hotswap:
             raise RuntimeError("lora_hotswap: one LoRA at a time; unload the one before, or leave the technique out")
@@ -49,11 +54,18 @@ def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: A
         if any(key.startswith("text_encoder") for key in tensors):
             raise RuntimeError("lora_hotswap: diffusers exchanges LoRAs of the denoiser only, and this one has more")
         with lock:
+            no_other_lora()
             again = loaded["first"]
             if not again:
                 switch_on(target_rank=most_rank, check_compiled="ignore")
+            loaded["loading"] = True
             try:
-                original(source, adapter_name=own, hotswap=again, **kwargs)
+                # Layers that were made in inference mode could not be written into outside of it.
+                with torch.inference_mode(False), torch.no_grad():
+                    if isinstance(source, dict):
+                        source = {key: value.clone() for key, value in source.items()}
+                    original(source, adapter_name=own, hotswap=again, **kwargs)
+                    found = [(weight, weight.detach().clone()) for weight in ups()]
             except RuntimeError as error:
                 if not again:
                     raise
@@ -61,12 +73,14 @@ def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: A
                     "lora_hotswap: this LoRA changes other layers than the first one that was loaded; load the one "
                     f"with most layers first, or leave the technique out ({error})"
                 ) from error
-            loaded.update(name=adapter_name or "default_0", scale=1.0, first=True)
-            loaded["ups"] = [(weight, weight.detach().clone()) for weight in ups()]
+            finally:
+                loaded["loading"] = False
+            loaded.update(name=adapter_name or "default_0", ups=found, scale=1.0, first=True)
         denoiser.lora_hotswaps = getattr(denoiser, "lora_hotswaps", 0) + 1
 
     def unload(reset_to_overwritten_params: Any = None) -> None:
         with lock, torch.no_grad():
+            no_other_lora()
             for weight, _ in loaded["ups"]:
                 weight.zero_()
             loaded.update(name=None, ups=[], scale=1.0)
@@ -80,18 +94,53 @@ def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: A
             loaded["scale"] = 1.0 if not weights or weights[0] is None else float(weights[0])
             write()
 
-    return load, unload, scale
+    def active() -> list[str]:
+        return [loaded["name"]] if loaded["ups"] else []
+
+    def listed() -> dict[str, list[str]]:
+        found = {name: active() for name, module in torch_modules(pipeline).items() if module is denoiser}
+        return found if loaded["ups"] else {}
+
+    return {
+        "load_lora_weights": load,
+        "unload_lora_weights": unload,
+        "set_adapters": scale,
+        "get_active_adapters": active,
+        "get_list_adapters": listed,
+    }
+
+
+def let_only_own_load(denoiser: Any, loaded: dict[str, Any]) -> None:
+    """Refuse what drives LoRAs past the technique, other than the loading which the technique itself asks for."""
+    original = denoiser.load_lora_adapter
+    refuse_lora_methods("lora_hotswap", denoiser)
+    refused = denoiser.load_lora_adapter
+
+    def load_lora_adapter(*args: Any, **kwargs: Any) -> Any:
+        return (original if loaded["loading"] else refused)(*args, **kwargs)
+
+    vars(denoiser)["load_lora_adapter"] = load_lora_adapter
 
 
 def lora_hotswap(pipelines: dict[str, Any], *, most_rank: int) -> None:
     """Take the place of load_lora_weights(), unload_lora_weights() and set_adapters() of every pipeline."""
     loaded: dict[int, dict[str, Any]] = {}
     for pipeline in pipelines.values():
-        if hasattr(pipeline, "enable_lora_hotswap") and (found := denoisers({"": pipeline})):
-            lock = take_turns(pipelines, found[0])
-            load, unload, scale = swapped_loras(pipeline, loaded.setdefault(id(found[0]), {}), most_rank, lock)
-            # Past __setattr__, which registers components.
-            vars(pipeline).update(load_lora_weights=load, unload_lora_weights=unload, set_adapters=scale)
+        if not hasattr(pipeline, "enable_lora_hotswap") or not (found := denoisers({"": pipeline})):
+            continue
+        readers = text_encoders({"": pipeline})
+        instead = "call unload_lora_weights() before apply(), after fuse_lora() where it is to stay"
+        if id(found[0]) not in loaded:
+            refuse_other_loras("lora_hotswap", found, "", instead)
+            let_only_own_load(found[0], loaded.setdefault(id(found[0]), {}))
+        refuse_other_loras("lora_hotswap", readers, "", instead)
+        lock = take_turns(pipelines, found[0])
+        ways = swapped_loras(pipeline, loaded[id(found[0])], most_rank, lock)
+        for owner in (pipeline, *found[1:], *readers):
+            refuse_lora_methods("lora_hotswap", owner)
+        vars(pipeline).update(ways)
+        # This is what pipelines that are made later call to unload.
+        vars(found[0])["unload_lora"] = ways["unload_lora_weights"]
 
 
 def took_effect(pipelines: dict[str, Any], *, most_rank: int) -> str | None:
@@ -116,5 +165,14 @@ TECHNIQUE = Technique(
         "and in the layers of the first one; IP-Adapters as before."
     ),
     packages=("peft",),
-    helpers=(torch_modules, denoisers, take_turns, swapped_loras),
+    helpers=(
+        torch_modules,
+        denoisers,
+        text_encoders,
+        take_turns,
+        refuse_lora_methods,
+        refuse_other_loras,
+        let_only_own_load,
+        swapped_loras,
+    ),
 )

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from .._modules import denoisers, torch_modules
+from .._modules import denoisers, text_encoders, torch_modules
 from .._target import Role
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
 from .._turns import take_turns
-from ._loras import refuses_without_loras
+from ._loras import refuse_lora_methods, refuse_other_loras, refuses_without_loras
 
 
-def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[str, Any]], lock: Any) -> Any:
-    """load(...), unload() and scale(...) in place of a pipeline's own.
+def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[str, Any]], lock: Any) -> dict[str, Any]:
+    """{name: what takes the place of a pipeline's own method}.
 
     loaded: what all pipelines with this denoiser have loaded. bases: {module: {layer: what base_of keeps of it}}, of
     all pipelines: they may share modules. lock: of the denoiser's pictures.
@@ -21,6 +21,16 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
 
     loaded.update(name=None, changes=[], scale=1.0)
     pair = re.compile(r"(.+?)\.(?:lora_A|lora\.down|lora_linear_layer\.down)(?:\.default)?\.weight")
+
+    def renamed(key: str) -> str:
+        """As newer files have it: diffusers gives kohya's attention layers the names of processors that are no more."""
+
+        def layer(found: Any) -> str:
+            if key.startswith("text_encoder"):
+                return f".{found[1]}_proj.lora."
+            return f".to_{found[1]}{'.0' if found[1] == 'out' else ''}.lora."
+
+        return re.sub(r"\.to_(q|k|v|out)_lora\.", layer, key.replace(".processor.", "."))
 
     def module_and_layer(path: str) -> Any:
         for name in ("unet", "transformer", "text_encoder_2", "text_encoder"):
@@ -37,11 +47,15 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
 
     def scale_of(name: str, path: str, rank: int, alphas: Any, metadata: Any) -> float:
         said = metadata or {}
-        if said.get(f"{name}.alpha_pattern") or said.get(f"{name}.rank_pattern") or said.get(f"{name}.use_dora"):
+        given = {key: alpha for key, alpha in (alphas or {}).items() if key.startswith(f"{name}.")}
+        # Where all are the same, diffusers takes it for layers without one too; otherwise it finds newer files' only.
+        mixed = len(set(given.values())) > 1 and f"{path}.alpha" not in given
+        patterns = [said.get(f"{name}.{each}") for each in ("alpha_pattern", "rank_pattern", "use_dora")]
+        if mixed or any(patterns):
             raise RuntimeError(
                 "lora_merge: the LoRA has another scale in each layer, or is a DoRA, which is not merged"
             )
-        alpha = said.get(f"{name}.lora_alpha", (alphas or {}).get(f"{path}.alpha", rank))
+        alpha = said.get(f"{name}.lora_alpha", given.get(f"{path}.alpha", next(iter(given.values()), rank)))
         return float(alpha) / float(said.get(f"{name}.r", rank) if f"{name}.lora_alpha" in said else rank)
 
     def version(weight: Any) -> Any:
@@ -73,7 +87,12 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
                 weight.copy_(base.float() + change.reshape(base.shape))
                 kept.update(version=version(weight), owner=id(loaded))
 
+    def no_other_lora() -> None:
+        modules = [*denoisers({"": pipeline}), *text_encoders({"": pipeline})]
+        refuse_other_loras("lora_merge", modules, "", "load the pipeline anew, and LoRAs by load_lora_weights() only")
+
     def restore() -> None:
+        no_other_lora()
         with lock, torch.no_grad():
             for kept, weight in [(base_of(*change[:3]), change[2]) for change in loaded["changes"]]:
                 weight.copy_(kept["base"])
@@ -83,13 +102,14 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
     def load(source: Any, adapter_name: Any = None, hotswap: bool = False, **kwargs: Any) -> None:
         if loaded["changes"] and not hotswap:
             raise RuntimeError("lora_merge: one LoRA at a time; unload the one before, or leave the technique out")
+        no_other_lora()
         given = source.copy() if isinstance(source, dict) else source
         config = getattr(getattr(pipeline, "unet", None), "config", None)
         found = pipeline.lora_state_dict(given, unet_config=config, **kwargs, return_lora_metadata=True)
         tensors, alphas, metadata = found if len(found) == 3 else (found[0], None, found[1])
         changes = []
         for key, down in tensors.items():
-            if (match := pair.fullmatch(key)) is None:
+            if (match := pair.fullmatch(renamed(key))) is None:
                 continue
             path = match[1]
             name, module, layer, weight = module_and_layer(path)
@@ -118,7 +138,36 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
         loaded["scale"] = 1.0 if not weights or weights[0] is None else float(weights[0])
         write()
 
-    return load, restore, scale
+    def active() -> list[str]:
+        return [loaded["name"]] if loaded["changes"] else []
+
+    def listed() -> dict[str, list[str]]:
+        changed = {id(module) for module, *_ in loaded["changes"]}
+        return {name: active() for name, module in torch_modules(pipeline).items() if id(module) in changed}
+
+    return {
+        "load_lora_weights": load,
+        "unload_lora_weights": restore,
+        "set_adapters": scale,
+        "get_active_adapters": active,
+        "get_list_adapters": listed,
+    }
+
+
+def refuse_call_scale(denoiser: Any, loaded: dict[str, Any]) -> None:
+    """RuntimeError where a call asks for a LoRA's scale and one is in the weights, with the scale that was set."""
+
+    def check(module: Any, args: Any, kwargs: Any) -> None:
+        for name in ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs"):
+            scale = (kwargs.get(name) or {}).get("scale", 1.0)
+            # In this order: compiled code depends on what it asked for, and has to stay when LoRAs come and go.
+            if scale != 1.0 and loaded["changes"]:
+                raise RuntimeError(
+                    f"lora_merge: the scale in {name} cannot change a LoRA that is in the weights; leave it out of the "
+                    f"call, and use set_adapters({loaded['name']!r}, {scale}) before"
+                )
+
+    denoiser.register_forward_pre_hook(check, with_kwargs=True)
 
 
 def lora_merge(pipelines: dict[str, Any]) -> None:
@@ -126,11 +175,20 @@ def lora_merge(pipelines: dict[str, Any]) -> None:
     bases: dict[int, dict[str, Any]] = {}
     loaded: dict[int, dict[str, Any]] = {}
     for pipeline in pipelines.values():
-        if hasattr(pipeline, "load_lora_weights") and (found := denoisers({"": pipeline})):
-            lock = take_turns(pipelines, found[0])
-            load, restore, scale = merged_loras(pipeline, loaded.setdefault(id(found[0]), {}), bases, lock)
-            # Past __setattr__, which registers components.
-            vars(pipeline).update(load_lora_weights=load, unload_lora_weights=restore, set_adapters=scale)
+        if not hasattr(pipeline, "load_lora_weights") or not (found := denoisers({"": pipeline})):
+            continue
+        modules = [*found, *text_encoders({"": pipeline})]
+        instead = "call unload_lora_weights() before apply(), after fuse_lora() where it is to stay"
+        refuse_other_loras("lora_merge", modules, "", instead)
+        lock, new = take_turns(pipelines, found[0]), id(found[0]) not in loaded
+        ways = merged_loras(pipeline, loaded.setdefault(id(found[0]), {}), bases, lock)
+        for owner in (pipeline, *modules):
+            refuse_lora_methods("lora_merge", owner)
+        vars(pipeline).update(ways)
+        # This is what pipelines that are made later call to unload.
+        vars(found[0])["unload_lora"] = ways["unload_lora_weights"]
+        if new:
+            refuse_call_scale(found[0], loaded[id(found[0])])
 
 
 def took_effect(pipelines: dict[str, Any]) -> str | None:
@@ -155,5 +213,14 @@ TECHNIQUE = Technique(
         "LoRAs are loaded and unloaded by the pipelines' own methods, one at a time; IP-Adapters as before. Weights "
         "that a LoRA changes are held twice."
     ),
-    helpers=(torch_modules, denoisers, take_turns, merged_loras),
+    helpers=(
+        torch_modules,
+        denoisers,
+        text_encoders,
+        take_turns,
+        refuse_lora_methods,
+        refuse_other_loras,
+        merged_loras,
+        refuse_call_scale,
+    ),
 )

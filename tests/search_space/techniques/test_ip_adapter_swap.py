@@ -2,16 +2,19 @@
 
 import random
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 from paretune.objectives.measuring.graphs_made import Compilations, Made
 from paretune.search_space import Configuration, Target, apply_source, describe_pipelines, technique, with_visits
 from paretune.search_space._module_state import module_state
 from paretune.testing import tiny_sdxl
 from paretune.testing.tiny_sdxl import ip_adapter
+from paretune.testing.tiny_variants import tiny_sd
 
 NAMES = ("plain", "ann", "ben")
 ADAPTERS = (*NAMES, "rose")
@@ -199,6 +202,118 @@ def test_what_the_file_holds_now_is_loaded() -> None:
     after = product.picture("ann")
     assert not torch.equal(before, after)
     assert product.main.unet.ip_adapter_swaps["loaded"] == 2
+
+
+class HalfProcessor(AttnProcessor2_0):
+    """A user's own."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Half of what attention gives."""
+        return 0.5 * super().__call__(*args, **kwargs)
+
+
+def unload_twice(product: Product) -> list[torch.Tensor]:
+    """And once by a pipeline that has loaded nothing."""
+    product.use("ann")
+    product.use("plain")
+    product.main.unload_ip_adapter()
+    product.refiner.unload_ip_adapter()
+    return [product.picture("plain"), product.picture("ben")]
+
+
+def another_pipeline_loads(product: Product) -> list[torch.Tensor]:
+    """One that is made afterwards loads by diffusers' own method, over an adapter and after one."""
+    product.use("ann")
+    made = []
+    for last in ("ann", "plain"):
+        product.use(last)
+        later = StableDiffusionXLImg2ImgPipeline(**product.main.components)
+        later.load_ip_adapter(product.files["ben"], subfolder="", weight_name="", image_encoder_folder=None)
+        product.loaded = "ben"
+        made += [product.picture(name) for name in ("ben", "plain", "ann", "plain")]
+    return made
+
+
+def processors_before(product: Product) -> list[torch.Tensor]:
+    """A user sets processors before there is any adapter."""
+    product.main.unet.set_attn_processor(HalfProcessor())
+    return [product.picture(name) for name in ("plain", "ann", "plain", "ben", "plain", "ann")]
+
+
+def processors_between(product: Product) -> list[torch.Tensor]:
+    """A user sets processors between two adapters: those of self-attention stay."""
+    product.picture("ann")
+    product.use("plain")
+    product.main.unet.set_attn_processor(HalfProcessor())
+    return [product.picture(name) for name in ("plain", "ann", "plain")]
+
+
+def in_inference_mode(product: Product) -> list[torch.Tensor]:
+    """The first adapters are loaded in inference mode, a later one is not."""
+    with torch.inference_mode():
+        for name in ("ann", "plain", "ben", "plain"):
+            product.use(name)
+    return [product.picture(name) for name in ("ann", "plain", "ben")]
+
+
+@pytest.mark.parametrize("how", ["stash", "in_place"])
+@pytest.mark.parametrize(
+    "way", [unload_twice, another_pipeline_loads, processors_before, processors_between, in_inference_mode]
+)
+def test_what_else_a_product_does_makes_the_pictures_of_the_unchanged_pipeline(
+    way: Callable[[Product], list[torch.Tensor]], how: str
+) -> None:
+    product = Product({"ip_adapter_swap": {"how": how}})
+    if way is processors_between and how == "in_place":
+        with pytest.raises(RuntimeError, match="set them before the first adapter is loaded, or use how: stash"):
+            way(product)
+        # That sentence once, and the next adapter is loaded as diffusers has it.
+        product.loaded = "plain"
+        expected = Product()
+        expected.main.unet.set_attn_processor(HalfProcessor())
+        assert torch.equal(product.picture("ann"), expected.picture("ann"))
+        assert torch.equal(product.picture("plain"), expected.picture("plain"))
+        return
+    for made, expected_ in zip(way(product), way(Product()), strict=True):
+        assert torch.equal(made, expected_)
+
+
+@pytest.mark.parametrize("how", ["stash", "in_place"])
+def test_a_unet_that_takes_no_other_conditions(how: str) -> None:
+    """Stable Diffusion 1.5 passes added_cond_kwargs only with an adapter."""
+
+    def pictures(pipeline: Any) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        file, made = ip_adapter(pipeline.unet), []
+        for embeds in ([torch.ones(2, 1, 8)], None, [torch.ones(2, 1, 8)], None):
+            if embeds:
+                pipeline.load_ip_adapter(file, subfolder="", weight_name="", image_encoder_folder=None)
+            size: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 1, "output_type": "pt"}
+            drawn = torch.Generator().manual_seed(0)
+            made.append(pipeline("a cat", generator=drawn, ip_adapter_image_embeds=embeds, **size).images)
+            if embeds:
+                pipeline.unload_ip_adapter()
+        return made
+
+    pipeline = tiny_sd()
+    technique("ip_adapter_swap").apply({"main": pipeline}, how=how)
+    for made, expected in zip(pictures(pipeline), pictures(tiny_sd()), strict=True):
+        assert torch.equal(made, expected)
+
+
+def test_tensors_whose_changes_are_not_seen_are_refused() -> None:
+    product = Product({"ip_adapter_swap": {"how": "stash"}})
+    with torch.inference_mode():
+        product.files["ann"]["ip_adapter"]["1.to_v_ip.weight"] = torch.ones(64, 64)
+    with pytest.raises(RuntimeError, match="were made in inference mode"):
+        product.use("ann")
+
+
+def test_beside_attention_backend_processors_are_put_back_too() -> None:
+    product = Product({"ip_adapter_swap": {"how": "in_place"}, "attention_backend": {"backend": "native"}})
+    for name in ("ann", "plain", "ben", "plain"):
+        product.use(name)
+    assert product.main.unet.ip_adapter_swaps["unloaded"] == 2
 
 
 def test_it_is_for_workloads_in_which_ip_adapters_come_and_go() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
 from paretune.objectives.measuring.graphs_made import Compilations, Made
 from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Role, Target, impossible, technique
 from paretune.search_space._module_state import module_state
@@ -93,3 +94,62 @@ def test_it_is_refused_without_peft_without_loras_and_beside_the_other_way() -> 
     none = {"main": PipelineFacts(class_name="P", modules={"unet": unet})}
     assert "no request loads or unloads a LoRA" in str(impossible(Configuration.of(swap), cpu, none))
     assert "choose one way for LoRAs" in str(impossible(Configuration.of({**swap, "lora_merge": {}}), cpu, facts))
+
+
+LEFT_TO_DIFFUSERS: dict[str, Any] = {
+    "fused": lambda pipeline: pipeline.fuse_lora(),
+    "disabled": lambda pipeline: pipeline.disable_lora(),
+    "deleted": lambda pipeline: pipeline.delete_adapters("rose"),
+    "scaled past the pipeline": lambda pipeline: pipeline.unet.set_adapters(["rose"], [0.25]),
+    "loaded by another pipeline": lambda pipeline: StableDiffusionXLImg2ImgPipeline.from_pipe(
+        pipeline
+    ).load_lora_weights(lora_of(pipeline, 2, 4)),
+}
+
+
+@pytest.mark.parametrize("way", LEFT_TO_DIFFUSERS.values(), ids=LEFT_TO_DIFFUSERS)
+def test_other_ways_of_driving_a_lora_are_an_error_that_says_what_to_do(way: Any) -> None:
+    pipeline = tiny_sdxl()
+    plain = shown(pipeline)
+    technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)
+    pipeline.load_lora_weights(lora_of(pipeline, 1, 4), adapter_name="rose")
+    rose = shown(pipeline)
+    with pytest.raises(RuntimeError, match=r"lora_hotswap: .* use load_lora_weights\(\)"):
+        way(pipeline)
+    assert torch.equal(shown(pipeline), rose), "nothing has changed"
+    assert pipeline.get_active_adapters() == ["rose"]
+    assert pipeline.get_list_adapters() == {"unet": ["rose"]}
+    scaled = picture(pipeline, steps=1, batch=1, cross_attention_kwargs={"scale": 0.3})
+    assert torch.allclose(scaled, as_diffusers_loads_it(1, 4, 0.3), atol=1e-5)
+    StableDiffusionXLImg2ImgPipeline.from_pipe(pipeline).unload_lora_weights()
+    assert torch.allclose(shown(pipeline), plain, atol=1e-5), "a pipeline that is made later unloads it"
+    assert pipeline.get_list_adapters() == {}
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_loras_that_were_loaded_otherwise_are_an_error(part: str) -> None:
+    peft = pytest.importorskip("peft")
+    pipeline = tiny_sdxl()
+    config = peft.LoraConfig(r=2, target_modules=["to_q", "q_proj"])
+    module = getattr(pipeline, part)
+    peft.inject_adapter_in_model(config, module, "before")
+    module.peft_config = {"before": config}
+    with pytest.raises(RuntimeError, match=r"call unload_lora_weights\(\) before apply"):
+        technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)
+    pipeline.unload_lora_weights()
+    technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)
+    peft.inject_adapter_in_model(config, module, "later")
+    module.peft_config = {"later": config}
+    for change in (lambda: pipeline.load_lora_weights(lora_of(pipeline, 1, 4)), pipeline.unload_lora_weights):
+        with pytest.raises(RuntimeError, match="that lora_hotswap did not load; load the pipeline anew"):
+            change()
+
+
+def test_a_lora_may_be_loaded_in_inference_mode_and_the_next_one_outside() -> None:
+    pipeline = tiny_sdxl()
+    technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)
+    with torch.inference_mode():
+        pipeline.load_lora_weights(lora_of(pipeline, 1, 4))
+        pipeline.unload_lora_weights()
+    pipeline.load_lora_weights(lora_of(pipeline, 2, 8))
+    assert torch.allclose(shown(pipeline), as_diffusers_loads_it(2, 8), atol=1e-5)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
 from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Role, Target, impossible, technique
 from paretune.search_space._module_state import module_state
 from paretune.testing import picture, sibling, tiny_sdxl
@@ -113,3 +114,96 @@ def test_weights_that_others_write_to_are_neither_lost_nor_mixed_up() -> None:
     pipeline.unet.load_state_dict(pipeline.unet.state_dict())
     with pytest.raises(RuntimeError, match="were written to while a LoRA was in them"):
         pipeline.unload_lora_weights()
+
+
+LEFT_TO_DIFFUSERS: dict[str, Any] = {
+    "fused": lambda pipeline: pipeline.fuse_lora(lora_scale=0.5),
+    "disabled": lambda pipeline: pipeline.disable_lora(),
+    "deleted": lambda pipeline: pipeline.delete_adapters("rose"),
+    "scaled past the pipeline": lambda pipeline: pipeline.unet.set_adapters(["rose"], [0.25]),
+    "scaled by a call": lambda pipeline: picture(pipeline, steps=1, batch=1, cross_attention_kwargs={"scale": 0.3}),
+    "loaded past the pipeline": lambda pipeline: pipeline.unet.load_lora_adapter({}, prefix="unet"),
+    "loaded by another pipeline": lambda pipeline: StableDiffusionXLImg2ImgPipeline.from_pipe(
+        pipeline
+    ).load_lora_weights(lora_of(pipeline, 2)),
+}
+
+
+@pytest.mark.parametrize("way", LEFT_TO_DIFFUSERS.values(), ids=LEFT_TO_DIFFUSERS)
+def test_other_ways_of_driving_a_lora_are_an_error_that_says_what_to_do(way: Any) -> None:
+    pytest.importorskip("peft")
+    pipeline = tiny_sdxl()
+    technique("lora_merge").apply({"main": pipeline})
+    plain = picture(pipeline, steps=1, batch=1, cross_attention_kwargs={"scale": 0.3})
+    pipeline.load_lora_weights(lora_of(pipeline, 1), adapter_name="rose")
+    rose = picture(pipeline, steps=1, batch=1, cross_attention_kwargs={"scale": 1.0})
+    with pytest.raises(RuntimeError, match=r"lora_merge: .*set_adapters\("):
+        way(pipeline)
+    assert torch.equal(picture(pipeline, steps=1, batch=1), rose), "nothing has changed"
+    assert pipeline.get_active_adapters() == ["rose"]
+    assert pipeline.get_list_adapters() == {"unet": ["rose"], "text_encoder": ["rose"]}
+    StableDiffusionXLImg2ImgPipeline.from_pipe(pipeline).unload_lora_weights()
+    assert torch.equal(picture(pipeline, steps=1, batch=1), plain), "a pipeline that is made later unloads it"
+    assert pipeline.get_list_adapters() == {}
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_loras_that_were_loaded_otherwise_are_an_error(part: str) -> None:
+    peft = pytest.importorskip("peft")
+    pipeline = tiny_sdxl()
+    config = peft.LoraConfig(r=2, target_modules=["to_q", "q_proj"])
+    module = getattr(pipeline, part)
+    peft.inject_adapter_in_model(config, module, "before")
+    module.peft_config = {"before": config}
+    with pytest.raises(RuntimeError, match=r"call unload_lora_weights\(\) before apply"):
+        technique("lora_merge").apply({"main": pipeline})
+    pipeline.unload_lora_weights()
+    technique("lora_merge").apply({"main": pipeline})
+    peft.inject_adapter_in_model(config, module, "later")
+    module.peft_config = {"later": config}
+    for change in (lambda: pipeline.load_lora_weights(lora_of(pipeline, 1)), pipeline.unload_lora_weights):
+        with pytest.raises(RuntimeError, match="that lora_merge did not load; load the pipeline anew"):
+            change()
+
+
+def as_kohya_names_it(lora: dict[str, torch.Tensor], *alphas: float) -> dict[str, torch.Tensor]:
+    """alphas: of the layers in turn."""
+    found = {}
+    for number, (key, weight) in enumerate(lora.items()):
+        name = key.replace("unet.", "lora_unet_").replace("text_encoder.", "lora_te1_")
+        layer, _, half = name.replace(".weight", "").replace(".lora_", "/").partition("/")
+        layer = layer.replace(".", "_")
+        found[f"{layer}.lora_{'down' if half == 'A' else 'up'}.weight"] = weight
+        found[f"{layer}.alpha"] = torch.tensor(alphas[number // 2 % len(alphas)])
+    return found
+
+
+def test_loras_in_the_names_of_kohya_have_their_layers_and_their_scale() -> None:
+    pipeline = tiny_sdxl()
+    technique("lora_merge").apply({"main": pipeline})
+    lora = lora_of(pipeline, 1)
+    for name, layer in pipeline.unet.named_modules():
+        if name.endswith(("attn2.to_out.0", "ff.net.2")):
+            out, inside = layer.weight.shape
+            lora[f"unet.{name}.lora_A.weight"] = torch.full((RANK, inside), 0.01)
+            lora[f"unet.{name}.lora_B.weight"] = torch.full((out, RANK), 0.01)
+    pipeline.load_lora_weights(as_kohya_names_it(lora, 2.0))
+    kohya = picture(pipeline, steps=1, batch=1)
+    pipeline.unload_lora_weights()
+    plain = picture(pipeline, steps=1, batch=1)
+    pipeline.load_lora_weights(lora, adapter_name="it")
+    assert not torch.allclose(picture(pipeline, steps=1, batch=1), kohya, atol=1e-3)
+    pipeline.set_adapters("it", 2.0 / RANK)
+    assert torch.allclose(picture(pipeline, steps=1, batch=1), kohya, atol=1e-5)
+    pipeline.unload_lora_weights()
+    with pytest.raises(RuntimeError, match="has another scale in each layer"):
+        pipeline.load_lora_weights(as_kohya_names_it(lora, 2.0, 4.0))
+    assert torch.equal(picture(pipeline, steps=1, batch=1), plain)
+
+    pytest.importorskip("peft")
+    of_unet = {key: weight for key, weight in lora.items() if key.startswith("unet.")}
+    unchanged = tiny_sdxl()
+    unchanged.load_lora_weights(as_kohya_names_it(of_unet, 2.0))
+    pipeline.load_lora_weights(as_kohya_names_it(of_unet, 2.0))
+    expected = picture(unchanged, steps=1, batch=1)
+    assert torch.allclose(picture(pipeline, steps=1, batch=1), expected, atol=1e-5)
