@@ -171,7 +171,7 @@ class Table:
             configuration=configuration,
             works=found.works,
             objectives=found.objectives if found.works else (),
-            violation=found.drift - NEAR_LOSSLESS if found.works and found.drift is not None else 0.0,
+            picture_violation=found.drift - NEAR_LOSSLESS if found.works and found.drift is not None else 0.0,
             seconds=found.seconds,
         )
 
@@ -450,7 +450,7 @@ def _optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, constrained: 
                 study.tell(trial, state=TrialState.PRUNED)
                 continue
             trial.set_constraint("runs", -1.0)
-            trial.set_constraint("verdict", known.violation)
+            trial.set_constraint("verdict", known.picture_violation)
             study.tell(trial, list(known.objectives))
 
     return policy
