@@ -43,6 +43,7 @@ from optuna.trial import TrialState
 from paretune.agent.results import TORCH_COMPILE
 from paretune.agent.search.surrogate import Known, Surrogate
 from paretune.search_space import (
+    MAKES_NOTHING_FASTER,
     Configuration,
     PipelineFacts,
     SameEffect,
@@ -171,7 +172,7 @@ class Table:
             configuration=configuration,
             works=found.works,
             objectives=found.objectives if found.works else (),
-            violation=found.drift - NEAR_LOSSLESS if found.works and found.drift is not None else 0.0,
+            picture_violation=found.drift - NEAR_LOSSLESS if found.works and found.drift is not None else 0.0,
             seconds=found.seconds,
         )
 
@@ -354,14 +355,46 @@ Policy = Callable[[Table, int], Iterator[Configuration]]
 """Yields configurations that may be measured, the reference not among them, until it is told to stop."""
 
 
-def ours(table: Table, seed: int, places: int = 1) -> Iterator[Configuration]:
+class AmongRows(Surrogate):
+    """Weighs all rows of a table, instead of what a few changes lead to: what it asks for has been measured."""
+
+    def __init__(self, table: Table, allowed: Callable[[Configuration], bool], seed: int) -> None:
+        """allowed: as of any surrogate."""
+        super().__init__(table.space, allowed, seed)
+        self._rows = {row: {step.technique: step.values() for step in row.steps} for row in table.rows}
+
+    def _best_of(self, known: Sequence[Known], values: Array, *, fast: bool) -> Configuration | None:
+        left = [row for row in self._rows if self._allowed(row)]
+        if fast:
+            left = [row for row in left if MAKES_NOTHING_FASTER.isdisjoint(self._rows[row])] or left
+        promise = self._promise(known, values, fast=fast)([self._rows[row] for row in left]) if left else ()
+        return left[int(np.argmax(promise))] if left else None
+
+
+def ours(
+    table: Table,
+    seed: int,
+    places: int = 1,
+    make: Callable[[Table, Callable[[Configuration], bool], int], Surrogate] | None = None,
+) -> Iterator[Configuration]:
     """As a launch: quick recipes, the others and torch.compile, which reports compare with, the surrogate, and TPE
-    where that is silent. places: so many trials run at once.
+    where that is silent. places: so many trials run at once. make: the surrogate, unless it is the launch's.
     """
     compiled = [TORCH_COMPILE] if TORCH_COMPILE in table.space and not table.impossible(TORCH_COMPILE) else []
     recipes = list(fitting_recipes(table.space, table.target, table.pipelines))
     quick = [one for recipe, one in recipes if is_quick(recipe, one)]
-    yield from _guided(table, seed, quick, compiled + [one for _, one in recipes if one not in quick], places)
+    yield from _guided(table, seed, quick, compiled + [one for _, one in recipes if one not in quick], places, make)
+
+
+def ours_among_rows(table: Table, seed: int) -> Iterator[Configuration]:
+    """The same, but that the surrogate chooses from a large table's rows."""
+    yield from ours(table, seed, make=AmongRows)
+
+
+def random_among_rows(table: Table, seed: int) -> Iterator[Configuration]:
+    """A large table's rows in any order."""
+    rows = [row for row in table.rows if row.steps and not table.impossible(row)]
+    yield from (rows[index] for index in np.random.default_rng(seed).permutation(len(rows)))
 
 
 def four_in_flight(table: Table, seed: int) -> Iterator[Configuration]:
@@ -375,7 +408,12 @@ def without_recipes(table: Table, seed: int) -> Iterator[Configuration]:
 
 
 def _guided(
-    table: Table, seed: int, first: list[Configuration], later: list[Configuration], places: int = 1
+    table: Table,
+    seed: int,
+    first: list[Configuration],
+    later: list[Configuration],
+    places: int = 1,
+    make: Callable[[Table, Callable[[Configuration], bool], int], Surrogate] | None = None,
 ) -> Iterator[Configuration]:
     """first: in their order; later: then, the one that promises most. What runs is known when its seconds are over."""
     known = [Configuration()]
@@ -390,7 +428,7 @@ def _guided(
             return False
         return table.effect(configuration) not in effects
 
-    surrogate = Surrogate(table.space, new, seed)
+    surrogate = Surrogate(table.space, new, seed) if make is None else make(table, new, seed)
     fallback = POLICIES["tpe"](table, seed)
     queue = list(first)
     while True:
@@ -450,7 +488,7 @@ def _optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, constrained: 
                 study.tell(trial, state=TrialState.PRUNED)
                 continue
             trial.set_constraint("runs", -1.0)
-            trial.set_constraint("verdict", known.violation)
+            trial.set_constraint("verdict", known.picture_violation)
             study.tell(trial, list(known.objectives))
 
     return policy
@@ -460,14 +498,20 @@ POLICIES: dict[str, Policy] = {
     "ours": ours,
     "ours, 4 in flight": four_in_flight,
     "ours without recipes": without_recipes,
+    "ours, among rows": ours_among_rows,
+    "random, among rows": random_among_rows,
     "tpe": _optuna(lambda seed: TPESampler(multivariate=True, group=True, n_startup_trials=8, seed=seed)),
     "gp": _optuna(lambda seed: GPSampler(n_startup_trials=8, seed=seed)),
     "random": _optuna(lambda seed: RandomSampler(seed=seed)),
 }
+AMONG_ROWS = ("ours, among rows", "random, among rows")
+"""Tried on large tables only: 60 trials would exhaust a small one."""
 MEANING = {
     "ours": "what a launch does: quick recipes, the others and torch.compile by what they promise, then the surrogate",
     "ours, 4 in flight": "the same at four places: what runs counts as the model expects it",
     "ours without recipes": "the surrogate from the reference on",
+    "ours, among rows": "ours, but that the surrogate chooses from a large table's rows: it gets what it asks for",
+    "random, among rows": "the rows of a large table in any order",
     "tpe": "Optuna's TPESampler, multivariate, constrained, several objectives",
     "gp": "Optuna's GPSampler, constrained, several objectives",
     "random": "Optuna's RandomSampler",
@@ -626,6 +670,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0, help="20, say, for seeds that no change was chosen by")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="by default all")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--kept", type=Path, default=Path("search-tries.jsonl"), help="tries that are done already")
@@ -633,6 +678,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="Markdown; by default it is printed")
     options = parser.parse_args()
     names = options.policy or list(POLICIES)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     if "gp" in names and find_spec("scipy") is None:
         print("GPSampler needs scipy, which is not installed: what is kept of it is shown", file=sys.stderr)
     tables = {str(file): Table(file) for file in options.tables}
@@ -640,9 +686,10 @@ def main() -> None:
     tasks = [
         (file, name, seed)
         for name in names
-        for seed in range(options.seeds)
+        for seed in seeds
         for file, table in tables.items()
         if (name in options.again or (table.key, name, seed) not in kept.done) and (name != "gp" or find_spec("scipy"))
+        if table.large or name not in AMONG_ROWS
     ]
     with multiprocessing.Pool(options.processes) as pool:
         for (file, name, seed), found in pool.imap_unordered(_task, tasks):
@@ -651,7 +698,7 @@ def main() -> None:
     parts = [
         HEAD.format(
             command=f"python benchmarks/search.py {' '.join(map(str, options.tables))} --out {options.out}",
-            seeds=options.seeds,
+            seeds=options.seeds if options.first_seed == 0 else f"{options.seeds} other",
             large=LARGE,
             trials=TRIALS,
             policies="\n".join(f"- *{name}*: {MEANING[name]}." for name in names),
@@ -659,8 +706,7 @@ def main() -> None:
     ]
     for table in tables.values():
         tries = {
-            name: [kept.done[key] for seed in range(options.seeds) if (key := (table.key, name, seed)) in kept.done]
-            for name in names
+            name: [kept.done[key] for seed in seeds if (key := (table.key, name, seed)) in kept.done] for name in names
         }
         parts.append(report(table, tries))
     text = "\n\n".join(part.strip() for part in parts) + "\n"

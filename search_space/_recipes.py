@@ -92,6 +92,9 @@ _SHORT_VAE: Mapping[str, Any] = {"vae_dtype": {"dtype": "bfloat16"}}
 
 
 _SIXTEEN_BITS: Mapping[str, Any] = {"dtype": {"dtype": "bfloat16"}, "fused_qkv": {}}
+_EVERY_SECOND: Mapping[str, Any] = {
+    "forecast_cache": {"interval": 2, "order": 2, "first_percent": 20, "forecast": "output"}
+}
 _FINE = (2, 10)
 _COARSE = (4, 20)
 """For transformers: one step in so many is computed, and all of the first so many percent."""
@@ -149,12 +152,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(
         name="graphs with a forecast of every second step",
         goal=Goal.NEAR_LOSSLESS,
-        techniques={
-            **_SHORT_VAE,
-            **_ARRANGED,
-            **_GRAPHS,
-            "forecast_cache": {"interval": 2, "order": 2, "first_percent": 20, "forecast": "output"},
-        },
+        techniques={**_SHORT_VAE, **_ARRANGED, **_GRAPHS, **_EVERY_SECOND},
         source=_FORECAST,
         needs=("forecast_cache",),
     ),
@@ -206,6 +204,13 @@ RECIPES: tuple[Recipe, ...] = (
         {**_SHORT_VAE, **_ARRANGED, **_COMPILED, **_GRAPHS},
         deepcache=(5, 0),
         forecast=_COARSE,
+    ),
+    Recipe(
+        name="compiled graphs with a forecast of every second step",
+        goal=Goal.NEAR_LOSSLESS,
+        techniques={**_SHORT_VAE, **_ARRANGED, **_COMPILED, **_GRAPHS, **_EVERY_SECOND},
+        source=_FORECAST,
+        needs=("forecast_cache",),
     ),
     Recipe(
         name="torch.compile at its best",

@@ -29,11 +29,13 @@ def known_of(trial: Trial) -> Known:
     seconds = sum(trial.timing.phases_s.values())
     if not trial.complete:
         return Known(configuration=trial.configuration, works=False, seconds=seconds)
+    limits = dict(trial.constraint_values)
     return Known(
         configuration=trial.configuration,
         works=True,
         objectives=tuple(trial.figure(name) for name in dict.fromkeys(["latency_ms", *trial.results.study.optimised])),
-        violation=max(trial.constraint_values.values(), default=0.0),
+        picture_violation=limits.pop("verdict", 0.0),
+        violation=max(limits.values(), default=0.0),
         seconds=seconds,
     )
 

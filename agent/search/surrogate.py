@@ -4,7 +4,8 @@ Techniques act nearly independently on the logarithm of a latency (one halves it
 exceptions where one leaves another nothing to gain. So each quantity is a Gaussian process over configurations whose
 kernel has a linear part, one weight per technique and per value, and a part that falls with the number of differences.
 What is proposed is reached by a few changes of single techniques from the best so far: the one with the greatest
-expected improvement that keeps the limits and works, for what measuring it costs in seconds.
+expected improvement that keeps the limits and works, for what measuring it costs in seconds. Pictures are foretold from
+the techniques that may lose something alone: a compiler, a layout or another kernel leaves them as they are.
 
 Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, chapter 2; constrained expected improvement:
 Gardner et al., ICML 2014; random weights for several objectives: Knowles, "ParEGO", 2006.
@@ -12,7 +13,7 @@ Gardner et al., ICML 2014; random weights for several objectives: Knowles, "ParE
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -34,6 +35,8 @@ Chosen = dict[str, dict[str, Value]]
 """{technique: {parameter: value}}."""
 STARTS = 6
 """Changes are tried of so many of the best."""
+EXACT_STARTS = 3
+"""And of so many of the best that lose nothing but rounding."""
 NEAR = 0.5
 """Of the logarithm of a latency: nothing starts from what is further behind the best."""
 CLIMBS = 4
@@ -57,10 +60,31 @@ class Known:
     works: bool
     objectives: tuple[float, ...] = ()
     """What is minimised, latency first; empty unless it works."""
+    picture_violation: float = 0.0
+    """How far the limit on pictures is broken; at most 0 when it is kept, or when there is none."""
     violation: float = 0.0
-    """How far the worst limit is broken; at most 0 when all are kept."""
+    """The same of the worst of the other limits, which any technique may break or keep."""
     seconds: float = 1.0
     """What measuring it took."""
+
+    @property
+    def keeps_limits(self) -> bool:
+        """Whether it breaks none."""
+        return self.picture_violation <= 0 and self.violation <= 0
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """What is known of one technique with its values without measuring."""
+
+    exact: bool
+    """Whether it loses nothing but rounding."""
+    log_patience: float
+    """The logarithm of how many times as long as an ordinary trial it takes."""
+    parts: frozenset[tuple[str, ...]]
+    """(technique) and (technique, parameter, value) of each."""
+    columns: tuple[int, ...]
+    """Of the model's, those that are 1 with it."""
 
 
 class Surrogate:
@@ -82,7 +106,9 @@ class Surrogate:
                     columns = self._steps[name, parameter] = numbers[1:]
                 for value in columns if len(columns) > 1 or numbers else ():
                     self._columns[name, parameter, str(value)] = len(self._columns)
-        self._known_alone: dict[tuple[str, tuple[Value, ...]], tuple[bool, float]] = {}
+        self._known_alone: dict[tuple[str, tuple[Value, ...]], _Alone] = {}
+        exact = {name for name, choices in space.techniques.items() if self._never_loses(name, choices)}
+        self._shows = np.array([float(name not in exact) for name, *_ in self._columns])
         self._asked = 0
 
     def propose(self, known: Sequence[Known], running: Sequence[Configuration] = ()) -> Configuration | None:
@@ -95,12 +121,12 @@ class Surrogate:
         if len(working) < LEAST_KNOWN:
             return None
         self._asked += 1
-        # In turns: the least latency, the same without loss, the least latency, a compromise between the objectives.
-        turn = self._asked % 4
-        values = _scalarised(working, self._random) if turn == 3 else _latencies(working)
-        proposed = self._best_of(known, values, lossless=turn == 1, fast=turn != 3)
-        if proposed is None:
-            proposed = self._best_of(known, values, lossless=False, fast=False)
+        # Every fourth is a compromise between the objectives.
+        fast = self._asked % 4 != 3
+        values = _latencies(working) if fast else _scalarised(working, self._random)
+        proposed = self._best_of(known, values, fast=fast)
+        if proposed is None and fast:
+            proposed = self._best_of(known, values, fast=False)
         return proposed
 
     def first_of(
@@ -111,11 +137,11 @@ class Surrogate:
         """
         known = self._with_running(known, running)
         working = [one for one in known if one.works]
-        if any(one.violation <= 0 for one in working):
+        if any(one.keeps_limits for one in working):
             candidates = [one for one in candidates if MAKES_NOTHING_FASTER.isdisjoint(_chosen(one))] or candidates
         if len(working) < LEAST_KNOWN_OF_RECIPES:
             return candidates[0]
-        promise = self._promise(known, _latencies(working), lossless=False)
+        promise = self._promise(known, _latencies(working), fast=False)
         return candidates[int(np.argmax(promise([_chosen(one) for one in candidates])))]
 
     def _with_running(self, known: Sequence[Known], running: Sequence[Configuration]) -> Sequence[Known]:
@@ -133,6 +159,7 @@ class Surrogate:
             positive = bool((column > 0).all())
             mean = _Process(inside, np.log(column) if positive else column)(rows)[0]
             believed.append(np.exp(mean) if positive else np.maximum(mean, 0.0))
+        picture_violation = _Process(inside, np.array([one.picture_violation for one in working]))(rows)[0]
         violation = _Process(inside, np.array([one.violation for one in working]))(rows)[0]
         seconds = float(np.median([one.seconds for one in working]))
         return [
@@ -142,6 +169,7 @@ class Surrogate:
                     configuration=configuration,
                     works=True,
                     objectives=tuple(float(values[index]) for values in believed),
+                    picture_violation=float(picture_violation[index]),
                     violation=float(violation[index]),
                     seconds=seconds,
                 )
@@ -149,24 +177,28 @@ class Surrogate:
             ),
         ]
 
-    def _best_of(self, known: Sequence[Known], values: Array, *, lossless: bool, fast: bool) -> Configuration | None:
+    def _best_of(self, known: Sequence[Known], values: Array, *, fast: bool) -> Configuration | None:
         """The allowed one that promises most, climbed to from the best that are known; None when nothing is left.
 
-        values: of the known ones that work, what is to be small. fast: what makes nothing faster is left out.
-        At most one thing is tried of which nothing is known, so that it can be seen what it does.
+        values: of the known ones that work, what is to be small. fast: they are latencies, and what makes nothing
+        faster is left out. At most one thing is tried of which nothing is known, so that it can be seen what it does.
         """
-        promise = self._promise(known, values, lossless)
+        promise = self._promise(known, values, fast=fast)
         working = [one for one in known if one.works]
-        order = [working[i] for i in np.argsort(values)]
-        good = [one for one in order if one.violation <= 0 and _may(one, lossless)] or order
-        valued = {id(one): value for one, value in zip(working, values, strict=True)}
-        near = valued[id(good[0])] + NEAR
-        starts = [_chosen(one.configuration) for one in good[:STARTS] if valued[id(one)] <= near]
+        order = [(float(values[i]), working[i]) for i in np.argsort(values)]
+        good = [(value, one) for value, one in order if one.keeps_limits] or order
+        exact = [(value, one) for value, one in good if self._is_exact(_chosen(one.configuration))] if fast else []
+        starts = [
+            _chosen(one.configuration)
+            for best in (good[:STARTS], exact[:EXACT_STARTS])
+            for value, one in best
+            if value <= best[0][0] + NEAR
+        ]
         # Unless all of the best need it, to keep a limit.
         slow = (
             MAKES_NOTHING_FASTER - frozenset.intersection(*[frozenset(one) for one in starts]) if fast else frozenset()
         )
-        tried = {part for one in known for part in _parts(_chosen(one.configuration))}
+        tried = {part for one in known for part in self._parts(_chosen(one.configuration))}
         promises: dict[Configuration, float] = {}
         seen: set[frozenset[tuple[str, tuple[Value, ...]]]] = set()
         for climbed in range(CLIMBS):
@@ -176,10 +208,10 @@ class Surrogate:
             new = []
             for one in changed:
                 key = frozenset((name, tuple(chosen.values())) for name, chosen in one.items())
-                if key in seen or not slow.isdisjoint(one) or (lossless and not self._is_exact(one)):
+                if key in seen or not slow.isdisjoint(one):
                     continue
                 seen.add(key)
-                if len({name for name, *_ in _parts(one) - tried}) <= 1:
+                if sum(not self._alone(name, chosen).parts <= tried for name, chosen in one.items()) <= 1:
                     new.append(one)
             if not new:
                 break
@@ -195,16 +227,25 @@ class Surrogate:
                     break
         return max(promises, key=lambda one: promises[one], default=None)
 
-    def _promise(self, known: Sequence[Known], values: Array, lossless: bool) -> Callable[[Sequence[Chosen]], Array]:
-        """How much they promise for what they cost, as a logarithm."""
+    def _promise(self, known: Sequence[Known], values: Array, *, fast: bool) -> Callable[[Sequence[Chosen]], Array]:
+        """How much they promise for what they cost, as a logarithm.
+
+        fast: two things are looked for at once, the least of the values and the least without loss: what loses nothing
+        may improve on either.
+        """
         everything = self._encode([_chosen(one.configuration) for one in known])
         working = [one for one in known if one.works]
+        exact = [self._is_exact(_chosen(one.configuration)) for one in working]
         inside = everything[[one.works for one in known]]
-        kept = [v for one, v in zip(working, values, strict=True) if one.violation <= 0 and _may(one, lossless)]
-        best = min(kept, default=float(np.max(values)))
+        kept = [(v, same) for one, v, same in zip(working, values, exact, strict=True) if one.keeps_limits]
+        best = min((v for v, _ in kept), default=float(np.max(values)))
+        best_exact = min((v for v, same in kept if same), default=float(np.max(values)))
         value = _Process(inside, values)
-        broken = np.arcsinh(np.array([one.violation for one in working]) / 0.2)
-        breaks = _Process(inside, broken) if np.ptp(broken) > 0 else None
+        # Where rounding alone breaks the limit, all techniques show in pictures.
+        rounding = any(same and one.picture_violation > 0 for one, same in zip(working, exact, strict=True))
+        shows = np.ones(len(self._shows)) if rounding else self._shows
+        shown = _Limit(inside * shows, [one.picture_violation for one in working])
+        others = _Limit(inside, [one.violation for one in working])
         works = np.array([1.0 if one.works else 0.0 for one in known])
         succeeds = _Process(everything, works) if np.ptp(works) > 0 else None
         seconds = np.log([max(one.seconds, 0.1) for one in known])
@@ -212,10 +253,12 @@ class Surrogate:
 
         def promise(candidates: Sequence[Chosen]) -> Array:
             rows = self._encode(candidates)
-            improvement = _expected_improvement(*value(rows), best)
-            if breaks is not None:
-                mean, sd = breaks(rows)
-                improvement = improvement * _normal_cdf(-mean / sd)
+            mean, sd = value(rows)
+            improvement = _expected_improvement(mean, sd, best)
+            if fast:
+                lossless = np.array([self._is_exact(one) for one in candidates])
+                improvement = improvement + lossless * _expected_improvement(mean, sd, best_exact)
+            improvement = improvement * shown.kept(rows * shows) * others.kept(rows)
             if succeeds is not None:
                 improvement = improvement * np.clip(succeeds(rows)[0], 0.02, 1.0)
             log_seconds = cost(rows)[0] + self._expected_cost(candidates)
@@ -225,19 +268,34 @@ class Surrogate:
 
     def _is_exact(self, chosen: Chosen) -> bool:
         """Whether it loses nothing but rounding."""
-        return all(self._alone(name, values)[0] for name, values in chosen.items())
+        return all(self._alone(name, values).exact for name, values in chosen.items())
+
+    def _never_loses(self, name: str, choices: Mapping[str, Sequence[Value]]) -> bool:
+        """Whether a technique loses nothing but rounding with any of its values."""
+        each = itertools.product(*choices.values())
+        return all(self._alone(name, dict(zip(choices, values, strict=True))).exact for values in each)
 
     def _expected_cost(self, candidates: Sequence[Chosen]) -> Array:
         """What is known of the logarithm of their seconds without measuring, but for a constant."""
-        costs = [[self._alone(name, values)[1] for name, values in one.items()] for one in candidates]
+        costs = [[self._alone(name, values).log_patience for name, values in one.items()] for one in candidates]
         return np.array([max(cost, default=0.0) for cost in costs])
 
-    def _alone(self, name: str, values: dict[str, Value]) -> tuple[bool, float]:
-        """Of one technique: whether it loses nothing but rounding, and its expected cost."""
+    def _parts(self, chosen: Chosen) -> Iterator[tuple[str, ...]]:
+        for name, values in chosen.items():
+            yield from self._alone(name, values).parts
+
+    def _alone(self, name: str, values: dict[str, Value]) -> _Alone:
         key = name, tuple(values.values())
         if key not in self._known_alone:
             configuration = Configuration.of({name: values})
-            self._known_alone[key] = _exact(configuration), math.log(patience(configuration))
+            # What lies outside the space teaches what its techniques in the space have in common with it.
+            columns = (self._columns[column] for column in self._columns_of(name, values) if column in self._columns)
+            self._known_alone[key] = _Alone(
+                exact=_exact(configuration),
+                log_patience=math.log(patience(configuration)),
+                parts=frozenset([(name,), *((name, parameter, str(value)) for parameter, value in values.items())]),
+                columns=tuple(columns),
+            )
         return self._known_alone[key]
 
     def _changes(self, chosen: Chosen) -> list[Chosen]:
@@ -271,11 +329,7 @@ class Surrogate:
     def _encode(self, candidates: Sequence[Chosen]) -> Array:
         rows = np.zeros((len(candidates), len(self._columns)))
         for row, chosen in zip(rows, candidates, strict=True):
-            for name, values in chosen.items():
-                # What lies outside the space teaches what its techniques in the space have in common with it.
-                for column in self._columns_of(name, values):
-                    if column in self._columns:
-                        row[self._columns[column]] = 1.0
+            row[[column for name, values in chosen.items() for column in self._alone(name, values).columns]] = 1.0
         return rows
 
     def _columns_of(self, name: str, values: dict[str, Value]) -> Iterator[tuple[str, ...]]:
@@ -293,22 +347,12 @@ def _is_number(value: Value) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _parts(chosen: Chosen) -> set[tuple[str, ...]]:
-    """(technique) and (technique, parameter, value) of each."""
-    values = {(name, parameter, str(value)) for name, values in chosen.items() for parameter, value in values.items()}
-    return values | {(name,) for name in chosen}
-
-
 def _chosen(configuration: Configuration) -> Chosen:
     return {step.technique: step.values() for step in configuration.steps}
 
 
 def _exact(configuration: Configuration) -> bool:
     return LOSSES.index(configuration.loss) <= LOSSES.index(Loss.REORDERED)
-
-
-def _may(one: Known, lossless: bool) -> bool:
-    return not lossless or _exact(one.configuration)
 
 
 def _logarithms(working: Sequence[Known]) -> Array:
@@ -371,6 +415,23 @@ class _Process:
         alone = self._linear * wanted.sum(axis=1) + self._local
         sd = np.sqrt(np.maximum(alone - (explained**2).sum(axis=0), 1e-6))
         return np.asarray(across @ self._weights * self._scale + self._middle), np.asarray(sd * self._scale)
+
+
+class _Limit:
+    """How likely it is that a limit is kept."""
+
+    def __init__(self, rows: Array, violations: Sequence[float]) -> None:
+        """violations: of what is known, how far it is broken; at most 0 where it is kept."""
+        # Most is to be learnt near the limit.
+        scaled = np.arcsinh(np.array(violations) / 0.2)
+        self._process = _Process(rows, scaled) if np.ptp(scaled) > 0 else None
+
+    def kept(self, wanted: Array) -> Array:
+        """A probability for each row; 1 where nothing is known to come nearer to the limit than anything else."""
+        if self._process is None:
+            return np.ones(len(wanted))
+        mean, sd = self._process(wanted)
+        return _normal_cdf(-mean / sd)
 
 
 def _normal_cdf(z: Array) -> Array:

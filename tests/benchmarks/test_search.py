@@ -2,9 +2,11 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from paretune.search_space import Configuration
 from search import NEAR, POLICIES, Model, Table, report, try_policy
 
 TABLES = Path(__file__).parents[2] / "benchmarks" / "tables"
@@ -53,3 +55,21 @@ def test_sdxl_is_solved_by_what_a_launch_does(table: Table) -> None:
     assert found["reached"][1] <= 20
     said = report(table, {"ours": [found]})
     assert "| ours | 1 | 1/1 |" in said
+
+
+def test_among_rows_a_search_gets_what_it_asks_for() -> None:
+    """No row takes the place of another one, but of recipes that were not measured."""
+    large = Table(TABLES / "quickstart-cpu.jsonl.gz")
+    asked: list[bool] = []
+    offered = large.offered
+
+    def counting(wanted: Configuration, had: set[Any], random: np.random.Generator) -> Configuration:
+        asked.append(wanted in large.rows)
+        return offered(wanted, had, random)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "offered", counting)
+        found = list(itertools.islice(POLICIES["ours, among rows"](large, 0), 24))
+    assert len(set(found)) == 24
+    assert all(asked[12:])
+    assert all(one in large.rows for one in itertools.islice(POLICIES["random, among rows"](large, 0), 24))
