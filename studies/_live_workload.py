@@ -59,15 +59,16 @@ def live_workload(
     Trials and bundles run that copy, so what run() uses has to be in it: its source, and that of the functions, classes
     and constants that it names, are found and written. Raises UserError for what has none, with the reason.
     """
-    source = Source()
     if not inspect.isfunction(run):
         raise UserError("run has to be a function, run(pipelines, request)")
     if callable(pipelines) and not isinstance(pipelines, Mapping):
+        source = Source()
         source.add(pipelines, "load", "paretune.workload()")
         source.add(run, "run", "paretune.workload()")
         return _written(source, run, None, {}, requests, trace, folder)
     if not isinstance(pipelines, Mapping) or not pipelines:
         raise UserError("pipelines has to be {name: pipeline or module}, or a function load(device) that returns that")
+    source = Source("load", "__file__")
     parts = {name: _part(name, entry, source) for name, entry in pipelines.items()}
     source.add(run, "run", "paretune.workload()")
     return _written(source, run, pipelines, parts, requests, trace, folder)
