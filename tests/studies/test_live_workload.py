@@ -13,8 +13,9 @@ import numpy
 import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 from paretune.studies import UserError, Workload, live_workload, parse_study
-from paretune.testing import tiny_sdxl
+from paretune.testing import attach_lora, detach_lora, fuse_lora, ip_adapter, tiny_sdxl
 
 SIDE, NAMES, HALF = 64, {"ann": (1, 2.5), "ben": [Path("x")]}, torch.float16
 LOCK = object()
@@ -214,6 +215,110 @@ def test_a_function_that_loads_may_stand_in_the_place_of_the_pipelines(tmp_path:
     assert "def load(device: str)" in text
     assert "class Upscaler(torch.nn.Module)" in text
     compile(text, "workload.py", "exec")
+
+
+def draws(pipelines: Any, request: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    call = {"num_inference_steps": 1, "width": SIDE, "height": SIDE, "generator": generator, "output_type": "pt"}
+    return pipelines["main"]("a cat", **call).images
+
+
+def test_folders_are_shared_by_equal_workloads_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, other = tiny_sdxl(), tiny_sdxl()
+    with torch.no_grad():
+        other.unet.conv_out.weight.mul_(3)
+    first = live_workload({"main": one}, draws, REQUESTS)
+    second = live_workload({"main": other}, draws, REQUESTS)
+    assert live_workload({"main": one}, draws, REQUESTS).folder == first.folder != second.folder
+    assert {each.name for each in first.folder.parent.iterdir()} == {first.folder.name, second.folder.name}
+    with torch.no_grad():
+        assert torch.equal(served(first), draws({"main": one}, None))
+        assert torch.equal(served(second), draws({"main": other}, None))
+    with pytest.raises(UserError, match="holds something else already: name another folder, or remove this one"):
+        live_workload({"main": one}, draws, REQUESTS, folder=second.folder)
+    with torch.no_grad():
+        assert torch.equal(served(second), draws({"main": other}, None))
+
+
+class Half(AttnProcessor2_0):  # type: ignore[misc]
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        return super().__call__(*arguments, **more) / 2
+
+
+def with_an_ip_adapter(pipeline: Any) -> None:
+    pipeline.load_ip_adapter(
+        ip_adapter(pipeline.unet), subfolder="", weight_name="x.safetensors", image_encoder_folder=None
+    )
+
+
+def with_seamless_edges(pipeline: Any) -> None:
+    for each in pipeline.unet.modules():
+        if isinstance(each, torch.nn.Conv2d):
+            each.padding_mode = "circular"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda main: attach_lora(main.unet), r"main.unet has a LoRA, style, which cannot be written: take it out"),
+        (with_an_ip_adapter, "main.unet has an IP-Adapter, which cannot be written: take it out"),
+        (lambda main: main.enable_freeu(0.9, 0.2, 1.2, 1.4), r"main.unet.up_blocks.0: b1 is 1.2, and will be None"),
+        (lambda main: main.unet.set_attn_processor(Half()), "attn1: processor is .*Half, and will be .*Processor2_0"),
+        (
+            lambda main: main.unet.conv_in.register_forward_hook(lambda *_: None),
+            r"main.unet.conv_in: hooks is .*, and will be \[\] when .*: do that in a function load\(device\)",
+        ),
+        (with_seamless_edges, "main.unet.conv_in: padding_mode is circular, and will be zeros"),
+        (lambda main: main.vae.enable_tiling(), "main.vae: use_tiling is True, and will be False"),
+        (lambda main: main.image_processor.register_to_config(do_normalize=False), "main.image_processor: do_normal"),
+        (
+            lambda main: main.unet.conv_norm_out.to(torch.float64),
+            r"main.unet.conv_norm_out.weight: this weight has .* dtype",
+        ),
+    ],
+)
+def test_what_would_be_lost_of_a_pipeline_is_named_and_nothing_is_left(change: Any, said: str, tmp_path: Path) -> None:
+    main = tiny_sdxl()
+    change(main)
+    with pytest.raises(UserError, match=said):
+        live_workload({"main": main}, draws, REQUESTS, folder=tmp_path / "written")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        fuse_lora,
+        lambda main: (attach_lora(main.unet), detach_lora(main.unet)),
+        lambda main: (with_an_ip_adapter(main), main.unload_ip_adapter()),
+        lambda main: (main.enable_freeu(0.9, 0.2, 1.2, 1.4), main.disable_freeu()),
+        lambda main: setattr(main, "unet", torch.compile(main.unet, backend="eager")),
+        lambda main: draws({"main": main}, None),
+    ],
+)
+def test_what_is_in_the_weights_or_was_taken_back_is_no_obstacle(change: Any, tmp_path: Path) -> None:
+    main = tiny_sdxl()
+    with torch.no_grad():
+        change(main)
+        written = live_workload({"main": main}, draws, REQUESTS, folder=tmp_path)
+        assert torch.equal(served(written), draws({"main": main}, None))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda up: setattr(up, "gain", 3.0), "up: gain is 3.0, and will be None"),
+        (lambda up: up.register_forward_hook(lambda *_: None), "up: hooks is"),
+        (lambda up: up.layer.eval(), "up.layer: training is False, and will be True"),
+        (lambda up: up.register_buffer("more", torch.ones(1), persistent=False), "up.more: this weight is not there"),
+    ],
+)
+def test_what_would_be_lost_of_a_module_is_named(change: Any, said: str, tmp_path: Path) -> None:
+    up = Upscaler()
+    change(up)
+    with pytest.raises(UserError, match=said):
+        live_workload({"up": up}, draws, REQUESTS, folder=tmp_path)
 
 
 def load(device: str) -> dict[str, Any]:
