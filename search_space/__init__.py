@@ -12,6 +12,7 @@ from ._reorderings import reordering_sources
 from ._rules import RULES, Case, Rule, impossible
 from ._same_effect import SameEffect
 from ._space import OFF, ON, SearchSpace
+from ._structure import module_structure, module_weights
 from ._target import ModuleFacts, PipelineFacts, Role, Target, describe_pipelines, known_steps
 from ._technique import LOSSES, Axis, Loss, NoParameters, Parameters, Stage, Technique, Trait, Value
 from ._techniques import TECHNIQUES, forget_techniques, known_techniques, load_techniques, technique
@@ -62,6 +63,8 @@ __all__ = [
     "known_steps",
     "known_techniques",
     "load_techniques",
+    "module_structure",
+    "module_weights",
     "offered",
     "other_modules",
     "patience",

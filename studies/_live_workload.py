@@ -2,17 +2,19 @@
 
 import hashlib
 import inspect
-import json
+import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ._errors import UserError
+from ._live_copy import check_copy, refuse_adapters
 from ._source import Source
 
 WORKLOADS = Path("paretune.files") / "workloads"
-HEAD = '"""Written by paretune.workload(): what serves the requests, and how it is loaded."""\n\n'
+HEAD = "Written by paretune.workload(): what serves the requests, and how it is loaded."
 INSTEAD = "give a function load(device) that makes it in place of the pipelines"
 
 
@@ -54,20 +56,24 @@ def live_workload(
     pipelines: {name: diffusers pipeline, model of diffusers or transformers, or torch module that is made without
     arguments}, or a function load(device) that returns such a dict. run(pipelines, request) returns pictures; see
     docs/workload.md. requests, trace: as in a study file. folder: where the weights and the source of both are
-    written; by default one in paretune.files/workloads, named after them.
+    written; by default one in paretune.files/workloads, named after their content. One that holds something else is
+    left alone, and refused.
 
     Trials and bundles run that copy, so what run() uses has to be in it: its source, and that of the functions, classes
-    and constants that it names, are found and written. Raises UserError for what has none, with the reason.
+    and constants that it names, are found and written. Raises UserError for what has none, with the reason. Of the
+    pipelines, weights and configurations are written. They are loaded again once, into the memory of the processor, and
+    what has become of them is compared: UserError names what would be lost.
     """
-    source = Source()
     if not inspect.isfunction(run):
         raise UserError("run has to be a function, run(pipelines, request)")
     if callable(pipelines) and not isinstance(pipelines, Mapping):
+        source = Source()
         source.add(pipelines, "load", "paretune.workload()")
         source.add(run, "run", "paretune.workload()")
         return _written(source, run, None, {}, requests, trace, folder)
     if not isinstance(pipelines, Mapping) or not pipelines:
         raise UserError("pipelines has to be {name: pipeline or module}, or a function load(device) that returns that")
+    source = Source("load", "__file__")
     parts = {name: _part(name, entry, source) for name, entry in pipelines.items()}
     source.add(run, "run", "paretune.workload()")
     return _written(source, run, pipelines, parts, requests, trace, folder)
@@ -82,14 +88,42 @@ def _written(
     trace: Any,
     folder: Path | str | None,
 ) -> LiveWorkload:
-    draft = source.text()
-    key = hashlib.sha256(json.dumps([draft, sorted(parts.items())]).encode()).hexdigest()[:12]
-    place = Path(folder) if folder is not None else WORKLOADS / f"{run.__name__}-{key}"
-    place.mkdir(parents=True, exist_ok=True)
-    if pipelines is not None:
-        draft = f"{draft}\n\n{_save_and_load(pipelines, parts, place)}"
-    (place / "workload.py").write_text(HEAD + draft)
+    around = WORKLOADS if folder is None else Path(folder).absolute().parent
+    draft = around / f".{uuid.uuid4().hex}"
+    draft.mkdir(parents=True)
+    try:
+        text, head = source.text(), HEAD
+        if pipelines is not None:
+            text = f"{text}\n\n{_save_and_load(pipelines, parts, draft)}"
+            # With it, the file stands for the weights too wherever only it is looked at.
+            head = f"{HEAD}\n\nThe files beside it: sha256 {_digest(draft)}.\n"
+        file = draft / "workload.py"
+        file.write_text(f'"""{head}"""\n\n{text}')
+        if pipelines is not None:
+            check_copy(pipelines, file, source.written)
+        key = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        place = Path(folder) if folder is not None else WORKLOADS / f"{run.__name__}-{key}"
+        if place.exists() and any(place.iterdir()):
+            if _digest(place) != _digest(draft):
+                raise UserError(f"{place} holds something else already: name another folder, or remove this one")
+        else:
+            if place.exists():
+                place.rmdir()
+            draft.rename(place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return LiveWorkload(place.resolve(), tuple(requests), trace)
+
+
+def _digest(folder: Path) -> str:
+    """Of the names and contents of all files; what Python has compiled does not count."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            with file.open("rb") as content:
+                of_one = hashlib.file_digest(content, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(folder).as_posix()} {of_one}\n".encode())
+    return digest.hexdigest()
 
 
 def _part(name: str, entry: Any, source: Source) -> str:
@@ -100,6 +134,7 @@ def _part(name: str, entry: Any, source: Source) -> str:
     kind = type(entry).__name__
     if not isinstance(name, str) or not name.isidentifier():
         raise UserError(f"the entry {name!r} needs a name that Python could give a variable")
+    refuse_adapters(name, entry)
     if isinstance(entry, diffusers.DiffusionPipeline):
         if getattr(diffusers, kind, None) is not type(entry):
             raise UserError(f"{name!r} is a {kind}, which is not a pipeline of diffusers: {INSTEAD}")
@@ -133,6 +168,8 @@ def _save_and_load(pipelines: Mapping[str, Any], parts: Mapping[str, str], folde
         if parts[name] == "pipeline":
             shared = {part: owners[id(one)] for part, one in entry.components.items() if id(one) in owners}
             given = "".join(f", {part}={owner}" for part, owner in shared.items())
+            # Some pipelines take it for a mistake that a component is missing, unless they are told.
+            given += "".join(f", {part}=None" for part, one in entry.components.items() if one is None)
             own = {part: None if part in shared else one for part, one in entry.components.items()}
             _without(entry, own).save_pretrained(folder / name)
             dtypes = {

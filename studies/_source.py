@@ -5,6 +5,7 @@ import builtins
 import inspect
 import linecache
 import math
+import symtable
 import sys
 import textwrap
 import types
@@ -20,35 +21,66 @@ HINT = "paretune has to write the function into a file of its own, which trials 
 class Source:
     """Collects definitions, each once, in an order in which they can be executed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *reserved: str) -> None:
+        """reserved: names that something else in the file has."""
         self.imports: dict[str, None] = {}
         self.definitions: dict[str, str] = {}
+        self.written: dict[str, str] = {}
+        """{full name here: name in the text} of the functions and classes whose source it has."""
+        self._aliases: dict[str, list[str]] = {}
+        self._names: dict[str, tuple[Any, str]] = {name: (object(), "paretune has") for name in reserved}
 
     def text(self) -> str:
         """All of it, imports first."""
-        return "\n".join(self.imports) + "\n\n" + "\n\n\n".join(self.definitions.values()) + "\n"
+        parts = []
+        for name, source in self.definitions.items():
+            parts += [source, *(f"{alias} = {name}" for alias in self._aliases.get(name, ()))]
+        return "\n".join(self.imports) + "\n\n" + "\n\n\n".join(parts) + "\n"
 
     def add(self, what: Any, name: str, where: str) -> None:
-        """Have `name` stand for `what`, which `where` uses. Raises UserError for what has no source."""
-        if name in self.definitions:
+        """Have `name` stand for `what`, which `where` uses.
+
+        Raises UserError for what has no source, and where the name stands for something else already: what comes from
+        several files has one place for each name here.
+        """
+        if not self._take(what, name, f"{where} uses"):
+            return
+        if what is getattr(builtins, name, self):
             return
         if isinstance(what, types.ModuleType):
             if not _is_installed(what):
                 raise UserError(f"{where} uses {name}, a module of this session: {HINT}, so import it from a file")
             self.imports[f"import {what.__name__} as {name}"] = None
+        elif type(what).__module__ == "torch" and type(what).__name__ == "dtype":
+            self.add(sys.modules["torch"], "torch", where)
+            self.definitions[name] = f"{name} = {what}"
         elif (imported := _import_of(what, name)) is not None:
             self.imports[imported] = None
         elif inspect.isfunction(what) or inspect.isclass(what):
             self._define(what, name, where)
         elif (written := _literal(what)) is not None:
             if "Path(" in written:
-                self.imports["from pathlib import Path"] = None
+                self.add(Path, "Path", where)
             self.definitions[name] = f"{name} = {written}"
         else:
             raise UserError(
                 f"{where} uses {name}, a {type(what).__name__}: {HINT}, so take it from `pipelines`, or make it inside "
                 "the function"
             )
+
+    def _take(self, what: Any, name: str, who: str) -> bool:
+        """Whether the name was free; it is taken now. Raises UserError where it stands for something else."""
+        if name not in self._names:
+            self._names[name] = (what, who)
+            return True
+        known, other = self._names[name]
+        # Numbers and texts are equal wherever they come from. 1 and True are not: they are written differently.
+        if known is what or _literal(known) == _literal(what) is not None:
+            return False
+        raise UserError(
+            f"two different things are called {name}, one that {other} and one that {who}: {HINT}, "
+            "so rename one of them"
+        )
 
     def _define(self, what: Any, name: str, where: str) -> None:
         if what.__name__ == "<lambda>":
@@ -59,14 +91,41 @@ class Source:
             source = _class_source(what) or ""
         if not source:
             raise UserError(f"the source of {name}, which {where} uses, cannot be found: {HINT}")
-        tree = ast.parse(source)
-        self.definitions[name] = ""  # in its place already, because functions may call themselves
-        for used, value in _globals_of(what, tree, name):
-            self.add(value, used, name)
-        del self.definitions[name]
-        self.definitions[name] = (
-            source.rstrip() if what.__name__ == name else f"{source.rstrip()}\n\n\n{name} = {what.__name__}"
-        )
+        try:
+            tree, looked_up = ast.parse(source), _looked_up(source)
+            own: str = tree.body[0].name  # type: ignore[attr-defined]  # which __name__ need not be
+        except (SyntaxError, AttributeError):
+            raise UserError(
+                f"the source of {name}, which {where} uses, is part of something larger: {HINT}, so write it with def "
+                "or class at the top of a file or cell"
+            ) from None
+        if inspect.isfunction(what) and not _makes(tree, what):
+            raise UserError(
+                f"{where} uses {name}, around which a decorator has put something that is not in its source: {HINT}, "
+                "so write what the decorator does into the function"
+            )
+        if own != name:
+            # Its source defines it under its own name, which others may use too.
+            self._aliases.setdefault(own, []).append(name)
+            if not self._take(what, own, f"{where} uses as {name}"):
+                return
+        for used, value in _values(what, own, looked_up):
+            self.add(value, used, own)
+        self.definitions[own] = source.rstrip()
+        self.written[f"{what.__module__}.{what.__qualname__}"] = own
+
+
+def _makes(tree: ast.Module, what: Any) -> bool:
+    """Whether this source makes the function again: with as many decorators as have wrapped it, or with decorators of
+    another kind after which its name stands for it.
+    """
+    plain, wrappers = what, 0
+    while hasattr(plain, "__wrapped__"):
+        plain, wrappers = plain.__wrapped__, wrappers + 1
+    decorators = [each for node in tree.body for each in getattr(node, "decorator_list", ())]
+    if not inspect.isfunction(plain):
+        return False
+    return len(decorators) == wrappers or (bool(decorators) and plain.__globals__.get(plain.__name__) is what)
 
 
 def _class_source(what: Any) -> str | None:
@@ -81,37 +140,38 @@ def _class_source(what: Any) -> str | None:
     return None
 
 
-def _globals_of(what: Any, tree: ast.AST, name: str) -> Iterator[tuple[str, Any]]:
-    """What a function or class looks up outside of itself: {name: value}, in the order of use."""
+def _looked_up(source: str) -> list[str]:
+    """The names that a source looks up outside of itself, in the order of use."""
+    found, tables = set(), [symtable.symtable(source, "source", "exec")]
+    for table in tables:  # which grows
+        tables += table.get_children()
+        found |= {each.get_name() for each in table.get_symbols() if each.is_referenced() and each.is_global()}
+    names = [each.id for each in ast.walk(ast.parse(source)) if isinstance(each, ast.Name)]
+    return [name for name in dict.fromkeys(names) if name in found]
+
+
+def _values(what: Any, own: str, names: list[str]) -> Iterator[tuple[str, Any]]:
+    """(name, value) of what a function or class called `own` looks up under these names."""
     if inspect.isfunction(what):
-        outside = dict(what.__globals__)
-        outside |= {
-            free: cell.cell_contents
-            for free, cell in zip(what.__code__.co_freevars, what.__closure__ or (), strict=True)
-        }
+        plain = inspect.unwrap(what)  # what a decorator has put around it looks names up in the decorator's file
+        outside = dict(plain.__globals__)
+        for free, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True):
+            outside[free] = cell.cell_contents
     else:
-        outside = vars(sys.modules[what.__module__])
-    bound = {one.arg for one in ast.walk(tree) if isinstance(one, ast.arg)}
-    bound |= {one.id for one in ast.walk(tree) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
-    loaded = [one.id for one in ast.walk(tree) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load)]
-    for used in dict.fromkeys(loaded):
-        if used == name or used in bound:
-            continue
+        outside = dict(vars(sys.modules[what.__module__]))
+    outside.setdefault(own, what)
+    for used in names:
         if used in outside:
             yield used, outside[used]
-        elif not hasattr(builtins, used):
-            raise UserError(f"{name} uses {used}, which is defined nowhere")
+        elif hasattr(builtins, used):
+            yield used, getattr(builtins, used)  # there is nothing to write, but nothing else may have its name
+        else:
+            raise UserError(f"{own} uses {used}, which is defined nowhere")
 
 
 def _import_of(what: Any, name: str) -> str | None:
     """The import that gives a class, function or constant of an installed module; None where there is none."""
     module, qualified = getattr(what, "__module__", None), getattr(what, "__qualname__", None)
-    if type(what).__module__ == "torch" and type(what).__name__ in ("dtype", "device"):
-        return (
-            f"import torch; {name} = torch.{str(what).removeprefix('torch.')}"
-            if "dtype" in type(what).__name__
-            else None
-        )
     if not isinstance(module, str) or not isinstance(qualified, str) or "." in qualified:
         return None
     found = sys.modules.get(module)
@@ -132,18 +192,18 @@ def _is_installed(module: types.ModuleType) -> bool:
 
 
 def _literal(value: Any) -> str | None:
-    """A constant as it is written in Python; None for what is none."""
-    if isinstance(value, Path):
+    """A constant as it is written in Python; None for what is none, as numbers of numpy and members of enums are."""
+    if type(value) is type(Path()):
         return f"Path({str(value)!r})"
-    if value is None or isinstance(value, (bool, int, str, bytes)):
+    if value is None or type(value) in (bool, int, str, bytes):
         return repr(value)
-    if isinstance(value, float):
+    if type(value) is float:
         return repr(value) if math.isfinite(value) else f'float("{value}")'
     if type(value) in (list, tuple, set):
         items = [_literal(item) for item in value]
         if any(item is None for item in items):
             return None
-        inner = ", ".join(str(item) for item in items)
+        inner = ", ".join(sorted(map(str, items)) if type(value) is set else map(str, items))
         if type(value) is tuple:
             return f"({inner}{',' if len(items) == 1 else ''})"
         return f"[{inner}]" if type(value) is list else f"{{{inner}}}" if items else "set()"

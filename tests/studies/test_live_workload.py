@@ -1,5 +1,6 @@
 """A workload around live pipelines and a function: written with the source it needs, or refused with the reason."""
 
+import enum
 import linecache
 import math
 import sys
@@ -8,14 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 from paretune.studies import UserError, Workload, live_workload, parse_study
-from paretune.testing import tiny_sdxl
+from paretune.testing import attach_lora, detach_lora, fuse_lora, ip_adapter, tiny_sdxl
 
 SIDE, NAMES, HALF = 64, {"ann": (1, 2.5), "ben": [Path("x")]}, torch.float16
 LOCK = object()
+Level = enum.IntEnum("Level", ["LOW", "HIGH"])
+HIGH, SCALE = Level.HIGH, numpy.float64(5.0)
 
 
 class Upscaler(torch.nn.Module):
@@ -43,6 +48,14 @@ def run(pipelines: Any, request: Any) -> torch.Tensor:
 
 def uses_a_lock(pipelines: Any, request: Any) -> Any:
     return LOCK
+
+
+def uses_an_enum(pipelines: Any, request: Any) -> Any:
+    return HIGH
+
+
+def uses_a_number_of_numpy(pipelines: Any, request: Any) -> Any:
+    return SCALE
 
 
 def uses_a_name_that_is_nowhere(pipelines: Any, request: Any) -> Any:
@@ -79,6 +92,24 @@ def test_the_written_workload_makes_the_pictures_of_the_live_one_and_shares_what
     assert "cat" in written._repr_html_()
 
 
+def session(monkeypatch: pytest.MonkeyPatch, **files: str) -> dict[str, Any]:
+    """{name: what the file of that name defines}, as if a notebook had imported each from the ones before."""
+    modules = {}
+    for name, text in files.items():
+        modules[name] = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, modules[name])
+        linecache.cache[f"<{name}>"] = (len(text), None, text.splitlines(keepends=True), f"<{name}>")
+        exec(compile(text, f"<{name}>", "exec"), vars(modules[name]))
+    return {name: SimpleNamespace(**vars(module)) for name, module in modules.items()}
+
+
+def served(written: Any) -> Any:
+    """What the written run() gives for the written pipelines."""
+    namespace: dict[str, Any] = {"__file__": str(written.file)}
+    exec(written.file.read_text(), namespace)
+    return namespace["run"](namespace["load"]("cpu"), None)
+
+
 def test_a_class_of_a_notebooks_cell_is_found_by_its_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = """import torch
 FACTOR = 2
@@ -90,14 +121,92 @@ class Larger(torch.nn.Module):
 def serve(pipelines, request):
     return pipelines["larger"](torch.ones(1, 3, 16, 16))
 """
-    notebook = types.ModuleType("__main__")
-    monkeypatch.setitem(sys.modules, "__main__", notebook)
-    linecache.cache["<cell 1>"] = (len(cell), None, cell.splitlines(keepends=True), "<cell 1>")
-    exec(compile(cell, "<cell 1>", "exec"), vars(notebook))
+    notebook = session(monkeypatch, __main__=cell)["__main__"]
     written = live_workload({"larger": notebook.Larger()}, notebook.serve, REQUESTS, folder=tmp_path)
-    namespace: dict[str, Any] = {"__file__": str(written.file)}
-    exec(written.file.read_text(), namespace)
-    assert namespace["run"](namespace["load"]("cpu"), None).unique().tolist() == [2.0]
+    assert served(written).unique().tolist() == [2.0]
+
+
+ONE_FILE = """
+SIZE = 5
+def finish(x): return x * SIZE
+def maker(k):
+    def made(x): return x * k
+    return made
+double = maker(2)
+def round(x): return 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("another", "said"),
+    [
+        ("from one import finish\nSIZE = 2\ndef serve(p, r): return SIZE, finish(1)", "called SIZE, one that serve"),
+        ("from one import finish\nSIZE = 5\ndef serve(p, r): return SIZE + finish(1)", None),
+        (
+            "import one\nother = one.finish\ndef finish(x): return other(x)\ndef serve(p, r): return finish(1)",
+            "two different things are called finish, one that serve uses and one that finish uses as other: .* rename",
+        ),
+        ("from one import finish as end\ndef serve(p, r): return end(1)\n", None),
+        (
+            "from one import double, maker\nthrice = maker(3)\ndef serve(p, r): return double(1), thrice(1)",
+            "called made",
+        ),
+        ("from one import double\ndef serve(p, r): return double(1)", None),
+        ("from one import round as one_round\ndef serve(p, r): return round(1.2), one_round(1.2)", "called round"),
+        ("def load(): return 1\ndef serve(p, r): return load()", "called load, one that paretune has and one that"),
+    ],
+)
+def test_names_of_several_files_stand_for_one_thing_each_or_are_refused(
+    another: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = session(monkeypatch, one=ONE_FILE, another=another)["another"].serve
+    if said is None:
+        assert served(live_workload({"up": Upscaler()}, serve, REQUESTS, folder=tmp_path)) == serve(None, None)
+    else:
+        with pytest.raises(UserError, match=said):
+            live_workload({"up": Upscaler()}, serve, REQUESTS, folder=tmp_path)
+
+
+DECORATORS = """
+import functools, torch
+def tenfold(function):
+    import functools as f
+    @f.wraps(function)
+    def wrapped(*arguments): return function(*arguments) * 10
+    return wrapped
+def bare(function):
+    def wrapped(*arguments): return function(*arguments) * 10
+    return wrapped
+def noted(function):
+    function.noted = True
+    return function
+def plain(x): return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("@tenfold\ndef more(x): return x + 1", None),
+        ("@torch.no_grad()\n@tenfold\ndef more(x): return x + 1", None),
+        ("@noted\ndef more(x): return x + 1", None),
+        (
+            "more = tenfold(plain)",
+            "serve uses more, around which a decorator has put something that is not in its sour",
+        ),
+        ("@bare\ndef more(x): return x + 1", "wrapped uses function, around which a decorator has put something"),
+    ],
+)
+def test_decorated_functions_are_written_with_their_decorators_or_refused(
+    cell: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"{DECORATORS}\n{cell}\ndef serve(p, r): return more(1)\n"
+    serve = session(monkeypatch, one=text)["one"].serve
+    if said is None:
+        assert served(live_workload({"up": Upscaler()}, serve, REQUESTS, folder=tmp_path)) == serve(None, None)
+    else:
+        with pytest.raises(UserError, match=said):
+            live_workload({"up": Upscaler()}, serve, REQUESTS, folder=tmp_path)
 
 
 def test_a_function_that_loads_may_stand_in_the_place_of_the_pipelines(tmp_path: Path) -> None:
@@ -108,6 +217,110 @@ def test_a_function_that_loads_may_stand_in_the_place_of_the_pipelines(tmp_path:
     compile(text, "workload.py", "exec")
 
 
+def draws(pipelines: Any, request: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    call = {"num_inference_steps": 1, "width": SIDE, "height": SIDE, "generator": generator, "output_type": "pt"}
+    return pipelines["main"]("a cat", **call).images
+
+
+def test_folders_are_shared_by_equal_workloads_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, other = tiny_sdxl(), tiny_sdxl()
+    with torch.no_grad():
+        other.unet.conv_out.weight.mul_(3)
+    first = live_workload({"main": one}, draws, REQUESTS)
+    second = live_workload({"main": other}, draws, REQUESTS)
+    assert live_workload({"main": one}, draws, REQUESTS).folder == first.folder != second.folder
+    assert {each.name for each in first.folder.parent.iterdir()} == {first.folder.name, second.folder.name}
+    with torch.no_grad():
+        assert torch.equal(served(first), draws({"main": one}, None))
+        assert torch.equal(served(second), draws({"main": other}, None))
+    with pytest.raises(UserError, match="holds something else already: name another folder, or remove this one"):
+        live_workload({"main": one}, draws, REQUESTS, folder=second.folder)
+    with torch.no_grad():
+        assert torch.equal(served(second), draws({"main": other}, None))
+
+
+class Half(AttnProcessor2_0):  # type: ignore[misc]
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        return super().__call__(*arguments, **more) / 2
+
+
+def with_an_ip_adapter(pipeline: Any) -> None:
+    pipeline.load_ip_adapter(
+        ip_adapter(pipeline.unet), subfolder="", weight_name="x.safetensors", image_encoder_folder=None
+    )
+
+
+def with_seamless_edges(pipeline: Any) -> None:
+    for each in pipeline.unet.modules():
+        if isinstance(each, torch.nn.Conv2d):
+            each.padding_mode = "circular"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda main: attach_lora(main.unet), r"main.unet has a LoRA, style, which cannot be written: take it out"),
+        (with_an_ip_adapter, "main.unet has an IP-Adapter, which cannot be written: take it out"),
+        (lambda main: main.enable_freeu(0.9, 0.2, 1.2, 1.4), r"main.unet.up_blocks.0: b1 is 1.2, and will be None"),
+        (lambda main: main.unet.set_attn_processor(Half()), "attn1: processor is .*Half, and will be .*Processor2_0"),
+        (
+            lambda main: main.unet.conv_in.register_forward_hook(lambda *_: None),
+            r"main.unet.conv_in: hooks is .*, and will be \[\] when .*: do that in a function load\(device\)",
+        ),
+        (with_seamless_edges, "main.unet.conv_in: padding_mode is circular, and will be zeros"),
+        (lambda main: main.vae.enable_tiling(), "main.vae: use_tiling is True, and will be False"),
+        (lambda main: main.image_processor.register_to_config(do_normalize=False), "main.image_processor: do_normal"),
+        (
+            lambda main: main.unet.conv_norm_out.to(torch.float64),
+            r"main.unet.conv_norm_out.weight: this weight has .* dtype",
+        ),
+    ],
+)
+def test_what_would_be_lost_of_a_pipeline_is_named_and_nothing_is_left(change: Any, said: str, tmp_path: Path) -> None:
+    main = tiny_sdxl()
+    change(main)
+    with pytest.raises(UserError, match=said):
+        live_workload({"main": main}, draws, REQUESTS, folder=tmp_path / "written")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        fuse_lora,
+        lambda main: (attach_lora(main.unet), detach_lora(main.unet)),
+        lambda main: (with_an_ip_adapter(main), main.unload_ip_adapter()),
+        lambda main: (main.enable_freeu(0.9, 0.2, 1.2, 1.4), main.disable_freeu()),
+        lambda main: setattr(main, "unet", torch.compile(main.unet, backend="eager")),
+        lambda main: draws({"main": main}, None),
+    ],
+)
+def test_what_is_in_the_weights_or_was_taken_back_is_no_obstacle(change: Any, tmp_path: Path) -> None:
+    main = tiny_sdxl()
+    with torch.no_grad():
+        change(main)
+        written = live_workload({"main": main}, draws, REQUESTS, folder=tmp_path)
+        assert torch.equal(served(written), draws({"main": main}, None))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda up: setattr(up, "gain", 3.0), "up: gain is 3.0, and will be None"),
+        (lambda up: up.register_forward_hook(lambda *_: None), "up: hooks is"),
+        (lambda up: up.layer.eval(), "up.layer: training is False, and will be True"),
+        (lambda up: up.register_buffer("more", torch.ones(1), persistent=False), "up.more: this weight is not there"),
+    ],
+)
+def test_what_would_be_lost_of_a_module_is_named(change: Any, said: str, tmp_path: Path) -> None:
+    up = Upscaler()
+    change(up)
+    with pytest.raises(UserError, match=said):
+        live_workload({"up": up}, draws, REQUESTS, folder=tmp_path)
+
+
 def load(device: str) -> dict[str, Any]:
     return {"upscaler": Upscaler().to(device)}
 
@@ -115,7 +328,9 @@ def load(device: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("entries", "function", "said"),
     [
-        ({"up": Upscaler()}, uses_a_lock, r"run uses LOCK, a object: .* take it from `pipelines`"),
+        ({"up": Upscaler()}, uses_a_lock, r"uses_a_lock uses LOCK, a object: .* take it from `pipelines`"),
+        ({"up": Upscaler()}, uses_an_enum, "uses_an_enum uses HIGH, a Level: "),
+        ({"up": Upscaler()}, uses_a_number_of_numpy, "uses_a_number_of_numpy uses SCALE, a float64: "),
         ({"up": Upscaler()}, uses_a_name_that_is_nowhere, "uses nowhere, which is defined nowhere"),
         ({"up": torch.nn.Linear(2, 2)}, run, "'up', a Linear, is not made without arguments: give a function load"),
         ({"tools": SimpleNamespace()}, run, "'tools' is a SimpleNamespace, which cannot be written to a file"),

@@ -1,0 +1,185 @@
+"""Whether what was written of live pipelines is what they are. Weights and configurations are kept, nothing else."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..search_space import module_structure, module_weights, torch_modules
+from ._errors import UserError
+
+IN_LOAD = "do that in a function load(device) that makes the pipelines, and give it in their place"
+COPY = "paretune_workload_copy"
+# What transformers notes when it saves: the class and the dtype of what was saved last with this configuration.
+SAVED = ("config.architectures", "config.dtype")
+# What module.compile() notes; and what is left of a LoRA that was fused, and taken out.
+NOTED = ("_compiled_call_impl", "lora_scale", "loras_gone")
+
+
+def refuse_adapters(name: str, entry: Any) -> None:
+    """Raises UserError for an entry with a LoRA or an IP-Adapter, which save_pretrained leaves half of."""
+    from diffusers.models.embeddings import MultiIPAdapterImageProjection
+
+    for part, module in torch_modules(entry).items():
+        place = f"{name}.{part}" if part else name
+        if loras := getattr(module, "peft_config", None):
+            raise UserError(
+                f"{place} has a LoRA, {', '.join(loras)}, which cannot be written: take it out with "
+                "unload_lora_weights(), and load it in run(), or in a function load(device) that makes the pipelines"
+            )
+        if isinstance(getattr(module, "encoder_hid_proj", None), MultiIPAdapterImageProjection):
+            raise UserError(
+                f"{place} has an IP-Adapter, which cannot be written: take it out with unload_ip_adapter(), and load "
+                "it in run(), or in a function load(device) that makes the pipelines"
+            )
+
+
+def check_copy(live: Mapping[str, Any], file: Path, written: Mapping[str, str]) -> None:
+    """Load what `file` describes, and raise UserError with the first thing in which it is not what is live.
+
+    written: {full name: name in the file} of the classes and functions whose source it has.
+    """
+    import torch
+
+    module = ModuleType(COPY)
+    module.__file__ = str(file)
+    sys.modules[COPY] = module
+    try:
+        with torch.random.fork_rng(devices=[]):
+            exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
+            copy = module.load("cpu")
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"what was written of the pipelines cannot be loaded ({type(error).__name__}: {reason}): "
+            "give a function load(device) that makes them in their place"
+        ) from error
+    finally:
+        del sys.modules[COPY]
+    names = {full: f"{COPY}.{name}" for full, name in written.items()}
+    seen = set()
+    for name, entry in live.items():
+        for place, one, other in _parts(name, entry, copy[name]):
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            if found := _difference(one, other, names, isinstance(entry, torch.nn.Module)):
+                raise UserError(
+                    f"{place}{found} when it is loaded again, because only weights and configurations are written: "
+                    f"{IN_LOAD}"
+                )
+
+
+def _parts(name: str, entry: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(name, what it is, what it is in the copy) of a pipeline's components and settings, or of a module."""
+    if not hasattr(entry, "components"):
+        yield name, entry, other
+        return
+    for part in {**entry.components, **vars(entry)}:
+        # What a call leaves is private; and where weights lie is no part of what is computed.
+        if not part.startswith("_") and part != "hf_device_map":
+            yield f"{name}.{part}", getattr(entry, part), getattr(other, part, None)
+
+
+def _difference(one: Any, other: Any, names: Mapping[str, str], is_plain: bool) -> str | None:
+    """What is different in the copy, as it comes after a name; None where nothing is."""
+    import torch
+
+    if not isinstance(one, torch.nn.Module) or not isinstance(other, torch.nn.Module):
+        return _first_of(_settings(one), _settings(other))
+    one = getattr(one, "_orig_mod", one)  # of torch.compile
+    is_plain = is_plain and not hasattr(one, "save_pretrained")
+    layers, again = _layers(one, names, is_plain), _layers(other, {}, is_plain)
+    for path in {**layers, **again}:
+        if path not in again or path not in layers:
+            return f"{path}: this layer is {'not ' if path in layers else ''}there"
+        if found := _first_of(layers[path], again[path]):
+            return f"{path}{found}"
+    weights, copied = module_weights(one), module_weights(other)
+    for path in {**weights, **copied}:
+        if path in weights and path in copied:
+            if not _same(weights[path], copied[path]):
+                return f".{path}: this weight has other values or another dtype"
+        elif is_plain or not path.rpartition(".")[2].startswith("_"):  # else what a call has left
+            return f".{path}: this weight is {'not ' if path in weights else ''}there"
+    return None
+
+
+def _first_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    for name in {**one, **other}:
+        if one.get(name) != other.get(name):
+            return f": {name} is {one.get(name)}, and will be {other.get(name)}"
+    return None
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of everything in a setting: configurations are lists of (name, value) themselves."""
+    if isinstance(value, list) and value and all(isinstance(each, list) and len(each) == 2 for each in value):
+        for key, item in value:
+            yield from _flat(f"{name}.{key}", item)
+    else:
+        yield name, value
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    """A scheduler, a processor of pictures, a number: its class and its configuration, as plain data."""
+    config = getattr(value, "config", None)
+    said: dict[str, Any] = {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
+    if isinstance(config, Mapping):
+        said |= {name: item for name, item in config.items() if not name.startswith("_")}
+    elif isinstance(value, (bool, int, float, str)):
+        said["value"] = value
+    plain: dict[str, Any] = json.loads(json.dumps(said, default=lambda item: type(item).__qualname__))
+    return plain
+
+
+def _layers(module: Any, names: Mapping[str, str], is_plain: bool) -> dict[str, dict[str, Any]]:
+    """{path: what a layer is} of a module and all in it; its classes called as in the copy, by `names`."""
+    import torch
+
+    # Of the module itself its structure has little: it has to be a layer of another one.
+    around = torch.nn.ModuleList([module])
+    layers = dict(around.named_modules(remove_duplicate=False))
+    found = {}
+    for path, kind, settings, *processor, hooks in module_structure(around)[1:]:
+        kept = vars(layers[path])
+        settings = [item for item in settings if not _is_left_out(item[0], kept, is_plain)]
+        settings += [[f"processor.{name}", item] for each in processor for name, item in each]
+        said = [["class", kind], *settings, ["hooks", hooks]]
+        flat = [each for item in said for each in _flat(*item) if each[0] not in SAVED]
+        found[path[1:]] = _renamed(dict(flat), names)
+    return found
+
+
+def _is_left_out(name: str, kept: Mapping[str, Any], is_plain: bool) -> bool:
+    """Whether a layer's attribute says nothing of what it computes when it has been loaded."""
+    if name in NOTED or ("_hf_hook" in kept and name in ("forward", "_old_forward")):
+        return True  # the latter of accelerate, which moves weights to the GPU and back
+    if is_plain:
+        return False
+    # from_pretrained() leaves modules as they are used: training is off. What libraries call private is what a call has
+    # left, apart from functions that somebody has put into the places of a layer's own.
+    return name == "training" or (name.startswith("_") and name != "_internal_dict" and not callable(kept.get(name)))
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _renamed(item, names) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    for full, name in names.items() if isinstance(value, str) else ():
+        if value == full or value.startswith(f"{full}."):
+            return name + value.removeprefix(full)
+    return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two tensors are equal to the bit, NaNs too, wherever they lie."""
+    import torch
+
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    bits = [each.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for each in (one, other)]
+    return torch.equal(*bits)
