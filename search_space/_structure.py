@@ -68,13 +68,12 @@ def module_structure(module: Any) -> list[Any]:
 
     def of_processor(processor: Any) -> list[Any]:
         """Its settings, those of the objects that these are, and what its call reads of its module."""
-        row = [settings(processor, True)]
-        row += [[type(each).__qualname__, settings(each, True)] for each in processor_parts(processor)[1:]]
+        found = settings(processor, True)
+        found += [[type(each).__qualname__, settings(each, True)] for each in processor_parts(processor)[1:]]
         code = getattr(type(processor).__call__, "__code__", None)
         around = getattr(type(processor).__call__, "__globals__", {})
         read = {name: around[name] for name in getattr(code, "co_names", ()) if name in around}
-        row.append([[name, said] for name, value in sorted(read.items()) for said in written([value])])
-        return row
+        return [*found, *([name, said] for name, value in sorted(read.items()) for said in written([value]))]
 
     def settings(owner: Any, dictionaries: bool) -> list[Any]:
         found = []
