@@ -7,8 +7,8 @@ What is proposed is reached by a few changes of single techniques from the best 
 expected improvement that keeps the limits and works, for what measuring it costs in seconds. Pictures are foretold from
 the techniques that may lose something alone: a compiler, a layout or another kernel leaves them as they are.
 
-Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, chapter 2; constrained expected improvement:
-Gardner et al., ICML 2014; random weights for several objectives: Knowles, "ParEGO", 2006.
+Constrained expected improvement: Gardner et al., ICML 2014; random weights for several objectives: Knowles, "ParEGO",
+2006.
 """
 
 import itertools
@@ -29,8 +29,8 @@ from ...search_space import (
     patience,
     technique,
 )
+from .gaussian_process import Array, GaussianProcess, Limit, expected_improvement
 
-Array = np.ndarray
 Chosen = dict[str, dict[str, Value]]
 """{technique: {parameter: value}}."""
 STARTS = 6
@@ -157,10 +157,10 @@ class Surrogate:
         believed = []
         for column in columns:
             positive = bool((column > 0).all())
-            mean = _Process(inside, np.log(column) if positive else column)(rows)[0]
+            mean = GaussianProcess(inside, np.log(column) if positive else column)(rows)[0]
             believed.append(np.exp(mean) if positive else np.maximum(mean, 0.0))
-        picture_violation = _Process(inside, np.array([one.picture_violation for one in working]))(rows)[0]
-        violation = _Process(inside, np.array([one.violation for one in working]))(rows)[0]
+        picture_violation = GaussianProcess(inside, np.array([one.picture_violation for one in working]))(rows)[0]
+        violation = GaussianProcess(inside, np.array([one.violation for one in working]))(rows)[0]
         seconds = float(np.median([one.seconds for one in working]))
         return [
             *known,
@@ -240,24 +240,24 @@ class Surrogate:
         kept = [(v, same) for one, v, same in zip(working, values, exact, strict=True) if one.keeps_limits]
         best = min((v for v, _ in kept), default=float(np.max(values)))
         best_exact = min((v for v, same in kept if same), default=float(np.max(values)))
-        value = _Process(inside, values)
+        value = GaussianProcess(inside, values)
         # Where rounding alone breaks the limit, all techniques show in pictures.
         rounding = any(same and one.picture_violation > 0 for one, same in zip(working, exact, strict=True))
         shows = np.ones(len(self._shows)) if rounding else self._shows
-        shown = _Limit(inside * shows, [one.picture_violation for one in working])
-        others = _Limit(inside, [one.violation for one in working])
+        shown = Limit(inside * shows, [one.picture_violation for one in working])
+        others = Limit(inside, [one.violation for one in working])
         works = np.array([1.0 if one.works else 0.0 for one in known])
-        succeeds = _Process(everything, works) if np.ptp(works) > 0 else None
+        succeeds = GaussianProcess(everything, works) if np.ptp(works) > 0 else None
         seconds = np.log([max(one.seconds, 0.1) for one in known])
-        cost = _Process(everything, seconds - self._expected_cost([_chosen(one.configuration) for one in known]))
+        cost = GaussianProcess(everything, seconds - self._expected_cost([_chosen(one.configuration) for one in known]))
 
         def promise(candidates: Sequence[Chosen]) -> Array:
             rows = self._encode(candidates)
             mean, sd = value(rows)
-            improvement = _expected_improvement(mean, sd, best)
+            improvement = expected_improvement(mean, sd, best)
             if fast:
                 lossless = np.array([self._is_exact(one) for one in candidates])
-                improvement = improvement + lossless * _expected_improvement(mean, sd, best_exact)
+                improvement = improvement + lossless * expected_improvement(mean, sd, best_exact)
             improvement = improvement * shown.kept(rows * shows) * others.kept(rows)
             if succeeds is not None:
                 improvement = improvement * np.clip(succeeds(rows)[0], 0.02, 1.0)
@@ -383,62 +383,3 @@ def _scalarised(working: Sequence[Known], random: np.random.Generator) -> Array:
     weights[0] += 0.5
     weighted = scaled * weights
     return np.asarray(weighted.max(axis=1) + 0.05 * weighted.sum(axis=1))
-
-
-def _kernel(left: Array, right: Array, linear: float, local: float) -> Array:
-    differences = left.sum(axis=1)[:, None] + right.sum(axis=1)[None, :] - 2 * left @ right.T
-    return np.asarray(linear * (left @ right.T) + local * np.exp(-differences / 3.0))
-
-
-class _Process:
-    """A Gaussian process; the kernel's weights are those under which the values are likeliest."""
-
-    def __init__(self, rows: Array, values: Array) -> None:
-        """rows: (n, columns), values: (n)."""
-        self._rows = rows
-        self._middle, self._scale = float(np.mean(values)), float(np.std(values)) or 1.0
-        targets = (np.asarray(values) - self._middle) / self._scale
-        likeliest = -math.inf
-        for linear, local, noise in itertools.product((0.05, 0.2, 0.8), (0.05, 0.3, 1.0), (0.003, 0.03, 0.1)):
-            covariance = _kernel(rows, rows, linear, local) + noise * np.eye(len(rows))
-            factor = np.linalg.cholesky(covariance)
-            weights = np.linalg.solve(factor.T, np.linalg.solve(factor, targets))
-            likelihood = -0.5 * float(targets @ weights) - float(np.log(np.diag(factor)).sum())
-            if likelihood > likeliest:
-                likeliest = likelihood
-                self._linear, self._local, self._factor, self._weights = linear, local, factor, weights
-
-    def __call__(self, wanted: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of so many rows."""
-        across = _kernel(wanted, self._rows, self._linear, self._local)
-        explained = np.linalg.solve(self._factor, across.T)
-        alone = self._linear * wanted.sum(axis=1) + self._local
-        sd = np.sqrt(np.maximum(alone - (explained**2).sum(axis=0), 1e-6))
-        return np.asarray(across @ self._weights * self._scale + self._middle), np.asarray(sd * self._scale)
-
-
-class _Limit:
-    """How likely it is that a limit is kept."""
-
-    def __init__(self, rows: Array, violations: Sequence[float]) -> None:
-        """violations: of what is known, how far it is broken; at most 0 where it is kept."""
-        # Most is to be learnt near the limit.
-        scaled = np.arcsinh(np.array(violations) / 0.2)
-        self._process = _Process(rows, scaled) if np.ptp(scaled) > 0 else None
-
-    def kept(self, wanted: Array) -> Array:
-        """A probability for each row; 1 where nothing is known to come nearer to the limit than anything else."""
-        if self._process is None:
-            return np.ones(len(wanted))
-        mean, sd = self._process(wanted)
-        return _normal_cdf(-mean / sd)
-
-
-def _normal_cdf(z: Array) -> Array:
-    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
-
-
-def _expected_improvement(mean: Array, sd: Array, best: float) -> Array:
-    z = (best - mean) / sd
-    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
-    return np.asarray(sd * (z * _normal_cdf(z) + density))
