@@ -19,7 +19,14 @@ from ._call_shape import (
 )
 from ._module_state import module_state
 from ._standalone import byte_code, compile_to_folder, in_folder, keep_needed, load_from_folder
-from ._structure import module_structure, module_weights, processor_parts, unseen_tensor, watched_structure
+from ._structure import (
+    module_structure,
+    module_weights,
+    plain_processor,
+    processor_parts,
+    unseen_tensor,
+    watched_structure,
+)
 
 
 def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> None:
@@ -79,6 +86,7 @@ COMPILED_HELPERS = (
     put_together,
     switches,
     described_switches,
+    plain_processor,
     processor_parts,
     unseen_tensor,
     module_structure,

@@ -88,8 +88,7 @@ def module_structure(module: Any) -> list[Any]:
     rows = []
     for path, each in module.named_modules(remove_duplicate=False):
         row = [path, f"{type(each).__module__}.{type(each).__qualname__}", settings(each, bool(path))]
-        processor = getattr(each, "processor", None)
-        if processor is not None and not isinstance(processor, torch.nn.Module) and hasattr(processor, "__dict__"):
+        if (processor := plain_processor(each)) is not None:
             row.append(of_processor(processor))
         if path:
             hooks = [*each._forward_pre_hooks.values(), *each._forward_hooks.values()]
@@ -99,8 +98,16 @@ def module_structure(module: Any) -> list[Any]:
     return rows
 
 
+def plain_processor(layer: Any) -> Any:
+    """A layer's attention processor, where that is no module and has attributes; None otherwise."""
+    import torch
+
+    processor = getattr(layer, "processor", None)
+    return None if isinstance(processor, torch.nn.Module) or not hasattr(processor, "__dict__") else processor
+
+
 def processor_parts(processor: Any) -> list[Any]:
-    """An attention processor that is no module, and the objects below it that have attributes, three deep. Pipelines
+    """What plain_processor gives, and the objects below it that have attributes, three deep. Pipelines
     and schedulers, which change with each step, are not among them.
     """
     import types
@@ -122,10 +129,8 @@ def unseen_tensor(module: Any) -> str | None:
     import torch
 
     for path, each in module.named_modules():
-        processor = getattr(each, "processor", None)
-        if processor is None or isinstance(processor, torch.nn.Module) or not hasattr(processor, "__dict__"):
-            continue
-        for part in processor_parts(processor):
+        processor = plain_processor(each)
+        for part in () if processor is None else processor_parts(processor):
             for name, value in vars(part).items():
                 if torch.is_tensor(value):
                     return f"{name} of the attention processor of {path}"
@@ -171,10 +176,10 @@ def watched_structure(module: Any) -> Any:
     def attributes() -> list[Any]:
         """The dictionaries in which layers, processors and transformers' configurations keep their settings."""
         layers = [each for each in module.modules() if type(each) not in simple]
-        settings = [vars(each).get(name) for each in layers for name in ("processor", "config")]
-        kept = [each for each in settings if hasattr(each, "__dict__")]
-        parts = [part for each in kept if not isinstance(each, torch.nn.Module) for part in processor_parts(each)]
-        owners = {id(each): each for each in [*layers, *kept, *parts]}
+        kept = [vars(each).get(name) for each in layers for name in ("processor", "config")]
+        processors = [found for each in layers if (found := plain_processor(each)) is not None]
+        parts = [part for each in processors for part in processor_parts(each)]
+        owners = {id(each): each for each in [*layers, *kept, *parts] if hasattr(each, "__dict__")}
         # What a call of theirs reads of its own module may change as well.
         calls = [type(each).__call__ for each in parts if callable(each)]
         read = {id(found): found for each in calls if (found := getattr(each, "__globals__", None))}

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .._modules import denoisers, text_encoders, torch_modules
 from .._target import PipelineFacts, Target
 from .._technique import Parameters
+from .._turns import take_turns
 from .._visits import LORA
 
 
@@ -41,13 +43,42 @@ def refuse_lora_methods(technique: str, owner: Any) -> None:
     vars(owner).update({name: refusing(name) for name in names if hasattr(owner, name)})
 
 
-def refuse_other_loras(technique: str, modules: list[Any], own: str, instead: str) -> None:
+def put_in_place(technique: str, pipeline: Any, denoiser: Any, others: list[Any], ways: dict[str, Any]) -> None:
+    """Have a pipeline's LoRAs go the technique's ways, {name of a method: what takes its place}, and no other.
+
+    others: modules whose own methods are refused.
+    """
+    for owner in (pipeline, *others):
+        refuse_lora_methods(technique, owner)
+    vars(pipeline).update(ways)
+    # This is what pipelines that are made later call to unload.
+    vars(denoiser)["unload_lora"] = ways["unload_lora_weights"]
+
+
+def refuse_other_loras(technique: str, modules: list[Any], own: str = "", *, applying: bool = False) -> None:
     """RuntimeError where a module has another LoRA than the technique's own: it would neither be unloaded nor scaled.
 
-    own: what peft calls the technique's. instead: what to do.
+    own: what peft calls the technique's. applying: whether there is none of the technique's yet.
     """
+    instead = (
+        "call unload_lora_weights() before apply(), after fuse_lora() where it is to stay"
+        if applying
+        else "load the pipeline anew, and LoRAs by load_lora_weights() only"
+    )
     for module in modules:
         if set(getattr(module, "peft_config", None) or ()) - {own}:
             raise RuntimeError(
                 f"{technique}: {type(module).__name__} has a LoRA that {technique} did not load; {instead}"
             )
+
+
+LORA_HELPERS = (
+    torch_modules,
+    denoisers,
+    text_encoders,
+    take_turns,
+    refuse_lora_methods,
+    refuse_other_loras,
+    put_in_place,
+)
+"""What both take along into apply.py."""

@@ -10,7 +10,7 @@ from .._modules import denoisers, text_encoders, torch_modules
 from .._target import Role
 from .._technique import Axis, Loss, Parameters, Stage, Technique
 from .._turns import take_turns
-from ._loras import refuse_lora_methods, refuse_other_loras, refuses_without_loras
+from ._loras import LORA_HELPERS, put_in_place, refuse_lora_methods, refuse_other_loras, refuses_without_loras
 
 
 class LoraHotswapParameters(Parameters):
@@ -42,9 +42,7 @@ def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: A
                 weight.copy_(value * loaded["scale"])
 
     def no_other_lora() -> None:
-        modules = [*denoisers({"": pipeline}), *text_encoders({"": pipeline})]
-        instead = "load the pipeline anew, and LoRAs by load_lora_weights() only"
-        refuse_other_loras("lora_hotswap", modules, own, instead)
+        refuse_other_loras("lora_hotswap", [*denoisers({"": pipeline}), *text_encoders({"": pipeline})], own)
 
     def load(source: Any, adapter_name: Any = None, hotswap: bool = False, **kwargs: Any) -> None:
         if loaded["ups"] and not hotswap:
@@ -129,18 +127,13 @@ def lora_hotswap(pipelines: dict[str, Any], *, most_rank: int) -> None:
         if not hasattr(pipeline, "enable_lora_hotswap") or not (found := denoisers({"": pipeline})):
             continue
         readers = text_encoders({"": pipeline})
-        instead = "call unload_lora_weights() before apply(), after fuse_lora() where it is to stay"
         if id(found[0]) not in loaded:
-            refuse_other_loras("lora_hotswap", found, "", instead)
+            refuse_other_loras("lora_hotswap", found, applying=True)
             let_only_own_load(found[0], loaded.setdefault(id(found[0]), {}))
-        refuse_other_loras("lora_hotswap", readers, "", instead)
+        refuse_other_loras("lora_hotswap", readers, applying=True)
         lock = take_turns(pipelines, found[0])
         ways = swapped_loras(pipeline, loaded[id(found[0])], most_rank, lock)
-        for owner in (pipeline, *found[1:], *readers):
-            refuse_lora_methods("lora_hotswap", owner)
-        vars(pipeline).update(ways)
-        # This is what pipelines that are made later call to unload.
-        vars(found[0])["unload_lora"] = ways["unload_lora_weights"]
+        put_in_place("lora_hotswap", pipeline, found[0], [*found[1:], *readers], ways)
 
 
 def took_effect(pipelines: dict[str, Any], *, most_rank: int) -> str | None:
@@ -165,14 +158,5 @@ TECHNIQUE = Technique(
         "and in the layers of the first one; IP-Adapters as before."
     ),
     packages=("peft",),
-    helpers=(
-        torch_modules,
-        denoisers,
-        text_encoders,
-        take_turns,
-        refuse_lora_methods,
-        refuse_other_loras,
-        let_only_own_load,
-        swapped_loras,
-    ),
+    helpers=(*LORA_HELPERS, let_only_own_load, swapped_loras),
 )

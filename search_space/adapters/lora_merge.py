@@ -6,7 +6,7 @@ from .._modules import denoisers, text_encoders, torch_modules
 from .._target import Role
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
 from .._turns import take_turns
-from ._loras import refuse_lora_methods, refuse_other_loras, refuses_without_loras
+from ._loras import LORA_HELPERS, put_in_place, refuse_other_loras, refuses_without_loras
 
 
 def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[str, Any]], lock: Any) -> dict[str, Any]:
@@ -88,8 +88,7 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
                 kept.update(version=version(weight), owner=id(loaded))
 
     def no_other_lora() -> None:
-        modules = [*denoisers({"": pipeline}), *text_encoders({"": pipeline})]
-        refuse_other_loras("lora_merge", modules, "", "load the pipeline anew, and LoRAs by load_lora_weights() only")
+        refuse_other_loras("lora_merge", [*denoisers({"": pipeline}), *text_encoders({"": pipeline})])
 
     def restore() -> None:
         no_other_lora()
@@ -178,15 +177,10 @@ def lora_merge(pipelines: dict[str, Any]) -> None:
         if not hasattr(pipeline, "load_lora_weights") or not (found := denoisers({"": pipeline})):
             continue
         modules = [*found, *text_encoders({"": pipeline})]
-        instead = "call unload_lora_weights() before apply(), after fuse_lora() where it is to stay"
-        refuse_other_loras("lora_merge", modules, "", instead)
+        refuse_other_loras("lora_merge", modules, applying=True)
         lock, new = take_turns(pipelines, found[0]), id(found[0]) not in loaded
         ways = merged_loras(pipeline, loaded.setdefault(id(found[0]), {}), bases, lock)
-        for owner in (pipeline, *modules):
-            refuse_lora_methods("lora_merge", owner)
-        vars(pipeline).update(ways)
-        # This is what pipelines that are made later call to unload.
-        vars(found[0])["unload_lora"] = ways["unload_lora_weights"]
+        put_in_place("lora_merge", pipeline, found[0], modules, ways)
         if new:
             refuse_call_scale(found[0], loaded[id(found[0])])
 
@@ -213,14 +207,5 @@ TECHNIQUE = Technique(
         "LoRAs are loaded and unloaded by the pipelines' own methods, one at a time; IP-Adapters as before. Weights "
         "that a LoRA changes are held twice."
     ),
-    helpers=(
-        torch_modules,
-        denoisers,
-        text_encoders,
-        take_turns,
-        refuse_lora_methods,
-        refuse_other_loras,
-        merged_loras,
-        refuse_call_scale,
-    ),
+    helpers=(*LORA_HELPERS, merged_loras, refuse_call_scale),
 )

@@ -9,6 +9,7 @@ documentation shows.
 from collections.abc import Mapping
 from typing import Any
 
+from .._call_shape import described_switches, switches
 from .._module_state import module_state, weight_writes
 from .._modules import text_encoders, torch_modules
 from .._target import PipelineFacts, Role, Target
@@ -23,8 +24,6 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
     """
     import inspect
     from collections import OrderedDict
-
-    import torch
 
     most = 16
     settings_of_tokenizers = ("special_tokens_map", "model_max_length", "padding_side", "truncation_side")
@@ -47,8 +46,7 @@ def prompt_embedding_cache(pipelines: dict[str, Any]) -> None:
             said = [getattr(tokenizer, name, None) for tokenizer in reading for name in settings_of_tokenizers]
             lengths = [len(tokenizer) for tokenizer in reading if hasattr(tokenizer, "__len__")]
             forwards = [vars(encoder).get("forward") for encoder in encoders]
-            autocast = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cuda", "cpu")]
-            return [*(look() for look in looks), *reading, *said, *lengths, *forwards, *autocast]
+            return [*(look() for look in looks), *reading, *said, *lengths, *forwards, *switches()]
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
@@ -138,5 +136,5 @@ TECHNIQUE = Technique(
     refuses=refuses,
     stage=Stage.WRAPPERS,
     roles=frozenset({Role.TEXT_ENCODER}),
-    helpers=(torch_modules, text_encoders, module_state, weight_writes),
+    helpers=(torch_modules, text_encoders, module_state, weight_writes, switches, described_switches),
 )

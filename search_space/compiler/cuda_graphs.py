@@ -62,6 +62,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     most_graphs, most_states = 32, 4
     look = module_state(module)
     parts = [counts for layer in module.modules() for counts in vars(layer).get("compiled_parts", {}).values()]
+    building = any(counts.get("building") for counts in parts)
     states: list[tuple[Any, Any]] = []  # (what module_state said, the graphs recorded then), the last used at the end
     lock = threading.RLock()
 
@@ -222,7 +223,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         if torch.cuda.is_current_stream_capturing():
             counts["direct"] += 1
             return function(*args, **kwargs)
-        if any(counts.get("building") for counts in parts):
+        if building:
             # No request comes again, so that recordings would be of no use; but code for them has to be built too.
             counts["direct"] += 1
             if any(tensor.device != device for tensor in tensors):

@@ -126,25 +126,6 @@ def test_other_ways_of_driving_a_lora_are_an_error_that_says_what_to_do(way: Any
     assert pipeline.get_list_adapters() == {}
 
 
-@pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_loras_that_were_loaded_otherwise_are_an_error(part: str) -> None:
-    peft = pytest.importorskip("peft")
-    pipeline = tiny_sdxl()
-    config = peft.LoraConfig(r=2, target_modules=["to_q", "q_proj"])
-    module = getattr(pipeline, part)
-    peft.inject_adapter_in_model(config, module, "before")
-    module.peft_config = {"before": config}
-    with pytest.raises(RuntimeError, match=r"call unload_lora_weights\(\) before apply"):
-        technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)
-    pipeline.unload_lora_weights()
-    technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)
-    peft.inject_adapter_in_model(config, module, "later")
-    module.peft_config = {"later": config}
-    for change in (lambda: pipeline.load_lora_weights(lora_of(pipeline, 1, 4)), pipeline.unload_lora_weights):
-        with pytest.raises(RuntimeError, match="that lora_hotswap did not load; load the pipeline anew"):
-            change()
-
-
 def test_a_lora_may_be_loaded_in_inference_mode_and_the_next_one_outside() -> None:
     pipeline = tiny_sdxl()
     technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)

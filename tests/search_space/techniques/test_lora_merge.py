@@ -147,25 +147,6 @@ def test_other_ways_of_driving_a_lora_are_an_error_that_says_what_to_do(way: Any
     assert pipeline.get_list_adapters() == {}
 
 
-@pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_loras_that_were_loaded_otherwise_are_an_error(part: str) -> None:
-    peft = pytest.importorskip("peft")
-    pipeline = tiny_sdxl()
-    config = peft.LoraConfig(r=2, target_modules=["to_q", "q_proj"])
-    module = getattr(pipeline, part)
-    peft.inject_adapter_in_model(config, module, "before")
-    module.peft_config = {"before": config}
-    with pytest.raises(RuntimeError, match=r"call unload_lora_weights\(\) before apply"):
-        technique("lora_merge").apply({"main": pipeline})
-    pipeline.unload_lora_weights()
-    technique("lora_merge").apply({"main": pipeline})
-    peft.inject_adapter_in_model(config, module, "later")
-    module.peft_config = {"later": config}
-    for change in (lambda: pipeline.load_lora_weights(lora_of(pipeline, 1)), pipeline.unload_lora_weights):
-        with pytest.raises(RuntimeError, match="that lora_merge did not load; load the pipeline anew"):
-            change()
-
-
 def as_kohya_names_it(lora: dict[str, torch.Tensor], *alphas: float) -> dict[str, torch.Tensor]:
     """alphas: of the layers in turn."""
     found = {}
