@@ -221,7 +221,7 @@ class Contender:
         self.began = time.perf_counter()
         self.log = (options.work / configuration / f"{way}.log").open("a")
         environment = {**os.environ, **{name: f"{self.scratch.name}/{name.lower()}" for name in CACHES}}
-        environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, (os.cpu_count() or 1) // beside))
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // beside))
         arguments = ["--measure", way, str(folder), "--device", options.device]
         arguments += ["--steady", str(options.steady if steady is None else steady)]
         arguments += [f"--{name}" for name in ("tiny", "kernels") if getattr(options, name)]
