@@ -9,7 +9,8 @@ Each call does what is left to do and ends within --budget-s; what was compiled 
 1. prepare: paretune's configurations build their artefacts, as `paretune export` does, each in --processes processes;
    meanwhile torch.compile's variants compile, one after the other or --together, in the processes that will be timed.
 2. time: a process of each variant stays, and all serve the study's trace in turns, block after block. Counted are
-   recompilations and recorded CUDA graphs, and the bytes of U-Net weights; then the stages of one call of each request.
+   recompilations and recorded CUDA graphs, and the bytes of U-Net weights; after the first block, the stages of one
+   call of each request.
    How such a process began, with empty caches, is how a new worker does: until the first picture, and until every
    request was served. What does not compile begins when all that travels is built, one process after the other.
 3. workers: more of those that start in seconds, one at a time.
@@ -409,10 +410,10 @@ def begin(
 def serve_in_turns(
     options: argparse.Namespace, timed: dict[str, Process], blocks: int, until: float
 ) -> Iterator[dict[str, Any]]:
-    """So many blocks more, each variant in turn, and the stages."""
+    """So many blocks more, each variant in turn; the stages after the first, should the time not suffice for all."""
     yield from begin([name for name in options.variants if name not in timed], options, timed, until)
     ready = [timed[name] for name in options.variants if name in timed and timed[name].ready(until) is not None]
-    for command in ["trace"] * blocks + ["stages"]:
+    for command in ["trace", "stages", *["trace"] * (blocks - 1)]:
         for one in list(ready):
             one.tell(command)
             answer = one.answer(until)

@@ -7,9 +7,9 @@ from ...search_space import Configuration, known_techniques
 if TYPE_CHECKING:
     from .trial import Trial
 
-LOADING_S = 3.0
-"""Loading compiled code and a first picture with it took 0.6 and 2.9 s longer than the unchanged code's first picture,
-in one part and in two (docs/results/cold-start-h200.md)."""
+LOADING_S = 2.0
+"""Loading compiled code and a first picture with it took 1.1 and 1.8 s longer than the same without compiled code, in
+one part and in two (docs/results/cold-start-h200.md)."""
 
 
 def carries_code(configuration: Configuration) -> bool:
