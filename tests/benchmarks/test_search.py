@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from paretune.search_space import Configuration
-from search import NEAR, POLICIES, Model, Table, report, try_policy
+from search import NEAR, report, try_policy
+from search_policies import POLICIES
+from search_tables import Model, Table
 
 TABLES = Path(__file__).parents[2] / "benchmarks" / "tables"
 SDXL = TABLES / "sdxl-h200.jsonl.gz"

@@ -8,7 +8,8 @@ from paretune.agent.trial import Job, TrialResult
 from paretune.objectives.verdict import Verdict
 from paretune.search_space import Configuration
 from paretune.studies import Outcome, read_study
-from search import NEAR, Table
+from search import NEAR
+from search_tables import Table
 from support.replaying import World, world_in
 
 CPU = Path(__file__).parents[3] / "benchmarks" / "tables" / "quickstart-cpu.jsonl.gz"
