@@ -422,6 +422,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, default=0, help="so many of the fastest get more processes, in the end")
     parser.add_argument("--processes", type=int, default=3, help="that each of them gets in all")
     parser.add_argument("--again-s", type=float, default=150.0, help="of the budget, for them")
+    parser.add_argument("--again-workers", type=int, help="fewer than --workers, so that they disturb each other less")
     parser.add_argument("--note", default="", help="for the head: what is to be known of the machine")
     options = parser.parse_args()
     until = time.monotonic() + options.budget_s
@@ -485,7 +486,7 @@ def main() -> None:
         for _ in range(1, options.processes if options.again else 1):
             lines = [json.loads(line) for line in options.out.read_text().splitlines()]
             few = fastest_with_fewer(lines, options.again, options.processes)
-            made += measure_all(recorder, few, out, options.workers, until, options.trial_s)
+            made += measure_all(recorder, few, out, options.again_workers or options.workers, until, options.trial_s)
     print(f"{made} measured now; {options.out} has {max(len(rows), 1) + made} rows")
 
 
