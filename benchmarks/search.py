@@ -188,7 +188,9 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="20, say, for seeds that no change was chosen by")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="by default all")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--kept", type=Path, default=Path("build/search-tries.jsonl"), help="tries that are done already")
+    parser.add_argument(
+        "--kept", type=Path, default=Path("build/search-tries.jsonl"), help="tries that are done already"
+    )
     parser.add_argument("--again", action="append", default=[], choices=POLICIES, help="forget what is kept of these")
     parser.add_argument("--out", type=Path, help="Markdown; by default it is printed")
     options = parser.parse_args()
