@@ -43,6 +43,7 @@ COMPILED: dict[str, dict[str, Any]] = {
 CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "whole": {**AROUND, **COMPILED},
     "deepcache": {**AROUND, "deepcache": {"interval": 3, "branch": 0, "full_percent": 0}, **COMPILED},
+    "cudnn_benchmark": {"cudnn_benchmark": {}, **AROUND, **COMPILED},
     "float8": {**AROUND, "torchao_quantization": {"scheme": "float8_dynamic_tensor"}, **COMPILED},
 }
 SLOW = ("build", "default", "max_autotune")
@@ -285,7 +286,8 @@ def run_in_turns(contenders: list[Contender], until: float) -> Iterator[dict[str
 def main() -> None:
     """Start the processes, write their rows, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
+    usual = ("whole", "deepcache", "float8")
+    parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=usual)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--repeats", type=int, default=5, help="fresh processes of each way that starts in seconds")
     parser.add_argument("--steady", type=int, default=3, help="timed pictures after the first")
@@ -311,6 +313,7 @@ def main() -> None:
     if options.tiny:
         options.device = "cpu"
         CONFIGURATIONS.pop("float8")
+        CONFIGURATIONS.pop("cudnn_benchmark")
         for techniques in CONFIGURATIONS.values():
             techniques.pop("cuda_graphs")
         COMPILED.pop("cuda_graphs")
