@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from ._modules import denoisers, text_encoders, torch_modules, user_modules, vaes
+from ._unet_parts import ends_are_known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class ModuleFacts:
     """For a VAE: whether pipelines convert it to float32 in every call where it is in float16."""
     layers_per_block: int | None = None
     """For a U-Net: residual layers in its first block."""
+    ends_are_known: bool = True
+    """For a U-Net: whether its first and last block are of the kinds that step caches take apart."""
     fuses_qkv: bool = False
     """Whether diffusers can fuse its attention projections."""
     has_repeated_blocks: bool = False
@@ -192,6 +195,18 @@ def _noise_by_betas(scheduler: Any) -> bool:
     return not flow and bool({"beta_schedule", "trained_betas"} & set(settings))
 
 
+def _is_unet(module: Any) -> bool:
+    return bool(getattr(module, "down_blocks", None)) and bool(getattr(module, "up_blocks", None))
+
+
+def _has_added_projections(module: Any) -> bool:
+    """Whether attention has projections of its own for the prompt, as in Kandinsky's U-Net: diffusers fuses none then,
+    and tells them by the processors' names as well.
+    """
+    processors = getattr(module, "attn_processors", {})
+    return any("Added" in type(processor).__name__ for processor in processors.values())
+
+
 def _describe_module(module: Any, role: Role) -> ModuleFacts:
     module = getattr(module, "_orig_mod", module)  # what torch.compile(module) stands for
     parameters = list(module.parameters())
@@ -204,7 +219,8 @@ def _describe_module(module: Any, role: Role) -> ModuleFacts:
         tile_side_px=getattr(module, "tile_sample_min_size", None),
         force_upcast=bool(getattr(getattr(module, "config", None), "force_upcast", False)),
         layers_per_block=len(first_block.resnets) if hasattr(first_block, "resnets") else None,
-        fuses_qkv=hasattr(module, "fuse_qkv_projections"),
+        ends_are_known=ends_are_known(module) if role is Role.DENOISER and _is_unet(module) else True,
+        fuses_qkv=hasattr(module, "fuse_qkv_projections") and not _has_added_projections(module),
         has_repeated_blocks=bool(getattr(module, "_repeated_blocks", None)),
         has_cross_attention=any(getattr(each, "is_cross_attention", False) for each in module.modules()),
         casts_layers=hasattr(module, "enable_layerwise_casting"),

@@ -6,6 +6,12 @@ Exported with the techniques that use it, as the functions of `_modules` are.
 from typing import Any
 
 
+def ends_are_known(unet: Any) -> bool:
+    """Whether a U-Net's first and last block are of the kinds that unet_parts takes apart."""
+    kinds = {type(block).__name__ for block in (unet.down_blocks[0], unet.up_blocks[-1])}
+    return kinds <= {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
+
+
 def unet_parts(unet: Any, name: str, branch: int) -> dict[str, Any]:
     """{"head", "middle", "tail", ...}: functions that, one after the other, are unet.forward(), and what they make up.
 
@@ -25,9 +31,9 @@ def unet_parts(unet: Any, name: str, branch: int) -> dict[str, Any]:
     from diffusers.utils.peft_utils import apply_lora_scale
 
     first, last = unet.down_blocks[0], unet.up_blocks[-1]
-    kinds = {type(first).__name__, type(last).__name__}
-    if not kinds <= {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}:
-        raise ValueError(f"{name}: blocks of the kinds {sorted(kinds)} are unknown")
+    if not ends_are_known(unet):
+        kinds = sorted({type(first).__name__, type(last).__name__})
+        raise ValueError(f"{name}: blocks of the kinds {kinds} are unknown")
     if unet.class_embedding is not None or unet.config.addition_embed_type == "image_hint":
         raise ValueError(f"{name}: U-Nets with class labels or image hints are not supported")
     if branch >= len(last.resnets) or branch > len(first.resnets):
@@ -187,6 +193,8 @@ def unet_refusal(pipelines: Any, branch: int) -> str | None:
             return f"the denoiser is a transformer ({unet.class_name}), without the skip connections of a U-Net"
         if unet.class_name != "UNet2DConditionModel":
             return f"a U-Net of the kind {unet.class_name} is unknown"
+        if not unet.ends_are_known:
+            return "blocks like the U-Net's first and last one are unknown"
         if unet.layers_per_block is not None and branch > unet.layers_per_block:
             return f"the U-Net has no skip connection {branch} in its first block"
     return None

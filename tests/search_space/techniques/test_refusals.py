@@ -129,3 +129,32 @@ def test_weights_in_float8_are_refused_for_an_ip_adapter_that_is_there_already()
     pipeline.load_ip_adapter(ip_adapter(pipeline.unet), subfolder="", weight_name="", image_encoder_folder=None)
     with pytest.raises(ValueError, match="IP-Adapter"):
         technique("layerwise_casting").apply({"main": pipeline}, storage="float8_e4m3fn")
+
+
+def test_a_unet_of_another_family_is_refused_before_anything_starts() -> None:
+    """Kandinsky's: blocks that step caches cannot take apart, attention with projections of its own for the prompt."""
+    from diffusers import DDIMScheduler, KandinskyV22Pipeline, UNet2DConditionModel, VQModel
+
+    unet = UNet2DConditionModel(
+        addition_embed_type="image",
+        attention_head_dim=4,
+        block_out_channels=(32, 64),
+        cross_attention_dim=32,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        encoder_hid_dim=32,
+        encoder_hid_dim_type="image_proj",
+        layers_per_block=1,
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        out_channels=8,
+        resnet_time_scale_shift="scale_shift",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    )
+    pipeline = KandinskyV22Pipeline(unet=unet, scheduler=DDIMScheduler(), movq=VQModel())
+    facts = describe_pipelines({"main": pipeline}, [])
+    for name, reason in {
+        "fused_qkv": "cannot fuse",
+        "deepcache": "first and last one are unknown",
+        "first_block_cache": "first and last one are unknown",
+    }.items():
+        known = technique(name)
+        assert reason in (known.refuses(CPU, facts, known.parameters()) or "")
