@@ -1,7 +1,8 @@
 """What failed here before: techniques, alone or in pairs, that no study of the database tries again on this machine.
 
 Nothing of it is stored. A configuration of one or two techniques that failed speaks for itself. Of a larger one, the
-pair is to blame that never worked anywhere, if there is only one such. What has worked since is forgotten.
+pair is to blame that never worked anywhere, if there is only one such. Where several could not be applied for the same
+reason, it is what they have in common. What has worked since is forgotten.
 """
 
 import itertools
@@ -53,14 +54,25 @@ class FailedBefore:
                 worked |= {*_parts(configuration, 1), *_parts(configuration, 2)}
         self.all: list[Failed] = []
         # The small ones first: they explain the larger ones.
+        alike: dict[str, list[tuple[Configuration, EndedTrial]]] = {}
         for configuration, ended in sorted(trials, key=lambda pair: len(pair[0].steps)):
             if ended.outcome not in REMEMBERED or self.of(configuration) is not None:
                 continue
             size = min(len(configuration.steps), 2)
             blamed = [part for part in _parts(configuration, size) if part not in worked]
             if len(blamed) == 1:
-                steps = tuple(step for step in configuration.steps if step in blamed[0])
-                self.all.append(Failed(Configuration(steps), ended))
+                self._blame(blamed[0], configuration, ended)
+            elif ended.outcome is Outcome.APPLY_ERROR:
+                alike.setdefault(ended.reason, []).append((configuration, ended))
+        for group in alike.values():
+            configuration, ended = group[0]
+            common = frozenset(configuration.steps).intersection(*(one.steps for one, _ in group[1:]))
+            if len(group) > 1 and 1 <= len(common) <= 2 and common not in worked:
+                self._blame(common, configuration, ended)
+
+    def _blame(self, part: frozenset[Step], configuration: Configuration, ended: EndedTrial) -> None:
+        steps = tuple(step for step in configuration.steps if step in part)
+        self.all.append(Failed(Configuration(steps), ended))
 
     def of(self, configuration: Configuration) -> Failed | None:
         """What a configuration holds that failed before; the first of it."""

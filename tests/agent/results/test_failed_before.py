@@ -48,6 +48,18 @@ def test_of_three_only_the_pair_that_never_worked_is_to_blame() -> None:
     assert [failed.configuration for failed in known.all] == [of(LAYOUT, QKV)]
 
 
+def test_what_could_not_be_applied_for_the_same_reason_is_to_blame_for_all_of_it() -> None:
+    """As recipes that share a technique which this kind of pipeline cannot have: one of them says nothing of it yet."""
+    first, second, third = of(LAYOUT, CACHE, QKV), of(LAYOUT, QKV, TILING), of(QKV, TILING, ("sdpa_kernel", {}))
+    failures = [ended(one, Outcome.APPLY_ERROR) for one in (first, second, third)]
+    assert FailedBefore(failures[:1]).all == []
+    assert [failed.configuration for failed in FailedBefore(failures[:2]).all] == [of(LAYOUT, QKV)]
+    assert [failed.configuration for failed in FailedBefore(failures).all] == [of(QKV)]
+    assert FailedBefore([*failures, ended(of(QKV))]).all == []  # it works alone
+    crashes = [ended(one, Outcome.CRASH) for one in (first, second, third)]
+    assert FailedBefore(crashes).all == []  # any two may end in the same word
+
+
 def test_what_works_later_is_forgotten_and_what_lacked_memory_or_time_never_counted() -> None:
     assert FailedBefore([ended(of(QKV), Outcome.CRASH), ended(of(QKV, TILING))]).all == []
     others = [ended(of(QKV), outcome) for outcome in (Outcome.OOM, Outcome.TIMEOUT, Outcome.INVALID_OUTPUT)]
