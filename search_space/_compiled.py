@@ -8,6 +8,7 @@ from typing import Any
 from ._aot_compile import compile_call_to_folder, load_call_from_folder
 from ._aotinductor import compile_to_library, load_library
 from ._artefacts import answered, build_artefact, exported, load_code, why_missed
+from ._beside import compile_beside, compiling_beside, copied
 from ._call_shape import (
     call_key,
     described,
@@ -45,11 +46,11 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
     counts["building"] = int(artefacts is not None and artefacts["on_miss"] == "build")
     module.__dict__.setdefault("compiled_parts", {})[part] = counts
 
-    def compile_now() -> Any:
+    def compile_now(function: Any) -> Any:
         # Every batch size and resolution is a graph of its own, and every width of a block; beyond the limit torch
         # falls back to eager silently.
         torch._dynamo.config.recompile_limit = 256
-        run: Any = torch.compile(inner, **options)
+        run: Any = torch.compile(function, **options)
         made: Any = torch._dynamo.utils.counters
 
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -67,7 +68,7 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
     if artefacts is not None:
         setattr(module, part, answered(artefacts, module, part, inner, compile_now, with_mode, counts))
         return
-    run = compile_now()
+    run = compile_now(inner)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         result = run(*args, **kwargs)
@@ -101,6 +102,9 @@ COMPILED_HELPERS = (
     load_call_from_folder,
     compile_to_library,
     load_library,
+    compiling_beside,
+    compile_beside,
+    copied,
     load_code,
     exported,
     build_artefact,

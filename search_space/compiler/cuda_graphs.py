@@ -7,6 +7,7 @@ to run them, the GPU waits; a recording starts them in one go. The arithmetic is
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from .._call_shape import described_switches, switches
 from .._module_state import module_state
 from .._modules import denoisers, text_encoders, torch_modules, vaes
 from .._target import PipelineFacts, Role, Target
@@ -100,13 +101,6 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
         except TypeError:
             return False
         return True
-
-    def settings() -> Any:
-        """Switches of the process that decide which kernels run."""
-        cuda = torch.backends.cuda
-        attention = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled())
-        precision = (torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cuda"))
-        return (*attention, *precision, torch.backends.cudnn.benchmark, torch.is_inference_mode_enabled())
 
     def graphs_now() -> Any:
         """The graphs that fit the state which the module is in."""
@@ -230,7 +224,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
                 static_args, static_kwargs, _ = static(args, kwargs, device)
                 function(*static_args, **static_kwargs)
             return function(*args, **kwargs)
-        key = (structure, device.index, settings())
+        key = (structure, device.index, (*switches(), torch.is_inference_mode_enabled()))
         with lock, torch.cuda.device(device):
             place.inside.now = True
             try:
@@ -314,7 +308,18 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=roles,
     traits=frozenset({Trait.CUDA_GRAPHS}),
-    helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recording_place, recorded, record_parts),
+    helpers=(
+        torch_modules,
+        denoisers,
+        vaes,
+        text_encoders,
+        module_state,
+        switches,
+        described_switches,
+        recording_place,
+        recorded,
+        record_parts,
+    ),
     adapters_later=(
         "Adapters may be loaded and unloaded later: what was recorded with other weights or layers is not replayed, "
         "and the first or second call of each new state records again."

@@ -7,6 +7,7 @@ once for each picture: beside a denoiser that is recorded, waiting for these is 
 from collections.abc import Mapping
 from typing import Any
 
+from .._call_shape import described_switches, switches
 from .._module_state import module_state
 from .._modules import torch_modules, user_modules
 from .._target import PipelineFacts, Role, Target
@@ -58,6 +59,15 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=frozenset({Role.OTHER}),
     traits=frozenset({Trait.CUDA_GRAPHS}),
-    helpers=(torch_modules, user_modules, module_state, recording_place, recorded, record_parts),
+    helpers=(
+        torch_modules,
+        user_modules,
+        module_state,
+        switches,
+        described_switches,
+        recording_place,
+        recorded,
+        record_parts,
+    ),
     adapters_later="LoRAs and IP-Adapters may be loaded into the pipelines after it.",
 )

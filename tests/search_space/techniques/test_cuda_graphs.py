@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 import torch
 from paretune.search_space import technique
+from paretune.search_space._call_shape import switches
 from paretune.search_space._module_state import module_state
 from paretune.search_space.compiler import cuda_graphs
 from paretune.testing import picture, tiny_sdxl
@@ -98,8 +99,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, stand_in in cuda.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     source = inspect.getsource(cuda_graphs.recorded)
-    assert source.count('"cuda")') == 2  # of the inputs' device, and of autocast
-    namespace: dict[str, Any] = {"Any": Any, "module_state": module_state}
+    assert source.count('"cuda")') == 1  # of the inputs' device
+    namespace: dict[str, Any] = {"Any": Any, "module_state": module_state, "switches": switches}
     exec(inspect.getsource(cuda_graphs.recording_place), namespace)
     exec(source.replace('device.type == "cuda"', 'device.type == "cpu"'), namespace)
     with torch.no_grad():
@@ -142,6 +143,20 @@ def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: A
     assert not torch.allclose(changed, expected)
     assert all(torch.allclose(call(NOISE), changed) for _ in range(3))
     assert counts["recorded"] == (2 if records_again else 1)
+
+
+def test_a_recording_is_not_replayed_under_other_switches(recorded: Any) -> None:
+    call, counts = call_of(recorded, Denoiser())
+    for _ in range(3):
+        call(NOISE)
+    cudnn = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, not cudnn.allow_tf32
+    try:
+        for _ in range(3):
+            call(NOISE)
+    finally:
+        cudnn.allow_tf32 = before
+    assert counts["recorded"] == 2
 
 
 def test_what_builds_code_records_nothing(recorded: Any) -> None:
