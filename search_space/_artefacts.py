@@ -356,7 +356,7 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
             return missed(None, (args, kwargs), None, cannot.format(error))
         if torch.is_grad_enabled():
             return missed(None, (args, kwargs), None, "nothing was built for gradients")
-        structure, weights = look()
+        structure, weights, _ = look()
         key = (structure, shape, switches())
         if key not in known:
             try:

@@ -9,25 +9,9 @@ from ._aot_compile import compile_call_to_folder, load_call_from_folder
 from ._aotinductor import compile_to_library, load_library
 from ._artefacts import answered, build_artefact, exported, load_code, why_missed
 from ._beside import compile_beside, compiling_beside, copied
-from ._call_shape import (
-    call_key,
-    described,
-    described_switches,
-    described_tensor,
-    named_differences,
-    put_together,
-    switches,
-)
-from ._module_state import module_state
+from ._call_shape import call_key, described, described_switches, named_differences, put_together, switches
 from ._standalone import byte_code, compile_to_folder, in_folder, keep_needed, load_from_folder
-from ._structure import (
-    module_structure,
-    module_weights,
-    plain_processor,
-    processor_parts,
-    unseen_tensor,
-    watched_structure,
-)
+from ._structure import WATCHING, unseen_tensor
 
 
 def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> None:
@@ -79,20 +63,14 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
 
 
 COMPILED_HELPERS = (
-    module_state,
+    *WATCHING,
     call_key,
-    described_tensor,
     described,
     named_differences,
     put_together,
     switches,
     described_switches,
-    plain_processor,
-    processor_parts,
     unseen_tensor,
-    module_structure,
-    module_weights,
-    watched_structure,
     in_folder,
     byte_code,
     keep_needed,

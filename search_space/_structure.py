@@ -21,7 +21,12 @@ def module_structure(module: Any) -> list[Any]:
     import torch
 
     # What torch.nn.Module keeps on itself, hooks apart; and traces of an adapter that was fused, paths, notes.
-    left_out = set(vars(torch.nn.Module())) - {"training"} | {"name_or_path", "peft_config"}
+    left_out = set(vars(torch.nn.Module())) - {"training"} | {
+        "name_or_path",
+        "peft_config",
+        "loras_gone",
+        "compiled_parts",
+    }
     # The first call of a text encoder puts hooks on its layers, which only look. Where that call is answered by loaded
     # code they never come, and the module has to be the same as the one that was built from, where they did.
     left_out.add("_output_capturing_hooks_installed")
@@ -151,9 +156,9 @@ def module_weights(module: Any) -> dict[str, Any]:
 
 
 def watched_structure(module: Any) -> Any:
-    """A function that returns (a hash of what the module is, its weights): the same two objects as long as nothing has
-    changed that compiled code would not see. That takes up to a millisecond for the 2,000 layers of SDXL's U-Net, which
-    are compared in C; after a change, some tens of milliseconds.
+    """A function that returns (a hash of what the module is, its weights, what module_state says): the same objects as
+    long as nothing has changed that compiled or recorded code would not see. That takes up to a millisecond for the
+    2,000 layers of SDXL's U-Net, which are compared in C; after a change, some tens of milliseconds.
     """
     import hashlib
     import json
@@ -175,7 +180,7 @@ def watched_structure(module: Any) -> Any:
         torch.nn.ModuleList,
     )
 
-    own = set(vars(torch.nn.Module())) | {"compiled_parts", "_internal_dict"}  # seen elsewhere, notes, or frozen
+    own = set(vars(torch.nn.Module())) | {"compiled_parts", "_internal_dict"}  # seen elsewhere, a note, or frozen
 
     def attributes() -> tuple[list[Any], list[Any]]:
         """The dictionaries in which layers, processors and transformers' configurations keep their settings, and those
@@ -224,8 +229,13 @@ def watched_structure(module: Any) -> Any:
             # A tensor of one number equals another one of the same number, which is another weight all the same.
             named = [(each, *item) for each in known["attributes"] for item in each.items()]
             known["single"] = [each for each in named if torch.is_tensor(each[2]) and each[2].numel() == 1]
-            items = [item for each in owned for name, item in each.items() if name not in own]
-            known["containers"] = [item for item in items if isinstance(item, (dict, list))]
+            # On the module itself, dictionaries are notes.
+            known["containers"] = [
+                item
+                for each in owned
+                for name, item in each.items()
+                if name not in own and isinstance(item, list if each is vars(module) else (dict, list))
+            ]
             known["inside"] = within()
             known["modules"] = list(module.modules())
             known["classes"] = list(map(type, known["modules"]))
@@ -244,7 +254,19 @@ def watched_structure(module: Any) -> Any:
                 for name, tensor in weights.items()
             }
             text = known["layers"] + json.dumps(said)
-            known["found"] = (hashlib.sha256(text.encode()).hexdigest(), weights)
+            known["found"] = (hashlib.sha256(text.encode()).hexdigest(), weights, state)
         return known["found"]
 
     return now
+
+
+WATCHING = (
+    module_state,
+    described_tensor,
+    plain_processor,
+    processor_parts,
+    module_structure,
+    module_weights,
+    watched_structure,
+)
+"""What a technique that calls watched_structure() names among its helpers."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .._call_shape import described_switches, switches
-from .._module_state import module_state
 from .._modules import denoisers, text_encoders, torch_modules, vaes
+from .._structure import WATCHING, watched_structure
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
@@ -46,7 +46,7 @@ def recording_place(device: int | None) -> Any:
 
 def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: bool = False) -> Any:
     """`function`, which computes with the weights of `module`, as CUDA graphs: one for each combination of shapes,
-    number formats and other arguments, and for each state that the module is in (module_state).
+    number formats and other arguments, and for each state that the module is in (watched_structure).
 
     The first call of a combination runs as it is, which compiles what has to be compiled; the second is recorded, or
     with `at_once` the first, once it has run: what is called once in a picture is then ready after the first picture.
@@ -61,10 +61,10 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     import torch
 
     most_graphs, most_states = 32, 4
-    look = module_state(module)
+    look = watched_structure(module)
     parts = [counts for layer in module.modules() for counts in vars(layer).get("compiled_parts", {}).values()]
     building = any(counts.get("building") for counts in parts)
-    states: list[tuple[Any, Any]] = []  # (what module_state said, the graphs recorded then), the last used at the end
+    states: list[tuple[Any, Any]] = []  # (what the module was, the graphs recorded then), the last used at the end
     lock = threading.RLock()
 
     def flatten(value: Any, tensors: list[Any]) -> Any:
@@ -105,9 +105,10 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     def graphs_now() -> Any:
         """The graphs that fit the state which the module is in."""
         # What was compiled meanwhile, in another thread, takes the place of what was recorded without it.
-        now = (look(), [counts.get("ready", 0) for counts in parts])
-        for position, (state, graphs) in enumerate(states):
-            if state == now:
+        settings, _, state = look()
+        now = (settings, state, [counts.get("ready", 0) for counts in parts])
+        for position, (then, graphs) in enumerate(states):
+            if then == now:
                 states.append(states.pop(position))
                 return graphs
         # What was recorded with other weights may read memory that is no longer theirs; it is used again only when the
@@ -313,7 +314,7 @@ TECHNIQUE = Technique(
         denoisers,
         vaes,
         text_encoders,
-        module_state,
+        *WATCHING,
         switches,
         described_switches,
         recording_place,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._call_shape import described_switches, switches
-from .._module_state import module_state
 from .._modules import torch_modules, user_modules
+from .._structure import WATCHING
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
 from .cuda_graphs import record_parts, recorded, recording_place
@@ -62,7 +62,7 @@ TECHNIQUE = Technique(
     helpers=(
         torch_modules,
         user_modules,
-        module_state,
+        *WATCHING,
         switches,
         described_switches,
         recording_place,

@@ -143,6 +143,6 @@ def test_a_tensor_of_one_number_that_is_an_attribute_is_taken_as_it_is_now() -> 
     look = watched_structure(model)
     look()
     model.layers[0].delta = torch.ones(1)  # equal, and another one
-    _, weights = look()
+    _, weights, _ = look()
     assert weights["layers.0.delta"] is model.layers[0].delta
     assert look()[1] is weights

@@ -11,7 +11,7 @@ import pytest
 import torch
 from paretune.search_space import technique
 from paretune.search_space._call_shape import switches
-from paretune.search_space._module_state import module_state
+from paretune.search_space._structure import watched_structure
 from paretune.search_space.compiler import cuda_graphs
 from paretune.testing import picture, tiny_sdxl
 from paretune.testing.tiny_sdxl import ip_adapter
@@ -31,9 +31,10 @@ class Denoiser(torch.nn.Module):
         torch.manual_seed(0)
         self.first = torch.nn.Linear(4, 4)
         self.last = torch.nn.Linear(4, 4)
+        self.factor = 1.0
 
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.last(self.first(sample).sigmoid())
+        result: torch.Tensor = self.last(self.first(sample).sigmoid()) * self.factor
         return result
 
 
@@ -100,7 +101,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(torch.cuda, name, stand_in)
     source = inspect.getsource(cuda_graphs.recorded)
     assert source.count('"cuda")') == 1  # of the inputs' device
-    namespace: dict[str, Any] = {"Any": Any, "module_state": module_state, "switches": switches}
+    namespace: dict[str, Any] = {"Any": Any, "watched_structure": watched_structure, "switches": switches}
     exec(inspect.getsource(cuda_graphs.recording_place), namespace)
     exec(source.replace('device.type == "cuda"', 'device.type == "cpu"'), namespace)
     with torch.no_grad():
@@ -125,12 +126,18 @@ def moved(module: Denoiser) -> None:
     module.first.weight.data = -module.first.weight.data
 
 
+def a_setting(module: Denoiser) -> None:
+    """As FreeU, an attention processor's scale, a layer's padding."""
+    module.factor = 2.0
+
+
 def written(module: Denoiser) -> None:
     module.first.weight.data.neg_()
 
 
 @pytest.mark.parametrize(
-    ("change", "records_again"), [(other_weights, True), (another_layer, True), (moved, True), (written, False)]
+    ("change", "records_again"),
+    [(other_weights, True), (another_layer, True), (moved, True), (a_setting, True), (written, False)],
 )
 def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: Any, records_again: bool) -> None:
     module = Denoiser()
@@ -258,7 +265,7 @@ def test_a_module_within_another_needs_no_recording_of_its_own(recorded: Any, mo
 
 def test_the_stand_in_would_show_it(recorded: Any) -> None:
     """Without the look at the module, what comes out is what the old weights make."""
-    recorded.__globals__["module_state"] = lambda module: lambda: "unchanged"
+    recorded.__globals__["watched_structure"] = lambda module: lambda: ("unchanged", {}, None)
     module = Denoiser()
     call, _ = call_of(recorded, module)
     expected = module(NOISE)
