@@ -7,6 +7,7 @@ from typing import Any
 
 from ._aot_compile import compile_call_to_folder, load_call_from_folder
 from ._aotinductor import compile_to_library, load_library
+from ._beside import compile_beside, copied
 from ._call_shape import call_key, described, described_switches, named_differences, put_together, switches
 from ._modules import torch_modules
 from ._standalone import compile_to_folder, load_from_folder, load_portable_cache, start_triton
@@ -237,8 +238,8 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
     """A function that takes the place of inner, which is module.part: it runs the code in the store that was built for
     such a call of such a module, and where there is none it does what the store's `on_miss` says.
 
-    compile_now() makes a torch.compile'd inner; options: what the code was compiled with. counts: its calls are counted
-    in it.
+    compile_now(function) gives what torch.compile makes of a function; options: what the code was compiled with.
+    counts: its calls are counted in it.
     """
     import hashlib
     import json
@@ -253,8 +254,8 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
     bound: dict[str, Any] = {}  # {code: (the weights as look() gave them, what the code takes, where its inputs go)}
     ready: dict[Any, Any] = {}  # {the same: what torch.compile has made of it meanwhile, None as long as it works}
     said: set[Any] = set()
-    turn = threading.Lock()  # "compile" makes one at a time
     made: list[Any] = []
+    cannot = "nothing can be built for this call, because {}"
 
     def about_call(structure: str, call: Any) -> list[Any]:
         """Everything that code for such a call depends on."""
@@ -285,29 +286,12 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
             flat[place] = tensor
         return put_together(entry["result"], run(*flat))
 
-    def copied(value: Any) -> Any:
-        if torch.is_tensor(value):
-            # With its strides, whatever they are: numbers may lie in memory more than once.
-            memory = value.untyped_storage().clone()
-            return value.new_empty(0).set_(memory, value.storage_offset(), value.size(), value.stride())
-        if isinstance(value, dict):
-            return {name: copied(item) for name, item in value.items()}
-        return type(value)(copied(item) for item in value) if type(value) in (list, tuple) else value
-
-    def compile_aside(key: Any, call: Any, wanted: Any) -> None:
-        made_of: Any = None
+    def compile_aside(key: Any, call: Any) -> None:
         try:
-            with turn, torch.no_grad():
-                if not made:
-                    made.append(compile_now())
-                # What restricts attention to a kernel, say, holds for the call only; the next one compiles.
-                if switches() == wanted:
-                    made[0](*call[0], **call[1])
-                made_of = made[0]
+            ready[key] = compile_beside(inner, compile_now, made, (key[0], key[2]), call)
         except Exception as error:
             logging.getLogger("artefacts").warning("%s of %s is not compiled: %s", part, type(module).__name__, error)
-            made_of = inner
-        ready[key] = made_of
+            ready[key] = inner
         counts["ready"] += 1
 
     def claimed(code: str) -> bool:
@@ -349,16 +333,19 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
             if known[key] is None:
                 known[key] = False  # tried, and once is enough
             return result
-        if store["on_miss"] == "compile":
-            if ready.get(key) is not None:
-                counts["eager" if ready[key] is inner else "compiled"] += 1
-                return ready[key](*call[0], **call[1])
-            if key not in ready and not recording():
-                ready[key] = None
-                aside = (key, copied(call), switches())
-                threading.Thread(target=compile_aside, args=aside, daemon=True).start()
+        if ready.get(key) not in (None, inner):
+            counts["compiled"] += 1
+            return ready[key](*call[0], **call[1])
         counts["eager"] += 1
-        return inner(*call[0], **call[1])
+        if store["on_miss"] != "compile" or key is None or key in ready or recording():
+            return inner(*call[0], **call[1])
+        ready[key], again = None, copied(call)
+        result = inner(*call[0], **call[1])
+        if look()[0] == structure:
+            threading.Thread(target=compile_aside, args=(key, again), daemon=True).start()
+        else:  # it counts its calls, say, and one more of them beside this one would be one too many
+            ready[key] = inner
+        return result
 
     def call(*args: Any, **kwargs: Any) -> Any:
         counts["calls"] += 1
@@ -366,13 +353,19 @@ def answered(store: Any, module: Any, part: str, inner: Any, compile_now: Any, o
         try:
             shape = call_key((args, kwargs), tensors)
         except TypeError as error:
-            return missed(None, (args, kwargs), None, f"nothing can be built for this call, because {error}")
+            return missed(None, (args, kwargs), None, cannot.format(error))
         if torch.is_grad_enabled():
             return missed(None, (args, kwargs), None, "nothing was built for gradients")
-        structure, weights = look()
+        structure, weights, _ = look()
         key = (structure, shape, switches())
         if key not in known:
-            known[key] = store["code"].get(code_of(about_call(structure, (args, kwargs))))
+            try:
+                code = code_of(about_call(structure, (args, kwargs)))
+            except TypeError as error:  # a number of another library, a dictionary of a class of its own
+                return missed(None, (args, kwargs), None, cannot.format(error))
+            if len(known) == 4096:  # what changes with each call would fill the memory
+                known.clear()
+            known[key] = store["code"].get(code)
         if known[key]:
             counts["loaded"] += 1
             return run_loaded(known[key], weights, (args, kwargs), tensors)

@@ -142,9 +142,20 @@ def described_switches() -> dict[str, Any]:
     import torch
 
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # said for each library by itself, in torch's newer way, which is below
+        precision = "of each library"
+    libraries: Any = torch.backends
+    each = {
+        "cuda_matmul_float32": libraries.cuda.matmul.fp32_precision,
+        "cudnn_conv_float32": libraries.cudnn.conv.fp32_precision,
+        "mkldnn_matmul_float32": libraries.mkldnn.matmul.fp32_precision,
+        "mkldnn_conv_float32": libraries.mkldnn.conv.fp32_precision,
+    }
     return {
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "cudnn_tf32": cudnn.allow_tf32,
+        "float32_matmul_precision": precision,
+        **{name: "ieee" if said == "none" else said for name, said in each.items()},
         "cudnn_benchmark": cudnn.benchmark,
         "fp16_accumulation": cuda.matmul.allow_fp16_accumulation,
         "fp16_reduction": str(cuda.matmul.allow_fp16_reduced_precision_reduction),

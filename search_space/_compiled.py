@@ -8,25 +8,10 @@ from typing import Any
 from ._aot_compile import compile_call_to_folder, load_call_from_folder
 from ._aotinductor import compile_to_library, load_library
 from ._artefacts import answered, build_artefact, exported, load_code, why_missed
-from ._call_shape import (
-    call_key,
-    described,
-    described_switches,
-    described_tensor,
-    named_differences,
-    put_together,
-    switches,
-)
-from ._module_state import module_state
+from ._beside import compile_beside, compiling_beside, copied
+from ._call_shape import call_key, described, described_switches, named_differences, put_together, switches
 from ._standalone import byte_code, compile_to_folder, in_folder, keep_needed, load_from_folder
-from ._structure import (
-    module_structure,
-    module_weights,
-    plain_processor,
-    processor_parts,
-    unseen_tensor,
-    watched_structure,
-)
+from ._structure import WATCHING, unseen_tensor
 
 
 def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> None:
@@ -45,11 +30,11 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
     counts["building"] = int(artefacts is not None and artefacts["on_miss"] == "build")
     module.__dict__.setdefault("compiled_parts", {})[part] = counts
 
-    def compile_now() -> Any:
+    def compile_now(function: Any) -> Any:
         # Every batch size and resolution is a graph of its own, and every width of a block; beyond the limit torch
         # falls back to eager silently.
         torch._dynamo.config.recompile_limit = 256
-        run: Any = torch.compile(inner, **options)
+        run: Any = torch.compile(function, **options)
         made: Any = torch._dynamo.utils.counters
 
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -67,7 +52,7 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
     if artefacts is not None:
         setattr(module, part, answered(artefacts, module, part, inner, compile_now, with_mode, counts))
         return
-    run = compile_now()
+    run = compile_now(inner)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         result = run(*args, **kwargs)
@@ -78,20 +63,14 @@ def compiled(module: Any, part: str, artefacts: Any = None, **options: Any) -> N
 
 
 COMPILED_HELPERS = (
-    module_state,
+    *WATCHING,
     call_key,
-    described_tensor,
     described,
     named_differences,
     put_together,
     switches,
     described_switches,
-    plain_processor,
-    processor_parts,
     unseen_tensor,
-    module_structure,
-    module_weights,
-    watched_structure,
     in_folder,
     byte_code,
     keep_needed,
@@ -101,6 +80,9 @@ COMPILED_HELPERS = (
     load_call_from_folder,
     compile_to_library,
     load_library,
+    compiling_beside,
+    compile_beside,
+    copied,
     load_code,
     exported,
     build_artefact,

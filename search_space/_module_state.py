@@ -73,6 +73,10 @@ def module_state(module: Any) -> Any:
         found = [tuple(kept.get(name) for name in names) for kept in known["adapters"]]
         return found + [kept.get("scale") for kept in known["scales"]]
 
+    def put(hooks: list[Any]) -> list[Any]:
+        """The functions themselves: one may be taken away and another one put in its place."""
+        return [[*each.values()] for each in hooks]
+
     def pointers(tensor: Any) -> Any:
         """Where a tensor's numbers lie; a quantized one consists of several."""
         if hasattr(tensor, "__tensor_flatten__"):
@@ -86,8 +90,8 @@ def module_state(module: Any) -> Any:
             gather()
         values = (
             list(map(torch.Tensor.data_ptr if known["plain"] else pointers, known["weights"])),
-            # How many hooks there are, where there were some, and whether there are any elsewhere.
-            None if "values" not in known else (list(map(len, known["hooked"])), any(known["unhooked"])),
+            # The hooks that there are, where there were some, and whether there are any elsewhere.
+            None if "values" not in known else (put(known["hooked"]), any(known["unhooked"])),
             [id(kept.get("processor")) for kept in known["attributes"]],
             adapter_values() if known["adapters"] or known["scales"] else [],
         )
@@ -96,9 +100,9 @@ def module_state(module: Any) -> Any:
         known["hooked"] = [hooks for hooks in known["hooks"] if hooks]
         known["unhooked"] = [hooks for hooks in known["hooks"] if not hooks]
         adapters = copy.deepcopy(values[3])
-        known["values"] = (values[0], (list(map(len, known["hooked"])), False), values[2], adapters)
+        known["values"] = (values[0], (put(known["hooked"]), False), values[2], adapters)
         ids = list(map(id, known["weights"]))
-        known["state"] = (known["parts"], ids, values[0], list(map(len, known["hooks"])), values[2], adapters)
+        known["state"] = (known["parts"], ids, values[0], put(known["hooks"]), values[2], adapters)
         return known["state"]
 
     return state

@@ -21,7 +21,12 @@ def module_structure(module: Any) -> list[Any]:
     import torch
 
     # What torch.nn.Module keeps on itself, hooks apart; and traces of an adapter that was fused, paths, notes.
-    left_out = set(vars(torch.nn.Module())) - {"training"} | {"name_or_path", "peft_config"}
+    left_out = set(vars(torch.nn.Module())) - {"training"} | {
+        "name_or_path",
+        "peft_config",
+        "loras_gone",
+        "compiled_parts",
+    }
     # The first call of a text encoder puts hooks on its layers, which only look. Where that call is answered by loaded
     # code they never come, and the module has to be the same as the one that was built from, where they did.
     left_out.add("_output_capturing_hooks_installed")
@@ -151,16 +156,18 @@ def module_weights(module: Any) -> dict[str, Any]:
 
 
 def watched_structure(module: Any) -> Any:
-    """A function that returns (a hash of what the module is, its weights): the same two objects as long as nothing has
-    changed that compiled code would not see. That takes up to a millisecond for the 2,000 layers of SDXL's U-Net, which
-    are compared in C; after a change, some tens of milliseconds.
+    """A function that returns (a hash of what the module is, its weights, what module_state says): the same objects as
+    long as nothing has changed that compiled or recorded code would not see. That takes up to a millisecond for the
+    2,000 layers of SDXL's U-Net, which are compared in C; after a change, some tens of milliseconds.
     """
     import hashlib
     import json
+    import threading
 
     import torch
 
     look = module_state(module)
+    turn = threading.Lock()
     known: dict[str, Any] = {}
     # Layers without a setting that anybody changes: that they still have as many attributes is enough.
     simple = (
@@ -173,8 +180,12 @@ def watched_structure(module: Any) -> Any:
         torch.nn.ModuleList,
     )
 
-    def attributes() -> list[Any]:
-        """The dictionaries in which layers, processors and transformers' configurations keep their settings."""
+    own = set(vars(torch.nn.Module())) | {"compiled_parts", "_internal_dict"}  # seen elsewhere, a note, or frozen
+
+    def attributes() -> tuple[list[Any], list[Any]]:
+        """The dictionaries in which layers, processors and transformers' configurations keep their settings, and those
+        of the modules that processors are written in.
+        """
         layers = [each for each in module.modules() if type(each) not in simple]
         kept = [vars(each).get(name) for each in layers for name in ("processor", "config")]
         processors = [found for each in layers if (found := plain_processor(each)) is not None]
@@ -183,26 +194,52 @@ def watched_structure(module: Any) -> Any:
         # What a call of theirs reads of its own module may change as well.
         calls = [type(each).__call__ for each in parts if callable(each)]
         read = {id(found): found for each in calls if (found := getattr(each, "__globals__", None))}
-        return [*(vars(each) for each in owners.values()), *read.values()]
+        return list(map(vars, owners.values())), list(read.values())
+
+    def opened(value: Any) -> Any:
+        """A copy of a list or a dictionary, whose content may change while it stays the same object."""
+        if isinstance(value, dict):
+            return {name: opened(item) for name, item in value.items()}
+        return [opened(item) for item in value] if type(value) is list else value
+
+    def within() -> list[Any]:
+        """What is in the lists and dictionaries among the settings."""
+        return list(map(opened, known["containers"]))
 
     def unchanged() -> bool:
         # Dictionaries are equal where they hold the same objects, which is seen in C.
         try:
             same = known["attributes"] == known["copies"] and known["lengths"] == list(map(len, known["every"]))
+            same = same and known["classes"] == list(map(type, known["modules"])) and known["inside"] == within()
         except (RuntimeError, ValueError):  # other tensors or arrays, which have no single answer
             return False
         return same and all(kept.get(name) is one for kept, name, one in known["single"])
 
     def now() -> Any:
+        with turn:  # two threads may share a module
+            return found()
+
+    def found() -> Any:
         state = look()
         made_of = (state[0], *state[3:])
         if not known or made_of != known["made_of"] or not unchanged():
-            known["attributes"] = attributes()
+            owned, read = attributes()
+            known["attributes"] = [*owned, *read]
             known["copies"] = [dict(each) for each in known["attributes"]]
             # A tensor of one number equals another one of the same number, which is another weight all the same.
             named = [(each, *item) for each in known["attributes"] for item in each.items()]
             known["single"] = [each for each in named if torch.is_tensor(each[2]) and each[2].numel() == 1]
-            known["every"] = [vars(each) for each in module.modules()]
+            # On the module itself, dictionaries are notes.
+            known["containers"] = [
+                item
+                for each in owned
+                for name, item in each.items()
+                if name not in own and isinstance(item, list if each is vars(module) else (dict, list))
+            ]
+            known["inside"] = within()
+            known["modules"] = list(module.modules())
+            known["classes"] = list(map(type, known["modules"]))
+            known["every"] = list(map(vars, known["modules"]))
             known["lengths"] = list(map(len, known["every"]))
             known["layers"] = json.dumps(module_structure(module))
             known["made_of"] = (list(state[0]), *state[3:])
@@ -217,7 +254,19 @@ def watched_structure(module: Any) -> Any:
                 for name, tensor in weights.items()
             }
             text = known["layers"] + json.dumps(said)
-            known["found"] = (hashlib.sha256(text.encode()).hexdigest(), weights)
+            known["found"] = (hashlib.sha256(text.encode()).hexdigest(), weights, state)
         return known["found"]
 
     return now
+
+
+WATCHING = (
+    module_state,
+    described_tensor,
+    plain_processor,
+    processor_parts,
+    module_structure,
+    module_weights,
+    watched_structure,
+)
+"""What a technique that calls watched_structure() names among its helpers."""

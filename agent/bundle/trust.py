@@ -142,7 +142,7 @@ def check_signature(manifest: bytes, bundle: Path, trusted_key: str | Path) -> N
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError:
         raise ArtefactError("checking a signature needs the package cryptography: pip install cryptography") from None
-    pem = read_plain(Path(trusted_key))
+    pem = read_plain(Path(trusted_key), links=True)
     try:
         key = load_pem_public_key(pem)
     except Exception:  # whatever a parser says of a file that is no key; its content is never repeated
@@ -171,6 +171,9 @@ def check_files(bundle: Path, manifest: Mapping[str, Any]) -> None:
         raise ArtefactError(f"{bundle / MANIFEST} is damaged: export the bundle again") from None
     if BUILT_FOR not in listed:
         raise ArtefactError(f"{bundle} has no compiled code: export it with artefacts")
+    for name in RUN_FIRST:
+        if (bundle / name).is_symlink():
+            raise ArtefactError(f"{bundle}: {name} is a link; export the bundle again")
     present = {*_files_below(bundle, ARTEFACTS), *(name for name in RUN_FIRST if (bundle / name).exists())}
     for name in sorted(set(listed) - present):
         raise ArtefactError(f"{bundle}: {name} is missing; export the bundle again")
@@ -184,17 +187,17 @@ def check_files(bundle: Path, manifest: Mapping[str, Any]) -> None:
                 raise ArtefactError(f"{bundle}: {changed} was changed after the export; export the bundle again")
 
 
-def read_plain(file: Path) -> bytes:
-    """A small file's content; links within a bundle are not followed. Raises ArtefactError."""
+def read_plain(file: Path, *, links: bool = False) -> bytes:
+    """A small file's content; a link is followed only with `links`. Raises ArtefactError."""
     try:
-        content, _ = _read(file, MOST_BYTES)
+        content, _ = _read(file, MOST_BYTES, links)
     except OSError as error:
         raise ArtefactError(f"{file} cannot be read ({error.strerror or error})") from None
     return content
 
 
-def _read(file: Path, most_bytes: int) -> tuple[bytes, int]:
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _read(file: Path, most_bytes: int, links: bool) -> tuple[bytes, int]:
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
     with os.fdopen(descriptor, "rb") as opened:
         found = os.fstat(opened.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_size > most_bytes:

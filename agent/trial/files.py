@@ -1,9 +1,13 @@
 """Writing files whole or not at all."""
 
+import contextlib
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +35,18 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well."""
+    """A temporary folder beside `path` that takes its place when the block ends well. Those of processes that were
+    killed are removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    prefix = f".{path.name}.draft-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}{'?' * 8}"):
+        if not left.with_name(f"{left.name}.former").exists():
+            _remove_unused(left)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    lock = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # a file system without locks: its drafts stay
+        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -43,4 +56,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         shutil.rmtree(former, ignore_errors=True)
     finally:
+        os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_unused(draft: Path) -> None:
+    """Remove a draft that no process holds. One that was made just now may not be held yet."""
+    try:
+        if time.time() - draft.stat().st_mtime < 60:
+            return
+        lock = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(draft, ignore_errors=True)
+    except OSError:  # in use
+        pass
+    finally:
+        os.close(lock)

@@ -74,7 +74,8 @@ def swapped_loras(pipeline: Any, loaded: dict[str, Any], most_rank: int, lock: A
             finally:
                 loaded["loading"] = False
             loaded.update(name=adapter_name or "default_0", ups=found, scale=1.0, first=True)
-        denoiser.lora_hotswaps = getattr(denoiser, "lora_hotswaps", 0) + 1
+        # In a dictionary, which is a note: a number would be a setting, and a bundle's code for another one.
+        vars(denoiser).setdefault("lora_hotswaps", {"count": 0})["count"] += 1
 
     def unload(reset_to_overwritten_params: Any = None) -> None:
         with lock, torch.no_grad():

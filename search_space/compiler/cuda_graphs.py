@@ -7,8 +7,9 @@ to run them, the GPU waits; a recording starts them in one go. The arithmetic is
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._module_state import module_state
+from .._call_shape import described_switches, switches
 from .._modules import denoisers, text_encoders, torch_modules, vaes
+from .._structure import WATCHING, watched_structure
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
 
@@ -45,7 +46,7 @@ def recording_place(device: int | None) -> Any:
 
 def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: bool = False) -> Any:
     """`function`, which computes with the weights of `module`, as CUDA graphs: one for each combination of shapes,
-    number formats and other arguments, and for each state that the module is in (module_state).
+    number formats and other arguments, and for each state that the module is in (watched_structure).
 
     The first call of a combination runs as it is, which compiles what has to be compiled; the second is recorded, or
     with `at_once` the first, once it has run: what is called once in a picture is then ready after the first picture.
@@ -60,10 +61,10 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
     import torch
 
     most_graphs, most_states = 32, 4
-    look = module_state(module)
+    look = watched_structure(module)
     parts = [counts for layer in module.modules() for counts in vars(layer).get("compiled_parts", {}).values()]
     building = any(counts.get("building") for counts in parts)
-    states: list[tuple[Any, Any]] = []  # (what module_state said, the graphs recorded then), the last used at the end
+    states: list[tuple[Any, Any]] = []  # (what the module was, the graphs recorded then), the last used at the end
     lock = threading.RLock()
 
     def flatten(value: Any, tensors: list[Any]) -> Any:
@@ -101,19 +102,13 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
             return False
         return True
 
-    def settings() -> Any:
-        """Switches of the process that decide which kernels run."""
-        cuda = torch.backends.cuda
-        attention = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled())
-        precision = (torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cuda"))
-        return (*attention, *precision, torch.backends.cudnn.benchmark, torch.is_inference_mode_enabled())
-
     def graphs_now() -> Any:
         """The graphs that fit the state which the module is in."""
         # What was compiled meanwhile, in another thread, takes the place of what was recorded without it.
-        now = (look(), [counts.get("ready", 0) for counts in parts])
-        for position, (state, graphs) in enumerate(states):
-            if state == now:
+        settings, _, state = look()
+        now = (settings, state, [counts.get("ready", 0) for counts in parts])
+        for position, (then, graphs) in enumerate(states):
+            if then == now:
                 states.append(states.pop(position))
                 return graphs
         # What was recorded with other weights may read memory that is no longer theirs; it is used again only when the
@@ -230,7 +225,7 @@ def recorded(function: Any, module: Any, counts: dict[str, int], *, at_once: boo
                 static_args, static_kwargs, _ = static(args, kwargs, device)
                 function(*static_args, **static_kwargs)
             return function(*args, **kwargs)
-        key = (structure, device.index, settings())
+        key = (structure, device.index, (*switches(), torch.is_inference_mode_enabled()))
         with lock, torch.cuda.device(device):
             place.inside.now = True
             try:
@@ -314,7 +309,18 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=roles,
     traits=frozenset({Trait.CUDA_GRAPHS}),
-    helpers=(torch_modules, denoisers, vaes, text_encoders, module_state, recording_place, recorded, record_parts),
+    helpers=(
+        torch_modules,
+        denoisers,
+        vaes,
+        text_encoders,
+        *WATCHING,
+        switches,
+        described_switches,
+        recording_place,
+        recorded,
+        record_parts,
+    ),
     adapters_later=(
         "Adapters may be loaded and unloaded later: what was recorded with other weights or layers is not replayed, "
         "and the first or second call of each new state records again."

@@ -7,8 +7,9 @@ once for each picture: beside a denoiser that is recorded, waiting for these is 
 from collections.abc import Mapping
 from typing import Any
 
-from .._module_state import module_state
+from .._call_shape import described_switches, switches
 from .._modules import torch_modules, user_modules
+from .._structure import WATCHING
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, NoParameters, Stage, Technique, Trait
 from .cuda_graphs import record_parts, recorded, recording_place
@@ -58,6 +59,15 @@ TECHNIQUE = Technique(
     stage=Stage.COMPILATION,
     roles=frozenset({Role.OTHER}),
     traits=frozenset({Trait.CUDA_GRAPHS}),
-    helpers=(torch_modules, user_modules, module_state, recording_place, recorded, record_parts),
+    helpers=(
+        torch_modules,
+        user_modules,
+        *WATCHING,
+        switches,
+        described_switches,
+        recording_place,
+        recorded,
+        record_parts,
+    ),
     adapters_later="LoRAs and IP-Adapters may be loaded into the pipelines after it.",
 )

@@ -6,13 +6,17 @@ import logging
 import marshal
 import os
 import sys
+import threading
 import time
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
@@ -203,6 +207,14 @@ OTHER_CALLS: dict[str, tuple[dict[str, Any], str]] = {
         {"kept": types.MappingProxyType({"text": torch.ones(3)})},
         "nothing can be built for this call, because an argument is a mappingproxy (",
     ),
+    "a number of another library": (
+        {"timestep": numpy.float64(0.3)},
+        "nothing can be built for this call, because a float64 cannot be put together again (",
+    ),
+    "a dictionary of a class of its own": (
+        {"kept": OrderedDict(text=torch.ones(3))},
+        "nothing can be built for this call, because a OrderedDict cannot be put together again (",
+    ),
 }
 
 
@@ -239,6 +251,46 @@ def test_code_is_not_used_under_other_switches(
     torch.set_float32_matmul_precision("highest")
     call(denoiser)
     assert apply_py.counters(pipelines)["loaded"] == 1
+
+
+@pytest.mark.parametrize(("library", "precision"), [("cuda.matmul", "tf32"), ("cudnn.conv", "ieee")])
+def test_switches_that_are_set_for_one_library_are_compared_too(
+    library: str, precision: str, apply_py: types.ModuleType, artefacts: Path
+) -> None:
+    """In torch's newer way, after which its older one can no longer be asked."""
+    denoiser, pipelines = served(apply_py, artefacts)
+    owner = functools.reduce(getattr, library.split("."), torch.backends)
+    before, owner.fp32_precision = owner.fp32_precision, precision
+    try:
+        assert torch.equal(call(denoiser), eager(denoiser))
+    finally:
+        owner.fp32_precision = before
+        torch.set_float32_matmul_precision("highest")
+    assert apply_py.counters(pipelines)["missed"] == 1
+    assert torch.allclose(call(denoiser), eager(denoiser), atol=1e-5)
+    assert apply_py.counters(pipelines)["loaded"] == 1
+
+
+def test_threads_that_share_a_module_may_make_its_first_calls_at_once(
+    apply_py: types.ModuleType, artefacts: Path
+) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            denoiser, pipelines = served(apply_py, artefacts)
+            expected, together = eager(denoiser), threading.Barrier(4)
+
+            def first(denoiser: Denoiser = denoiser, together: threading.Barrier = together) -> torch.Tensor:
+                together.wait()
+                return call(denoiser)
+
+            with ThreadPoolExecutor(4) as threads:
+                made = [one.result() for one in [threads.submit(first) for _ in range(4)]]
+            assert all(torch.allclose(one, expected, atol=1e-5) for one in made)
+            assert apply_py.counters(pipelines)["missed"] == 0
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_code_is_not_used_for_a_module_that_computes_something_else(

@@ -1,6 +1,7 @@
 """Whatever recorded or built code would not follow is seen at the next look, and nothing else is."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +89,43 @@ def test_a_hook_that_is_taken_away_leaves_what_was_before() -> None:
     assert look() == before
 
 
+def test_a_hook_in_the_place_of_another_is_seen() -> None:
+    model = Model()
+    hook = model.layers[0].linear.register_forward_hook(lambda *_: None)
+    look = module_state(model)
+    before = look()
+    hook.remove()
+    model.layers[0].linear.register_forward_hook(lambda *_: None)
+    assert look() != before
+
+
+class Doubled(torch.nn.Linear):
+    """What a layer becomes when somebody gives it another class."""
+
+
+SETTINGS: dict[str, Callable[[Any], Any]] = {
+    "in a dictionary": lambda layer: layer.options.update(strength=2.0),
+    "in a list in a dictionary": lambda layer: layer.options["scales"].append(0.5),
+    "in a list": lambda layer: layer.sizes.__setitem__(0, 5),
+    "in a processor's dictionary": lambda layer: layer.processor.options.update(strength=2.0),
+    "the class of a layer": lambda layer: setattr(layer.linear, "__class__", Doubled),
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS.values(), ids=SETTINGS.keys())
+def test_what_is_changed_inside_of_a_setting_is_seen(change: Callable[[Any], Any]) -> None:
+    model = Model()
+    for layer in model.layers:
+        layer.options, layer.sizes = {"strength": 1.0, "scales": [1.0]}, [4, 4]
+        layer.processor = SimpleNamespace(options={"strength": 1.0})
+    look = watched_structure(model)
+    before = look()
+    assert look() == before
+    change(model.layers[1])
+    assert look()[0] != before[0]
+    assert look()[0] == watched_structure(model)()[0]
+
+
 def test_numbers_that_are_written_in_place_are_no_change() -> None:
     model = Model()
     look = module_state(model)
@@ -105,6 +143,6 @@ def test_a_tensor_of_one_number_that_is_an_attribute_is_taken_as_it_is_now() -> 
     look = watched_structure(model)
     look()
     model.layers[0].delta = torch.ones(1)  # equal, and another one
-    _, weights = look()
+    _, weights, _ = look()
     assert weights["layers.0.delta"] is model.layers[0].delta
     assert look()[1] is weights

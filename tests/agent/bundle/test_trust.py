@@ -119,6 +119,8 @@ def test_apply_asks_it_and_compiles_or_refuses(bundle: Path, built: Path) -> Non
         applied.apply(pipelines, artefacts=folder, trusted_key=built.parent / "ours.pub")
     with pytest.raises(RuntimeError, match="give artefacts too"):
         applied.apply({"main": tiny_sdxl()}, trusted_key=built.parent / "ours.pub")
+    with pytest.raises(RuntimeError, match="what is being built is not signed"):
+        applied.apply(pipelines, artefacts=folder, trusted_key=built.parent / "ours.pub", on_miss="build")
     other, link = bundle / "other", built.parent / "linked" / "artefacts"
     link.parent.mkdir()
     link.symlink_to(folder)
@@ -143,6 +145,12 @@ def append(file: Path, text: str) -> None:
         opened.write(text)
 
 
+def link_elsewhere(file: Path) -> None:
+    """What it leads to may change between the check and the use."""
+    file.rename(file.parents[1] / file.name)
+    file.symlink_to(f"../{file.name}")
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a flipped byte": (lambda b: (b / CODE).write_text("kernal"), f"{CODE} was changed after the export"),
     "a longer file": (lambda b: append(b / CODE, " and more"), f"{CODE} was changed after the export"),
@@ -152,6 +160,8 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an added file": (lambda b: (b / "artefacts" / "x.so").touch(), "artefacts/x.so is not part of the bundle"),
     "byte code": (lambda b: (b / CODE).with_suffix(".pyc").touch(), "is not part of the bundle"),
     "a link": (lambda b: (b / "artefacts" / "x").symlink_to("/etc/passwd"), "x is neither a file nor a folder"),
+    "a link to apply.py": (lambda b: link_elsewhere(b / "apply.py"), "apply.py is a link"),
+    "a link to a manifest": (lambda b: link_elsewhere(b / "manifest.json"), "manifest.json cannot be read"),
     "no artefacts": (lambda b: shutil.rmtree(b / "artefacts"), "artefacts cannot be read"),
     "no manifest": (lambda b: (b / "manifest.json").unlink(), "manifest.json cannot be read"),
     "half a manifest": (lambda b: (b / "manifest.json").write_text("{"), "is damaged"),

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 import torch
 from paretune.search_space import technique
-from paretune.search_space._module_state import module_state
+from paretune.search_space._call_shape import switches
+from paretune.search_space._structure import watched_structure
 from paretune.search_space.compiler import cuda_graphs
 from paretune.testing import picture, tiny_sdxl
 from paretune.testing.tiny_sdxl import ip_adapter
@@ -30,9 +31,10 @@ class Denoiser(torch.nn.Module):
         torch.manual_seed(0)
         self.first = torch.nn.Linear(4, 4)
         self.last = torch.nn.Linear(4, 4)
+        self.factor = 1.0
 
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.last(self.first(sample).sigmoid())
+        result: torch.Tensor = self.last(self.first(sample).sigmoid()) * self.factor
         return result
 
 
@@ -98,8 +100,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, stand_in in cuda.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     source = inspect.getsource(cuda_graphs.recorded)
-    assert source.count('"cuda")') == 2  # of the inputs' device, and of autocast
-    namespace: dict[str, Any] = {"Any": Any, "module_state": module_state}
+    assert source.count('"cuda")') == 1  # of the inputs' device
+    namespace: dict[str, Any] = {"Any": Any, "watched_structure": watched_structure, "switches": switches}
     exec(inspect.getsource(cuda_graphs.recording_place), namespace)
     exec(source.replace('device.type == "cuda"', 'device.type == "cpu"'), namespace)
     with torch.no_grad():
@@ -124,12 +126,18 @@ def moved(module: Denoiser) -> None:
     module.first.weight.data = -module.first.weight.data
 
 
+def a_setting(module: Denoiser) -> None:
+    """As FreeU, an attention processor's scale, a layer's padding."""
+    module.factor = 2.0
+
+
 def written(module: Denoiser) -> None:
     module.first.weight.data.neg_()
 
 
 @pytest.mark.parametrize(
-    ("change", "records_again"), [(other_weights, True), (another_layer, True), (moved, True), (written, False)]
+    ("change", "records_again"),
+    [(other_weights, True), (another_layer, True), (moved, True), (a_setting, True), (written, False)],
 )
 def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: Any, records_again: bool) -> None:
     module = Denoiser()
@@ -142,6 +150,20 @@ def test_a_recording_is_not_replayed_over_stale_weights(recorded: Any, change: A
     assert not torch.allclose(changed, expected)
     assert all(torch.allclose(call(NOISE), changed) for _ in range(3))
     assert counts["recorded"] == (2 if records_again else 1)
+
+
+def test_a_recording_is_not_replayed_under_other_switches(recorded: Any) -> None:
+    call, counts = call_of(recorded, Denoiser())
+    for _ in range(3):
+        call(NOISE)
+    cudnn = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, not cudnn.allow_tf32
+    try:
+        for _ in range(3):
+            call(NOISE)
+    finally:
+        cudnn.allow_tf32 = before
+    assert counts["recorded"] == 2
 
 
 def test_what_builds_code_records_nothing(recorded: Any) -> None:
@@ -243,7 +265,7 @@ def test_a_module_within_another_needs_no_recording_of_its_own(recorded: Any, mo
 
 def test_the_stand_in_would_show_it(recorded: Any) -> None:
     """Without the look at the module, what comes out is what the old weights make."""
-    recorded.__globals__["module_state"] = lambda module: lambda: "unchanged"
+    recorded.__globals__["watched_structure"] = lambda module: lambda: ("unchanged", {}, None)
     module = Denoiser()
     call, _ = call_of(recorded, module)
     expected = module(NOISE)

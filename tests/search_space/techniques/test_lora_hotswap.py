@@ -8,6 +8,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline
 from paretune.objectives.measuring.graphs_made import Compilations, Made
 from paretune.search_space import Configuration, ModuleFacts, PipelineFacts, Role, Target, impossible, technique
 from paretune.search_space._module_state import module_state
+from paretune.search_space._structure import watched_structure
 from paretune.testing import picture, sibling, tiny_sdxl
 
 pytest.importorskip("peft")
@@ -50,8 +51,8 @@ def test_loras_of_other_ranks_take_each_others_place_and_nothing_is_compiled_aga
     pipeline.load_lora_weights(files["rose"], adapter_name="rose")
     assert torch.allclose(shown(pipeline), expected["rose"], atol=1e-5)
     pipeline.unload_lora_weights()
-    look = module_state(pipeline.unet)
-    before = look()
+    look, settings = module_state(pipeline.unet), watched_structure(pipeline.unet)
+    before, fits = look(), settings()[0]
     with Compilations() as compilations:
         for name in ("night", "rose", "night"):
             assert torch.allclose(shown(second), plain, atol=1e-5), "they share the U-Net, and nothing is left"
@@ -63,6 +64,7 @@ def test_loras_of_other_ranks_take_each_others_place_and_nothing_is_compiled_aga
     pipeline.set_adapters("rose", 0.5)
     assert torch.allclose(shown(pipeline), as_diffusers_loads_it(1, 4, 0.5), atol=1e-5)
     assert look() == before, "recorded code goes on: weights lie where they did, and no layer was added"
+    assert settings()[0] == fits, "so does compiled code that came with a bundle"
     assert technique("lora_hotswap").took_effect({"main": pipeline}, most_rank=16) is None
     torch._dynamo.reset()
 
