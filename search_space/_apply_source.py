@@ -51,7 +51,7 @@ def apply(
 '''
 OPENING = """\
     loaded = open_artefacts(
-        trusted(artefacts, pipelines, on_miss=on_miss, strict=strict, trusted_key=trusted_key), on_miss
+        trusted(artefacts, pipelines, on_miss=on_miss, strict=strict, trusted_key=trusted_key), on_miss, strict
     )
 """
 WITH_ARTEFACTS = """\

@@ -14,13 +14,14 @@ from ._standalone import compile_to_folder, load_from_folder, load_portable_cach
 from ._structure import module_weights, unseen_tensor, watched_structure
 
 
-def open_artefacts(folder: Any, on_miss: str) -> Any:
+def open_artefacts(folder: Any, on_miss: str, strict: bool = False) -> Any:
     """What the compiling techniques get as `artefacts`: what is in `folder`, loaded; None to compile as if there were
     none.
 
     on_miss: what becomes of a call that nothing in it fits. "compile": it is answered eagerly while torch.compile works
     in another thread; "eager"; "error": RuntimeError; "build": what it would need is built and put into the folder, in
     the way that its index.json names (standalone_compile where there is none).
+    strict: code that cannot be loaded, because a library of the system is older say, is an error and no warning.
     The garbage collector rests meanwhile.
     Raises ValueError for another one, and RuntimeError where the folder cannot be used.
     """
@@ -64,7 +65,10 @@ def open_artefacts(folder: Any, on_miss: str) -> Any:
             try:
                 run = load_code(store, entry)
             except Exception as error:
-                logging.getLogger("artefacts").warning("%s of %s: %s", entry["part"], entry["module"], error)
+                said = f"the code for {entry['part']} of {entry['module']} cannot be loaded: {error}"
+                if strict:
+                    raise RuntimeError(said) from error
+                logging.getLogger("artefacts").warning("%s", said)
             else:
                 store["code"][entry["code"]] = (entry, run)
     finally:

@@ -5,6 +5,7 @@ import json
 import logging
 import marshal
 import os
+import shutil
 import sys
 import threading
 import time
@@ -425,6 +426,21 @@ def test_a_folder_that_cannot_be_used_is_said(
         served(apply_py, tmp_path)
     with pytest.raises(ValueError, match="on_miss"):
         served(apply_py, tmp_path, "sometimes")
+
+
+def test_code_that_cannot_be_loaded_is_left_out_or_with_strict_refused(
+    apply_py: types.ModuleType, artefacts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the system's C library is older than where it was built."""
+    damaged = shutil.copytree(artefacts, tmp_path / "artefacts")
+    for file in [each for each in damaged.joinpath("code").rglob("*") if each.is_file()]:
+        file.write_bytes(b"of another system")
+    denoiser, pipelines = served(apply_py, damaged)
+    assert torch.equal(call(denoiser), eager(denoiser))
+    assert apply_py.counters(pipelines)["missed"] == 1
+    assert "the code for forward of Denoiser cannot be loaded" in caplog.text
+    with pytest.raises(RuntimeError, match="the code for forward of Denoiser cannot be loaded"):
+        apply_py.apply({"main": SimpleNamespace(unet=Denoiser())}, damaged, strict=True)
 
 
 def test_every_change_of_a_unet_that_its_code_would_not_see_is_noticed() -> None:
