@@ -38,6 +38,8 @@ def study(name: str, workload: LiveWorkload | Mapping[str, Any], **keys: Any) ->
     workload: of `paretune.workload`, or as in a study file; keys: its other sections, as in a study file. Relative
     paths are taken from the current folder. Raises UserError.
     """
+    if not isinstance(workload, LiveWorkload | Mapping):
+        raise UserError("study() takes a workload of paretune.workload(), or a mapping as in a study file")
     described = workload.to_dict() if isinstance(workload, LiveWorkload) else dict(workload)
     content = {"schema": 1, "name": name, "workload": described, **keys}
     return parse_study(content, "paretune.study()", Path.cwd())
@@ -61,6 +63,8 @@ def launch(
     studies. recipes_only: end after presets and recipes. on_event: told of every trial; by default a progress bar in
     notebooks, and nothing elsewhere. Raises UserError for whatever the user can fix.
     """
+    if not isinstance(study, Study):
+        raise UserError("launch() takes a study: of paretune.read_study() or paretune.study()")
     options: dict[str, Any] = {"keep_compiled": keep_compiled, "recipes_only": recipes_only, "runner": runner}
     how = {"storage": storage, "trials": trials, "max_minutes": max_minutes, "fresh": fresh, **options}
     if on_event is not None:

@@ -20,8 +20,9 @@ INSTEAD = "give a function load(device) that makes them in their place"
 COPY = "paretune_workload_copy"
 # What transformers notes when it saves: the class and the dtype of what was saved last with this configuration.
 SAVED = ("config.architectures", "config.dtype")
-# What module.compile() notes; and what is left of a LoRA that was fused, and taken out.
-NOTED = ("_compiled_call_impl", "lora_scale", "loras_gone")
+# What module.compile() notes; what is left of a LoRA that was fused, and taken out; and what new tokens leave, which
+# the embeddings say too.
+NOTED = ("_compiled_call_impl", "lora_scale", "loras_gone", "vocab_size")
 # What the steps of a scheduler leave, and the next call does not read.
 LEFT = ("is_scale_input_called", "this_order", "timestep_list")
 
@@ -181,8 +182,7 @@ def _of_attributes(one: Any, other: Any, names: Mapping[str, str]) -> str | None
         if isinstance(value, FUNCTIONS) and name not in _attributes(other):
             return f".{name}: a function was put there, and will not be"
     if hasattr(one, "get_vocab"):
-        same = one.get_vocab() == other.get_vocab()
-        return None if same else f": it has {len(one)} tokens, and will have {len(other)}, or others"
+        return _first_of(_of_tokenizer(one), _of_tokenizer(other))
     if hasattr(one, "set_timesteps"):
         one, other = _as_before_a_call(one), _as_before_a_call(other)
         for name in [name for name in vars(one) if name in vars(other)]:
@@ -197,6 +197,15 @@ def _of_attributes(one: Any, other: Any, names: Mapping[str, str]) -> str | None
     return f": {found}" if found else None
 
 
+def _of_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """What decides which tokens a text becomes; not how many there were in the last call."""
+    names = ("padding_side", "truncation_side", "model_max_length", "special_tokens_map")
+    said = {name: getattr(tokenizer, name, None) for name in names}
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        said |= {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation", "version")}
+    return said | {"vocabulary": tokenizer.get_vocab()}
+
+
 def _as_before_a_call(scheduler: Any) -> Any:
     """A copy of a scheduler in which nothing is left of the calls before, where it can be told how that is done."""
     kept = copy.deepcopy(scheduler)
@@ -208,7 +217,10 @@ def _as_before_a_call(scheduler: Any) -> Any:
 def _first_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     for name in {**one, **other}:
         if one.get(name) != other.get(name):
-            return f": {name} is {one.get(name)}, and will be {other.get(name)}"
+            said = [f"{each.get(name)}" for each in (one, other)]
+            if max(map(len, said)) > 200:
+                return f": {name} will be another one"
+            return f": {name} is {said[0]}, and will be {said[1]}"
     return None
 
 

@@ -135,7 +135,10 @@ def _part(name: str, entry: Any, source: Source) -> str:
     kind = type(entry).__name__
     if not isinstance(name, str) or not name.isidentifier():
         raise UserError(f"the entry {name!r} needs a name that Python could give a variable")
-    refuse_adapters(name, entry)
+    try:
+        refuse_adapters(name, entry)
+    except ValueError:  # of diffusers
+        raise UserError(f"{name!r} has other components than a {kind} is made of: {INSTEAD}") from None
     if isinstance(entry, diffusers.DiffusionPipeline):
         if getattr(diffusers, kind, None) is not type(entry):
             raise UserError(f"{name!r} is a {kind}, which is not a pipeline of diffusers: {INSTEAD}")

@@ -12,17 +12,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy
+import paretune
 import pytest
 import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
     HeunDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
     UniPCMultistepScheduler,
 )
 from diffusers.models.attention_processor import AttnProcessor2_0
 from paretune.studies import UserError, Workload, live_workload, parse_study
 from paretune.testing import attach_lora, detach_lora, fuse_lora, ip_adapter, tiny_sdxl
+from tokenizers import normalizers
 
 SIDE, NAMES, HALF = 64, {"ann": (1, 2.5), "ben": [Path("x")]}, torch.float16
 LOCK = object()
@@ -447,6 +450,11 @@ def brighter(pipeline: Any, name: str) -> None:
             lambda main: setattr(main.scheduler, "alphas_cumprod", main.scheduler.alphas_cumprod**2),
             "main.scheduler: alphas_cumprod holds other numbers",
         ),
+        (
+            lambda main: setattr(main.tokenizer.backend_tokenizer, "normalizer", normalizers.Replace("cat", "dog")),
+            "main.tokenizer: normalizer is .*, and will be",
+        ),
+        (lambda main: main.register_modules(extra=Upscaler()), "'main' has other components than a Stable"),
     ],
 )
 def test_what_is_changed_beside_a_configuration_is_named(change: Any, said: str, tmp_path: Path) -> None:
@@ -461,6 +469,16 @@ def test_a_method_that_was_put_into_a_packages_class_is_named(tmp_path: Path, mo
     monkeypatch.setattr(AttnProcessor2_0, "__call__", lambda *args, **kwargs: original(*args, **kwargs))
     with pytest.raises(UserError, match=r"same .*: AttnProcessor2_0.__call__ is not its package's"):
         live_workload({"main": tiny_sdxl()}, draws, REQUESTS, folder=tmp_path / "written")
+
+
+def test_new_tokens_are_written_too(tmp_path: Path) -> None:
+    main = StableDiffusionXLPipeline.from_pretrained(Path(paretune.__path__[0]) / "studies" / "quickstart" / "model")
+    main.set_progress_bar_config(disable=True)
+    width = main.text_encoder.config.hidden_size
+    main.load_textual_inversion(torch.ones(2, width), "<cat>", tokenizer=main.tokenizer, text_encoder=main.text_encoder)
+    written = live_workload({"main": main}, draws, REQUESTS, folder=tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(served(written), draws({"main": main}, None), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, HeunDiscreteScheduler])
