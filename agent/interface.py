@@ -252,7 +252,11 @@ class StudyResults:
     def _chosen(self, trial: Trial | int | None) -> Trial:
         if trial is None:
             return self.results.best()
-        return self.results.trial(trial) if isinstance(trial, int) else trial
+        if isinstance(trial, Trial):
+            return trial
+        if not hasattr(trial, "__index__"):  # numbers of numpy, as in a DataFrame's index, have one
+            raise UserError(f"{trial!r} is no trial: give one of results.trials, or its number")
+        return self.results.trial(int(trial))
 
     def __repr__(self) -> str:
         return f"StudyResults({self.name!r}, {len(self.trials)} trials)"

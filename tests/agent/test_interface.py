@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy
 import paretune
 import pytest
 from paretune.agent import interface
@@ -148,3 +149,11 @@ def test_a_small_number_is_set_as_it_is(key: str, value: float) -> None:
 def test_a_text_is_set_as_it_is() -> None:
     changed = paretune.read_study("quickstart").with_({"workload.requests.0.prompt": "a cat \U0001f600: {yes}"})
     assert changed.workload.requests[0].prompt == "a cat \U0001f600: {yes}"
+
+
+def test_a_trial_is_named_by_its_number_of_any_kind_or_refused(results: paretune.StudyResults) -> None:
+    best = results.best().number
+    assert str(results.explain(numpy.int64(best))) == str(results.explain(best))  # type: ignore[arg-type]
+    for call in (results.explain, results.pictures, lambda trial: results.compare(0, trial)):
+        with pytest.raises(paretune.UserError, match="'best' is no trial: give one of results"):
+            call("best")
