@@ -38,6 +38,8 @@ def study(name: str, workload: LiveWorkload | Mapping[str, Any], **keys: Any) ->
     workload: of `paretune.workload`, or as in a study file; keys: its other sections, as in a study file. Relative
     paths are taken from the current folder. Raises UserError.
     """
+    if not isinstance(workload, LiveWorkload | Mapping):
+        raise UserError("study() takes a workload of paretune.workload(), or a mapping as in a study file")
     described = workload.to_dict() if isinstance(workload, LiveWorkload) else dict(workload)
     content = {"schema": 1, "name": name, "workload": described, **keys}
     return parse_study(content, "paretune.study()", Path.cwd())
@@ -61,6 +63,8 @@ def launch(
     studies. recipes_only: end after presets and recipes. on_event: told of every trial; by default a progress bar in
     notebooks, and nothing elsewhere. Raises UserError for whatever the user can fix.
     """
+    if not isinstance(study, Study):
+        raise UserError("launch() takes a study: of paretune.read_study() or paretune.study()")
     options: dict[str, Any] = {"keep_compiled": keep_compiled, "recipes_only": recipes_only, "runner": runner}
     how = {"storage": storage, "trials": trials, "max_minutes": max_minutes, "fresh": fresh, **options}
     if on_event is not None:
@@ -248,7 +252,11 @@ class StudyResults:
     def _chosen(self, trial: Trial | int | None) -> Trial:
         if trial is None:
             return self.results.best()
-        return self.results.trial(trial) if isinstance(trial, int) else trial
+        if isinstance(trial, Trial):
+            return trial
+        if not hasattr(trial, "__index__"):  # numbers of numpy, as in a DataFrame's index, have one
+            raise UserError(f"{trial!r} is no trial: give one of results.trials, or its number")
+        return self.results.trial(int(trial))
 
     def __repr__(self) -> str:
         return f"StudyResults({self.name!r}, {len(self.trials)} trials)"

@@ -15,6 +15,10 @@ PYTHON = "write a workload in Python instead (docs/study-file.md)"
 _ALWAYS = {"num_inference_steps": "steps", "guidance_scale": "guidance", "generator": "seed", "output_type": None}
 
 
+_NOT_PLAIN = ("latents", "_embeds", "ip_adapter_image", "_on_step_end", "callback")
+"""How the arguments end that are tensors, pictures or functions."""
+
+
 def pipeline_interface(pipeline_class: Any) -> dict[str, list[str]]:
     """{"call": what a pipeline's call takes by name, "components": what it is made of}. Plain data.
 
@@ -57,6 +61,8 @@ def _check(request: Mapping[str, Any], class_name: str, interfaces: Mapping[str,
         if argument not in takes:
             said = f"{where}: {class_name} takes no argument {argument!r}"
             raise UserError(f"{said}{_nearest(argument, takes)}; it would be ignored")
+        if argument.endswith(_NOT_PLAIN) and request["arguments"][argument] is not None:
+            raise UserError(f"{where}: {argument} is nothing that a study file can hold: {PYTHON}")
     passed = {"prompt": "prompt", **_ALWAYS}
     passed |= {name: name for name in ("negative_prompt", "image", "mask_image") if request.get(name) is not None}
     if request.get("image") is None:

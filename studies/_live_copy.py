@@ -1,5 +1,8 @@
 """Whether what was written of live pipelines is what they are. Weights and configurations are kept, nothing else."""
 
+import contextlib
+import copy
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,13 +12,19 @@ from typing import Any
 
 from ..search_space import module_structure, module_weights, torch_modules
 from ._errors import UserError
+from ._same_values import FUNCTIONS, SameValues, same_tensors
+from ._source import Source, is_installed
 
 IN_LOAD = "do that in a function load(device) that makes the pipelines, and give it in their place"
+INSTEAD = "give a function load(device) that makes them in their place"
 COPY = "paretune_workload_copy"
 # What transformers notes when it saves: the class and the dtype of what was saved last with this configuration.
 SAVED = ("config.architectures", "config.dtype")
-# What module.compile() notes; and what is left of a LoRA that was fused, and taken out.
-NOTED = ("_compiled_call_impl", "lora_scale", "loras_gone")
+# What module.compile() notes; what is left of a LoRA that was fused, and taken out; and what new tokens leave, which
+# the embeddings say too.
+NOTED = ("_compiled_call_impl", "lora_scale", "loras_gone", "vocab_size")
+# What the steps of a scheduler leave, and the next call does not read.
+LEFT = ("is_scale_input_called", "this_order", "timestep_list")
 
 
 def refuse_adapters(name: str, entry: Any) -> None:
@@ -36,10 +45,10 @@ def refuse_adapters(name: str, entry: Any) -> None:
             )
 
 
-def check_copy(live: Mapping[str, Any], file: Path, written: Mapping[str, str]) -> None:
-    """Load what `file` describes, and raise UserError with the first thing in which it is not what is live.
+def check_copy(live: Mapping[str, Any] | None, file: Path, source: Source) -> None:
+    """Run what was written, load what it describes, and raise UserError with the first thing that is not what is live.
 
-    written: {full name: name in the file} of the classes and functions whose source it has.
+    live: the pipelines; None where `file` loads them as the user's own function does. source: what was written.
     """
     import torch
 
@@ -49,19 +58,32 @@ def check_copy(live: Mapping[str, Any], file: Path, written: Mapping[str, str]) 
     try:
         with torch.random.fork_rng(devices=[]):
             exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
-            copy = module.load("cpu")
+            again = {} if live is None else module.load("cpu")
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
+        what, instead = ("run()", "") if live is None else ("the pipelines", f": {INSTEAD}")
         raise UserError(
-            f"what was written of the pipelines cannot be loaded ({type(error).__name__}: {reason}): "
-            "give a function load(device) that makes them in their place"
+            f"what was written of {what} cannot be loaded ({type(error).__name__}: {reason}){instead}"
         ) from error
     finally:
         del sys.modules[COPY]
-    names = {full: f"{COPY}.{name}" for full, name in written.items()}
+    names = {full: f"{COPY}.{name}" for full, name in source.written.items()}
+    for name, one in source.made.items():
+        same, other = SameValues(names), vars(module)[name]
+        if found := same.of_class(name, one, other) if inspect.isclass(one) else same.difference(name, one, other):
+            raise UserError(
+                f"what was written of {name} is not what this session has: {found}, because only its source is "
+                "written, and the values of the names in it as they are now. Define it again as it is to be"
+            )
     seen = set()
-    for name, entry in live.items():
-        for place, one, other in _parts(name, entry, copy[name]):
+    for name, entry in (live or {}).items():
+        for kind in kinds_in(entry):
+            if replaced := replaced_method(kind):
+                raise UserError(
+                    f"{name} would not be the same when it is loaded again: {kind.__name__}.{replaced} is not its "
+                    f"package's, but was put there in this session: {IN_LOAD}"
+                )
+        for place, one, other in _parts(name, entry, again[name]):
             if id(one) in seen:
                 continue
             seen.add(id(one))
@@ -72,6 +94,33 @@ def check_copy(live: Mapping[str, Any], file: Path, written: Mapping[str, str]) 
                 )
 
 
+def kinds_in(entry: Any) -> list[type]:
+    """The classes that an entry and its parts are of, each once, those above them too."""
+    import torch
+
+    parts = [entry, *getattr(entry, "components", {}).values()]
+    parts += [part for each in parts if not isinstance(each, torch.nn.Module) for part in _attributes(each).values()]
+    layers = [layer for each in parts if isinstance(each, torch.nn.Module) for layer in each.modules()]
+    found = [*parts, *layers, *(getattr(each, "processor", None) for each in layers)]
+    return list(dict.fromkeys(kind for each in found for kind in type(each).__mro__))
+
+
+def replaced_method(kind: type) -> str | None:
+    """The name of a method of a package's class that is not the package's own; None where there is none."""
+    if not is_installed(sys.modules.get(kind.__module__)):
+        return None
+    for name, value in vars(kind).items():
+        function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+        around = function.__globals__.get("__name__") if inspect.isfunction(function) else None
+        if around is not None and not is_installed(sys.modules.get(around)):
+            return name
+    return None
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    return vars(value) if hasattr(value, "__dict__") and not isinstance(value, type) else {}
+
+
 def _parts(name: str, entry: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
     """(name, what it is, what it is in the copy) of a pipeline's components and settings, or of a module."""
     if not hasattr(entry, "components"):
@@ -79,7 +128,10 @@ def _parts(name: str, entry: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
         return
     for part in {**entry.components, **vars(entry)}:
         # What a call leaves is private; and where weights lie is no part of what is computed.
-        if not part.startswith("_") and part != "hf_device_map":
+        if isinstance(vars(entry).get(part), FUNCTIONS):
+            if part not in vars(other):
+                raise UserError(f"{name}.{part}: a function was put there, and will not be: {IN_LOAD}")
+        elif not part.startswith("_") and part != "hf_device_map":
             yield f"{name}.{part}", getattr(entry, part), getattr(other, part, None)
 
 
@@ -88,7 +140,7 @@ def _difference(one: Any, other: Any, names: Mapping[str, str], is_plain: bool) 
     import torch
 
     if not isinstance(one, torch.nn.Module) or not isinstance(other, torch.nn.Module):
-        return _first_of(_settings(one), _settings(other))
+        return _first_of(_settings(one), _settings(other)) or _of_attributes(one, other, names)
     one = getattr(one, "_orig_mod", one)  # of torch.compile
     is_plain = is_plain and not hasattr(one, "save_pretrained")
     layers, again = _layers(one, names, is_plain), _layers(other, {}, is_plain)
@@ -100,17 +152,75 @@ def _difference(one: Any, other: Any, names: Mapping[str, str], is_plain: bool) 
     weights, copied = module_weights(one), module_weights(other)
     for path in {**weights, **copied}:
         if path in weights and path in copied:
-            if not _same(weights[path], copied[path]):
+            if not same_tensors(weights[path], copied[path]):
                 return f".{path}: this weight has other values or another dtype"
         elif is_plain or not path.rpartition(".")[2].startswith("_"):  # else what a call has left
             return f".{path}: this weight is {'not ' if path in weights else ''}there"
+    return _of_layers(one, other, names) if is_plain else None
+
+
+def _of_layers(one: Any, other: Any, names: Mapping[str, str]) -> str | None:
+    """What is different in what the layers of a plain module keep that is neither a layer nor a weight."""
+    import torch
+
+    left_out, same, again = vars(torch.nn.Module()), SameValues(names), dict(other.named_modules())
+    for path, layer in one.named_modules():
+        kept = [
+            {name: value for name, value in vars(each).items() if name not in left_out and name not in NOTED}
+            for each in (layer, again[path])
+        ]
+        for name in {**kept[0], **kept[1]}:
+            pair = (kept[0].get(name), kept[1].get(name))
+            if not torch.is_tensor(pair[0]) and (found := same.difference(name, *pair)):
+                return f"{'.' if path else ''}{path}: {found}"
     return None
+
+
+def _of_attributes(one: Any, other: Any, names: Mapping[str, str]) -> str | None:
+    """What is different in a scheduler, a tokenizer, a processor of pictures or a setting beside its configuration."""
+    for name, value in _attributes(one).items():
+        if isinstance(value, FUNCTIONS) and name not in _attributes(other):
+            return f".{name}: a function was put there, and will not be"
+    if hasattr(one, "get_vocab"):
+        return _first_of(_of_tokenizer(one), _of_tokenizer(other))
+    if hasattr(one, "set_timesteps"):
+        one, other = _as_before_a_call(one), _as_before_a_call(other)
+        for name in [name for name in vars(one) if name in vars(other)]:
+            if name.startswith("_") or name in LEFT:
+                continue
+            if found := SameValues(names).difference(name, vars(one)[name], vars(other)[name]):
+                return f": {found}"
+        return None
+    if hasattr(one, "config") or type(one).__module__.startswith("transformers."):
+        return None
+    found = SameValues(names).difference("it", one, other)
+    return f": {found}" if found else None
+
+
+def _of_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """What decides which tokens a text becomes; not how many there were in the last call."""
+    names = ("padding_side", "truncation_side", "model_max_length", "special_tokens_map")
+    said = {name: getattr(tokenizer, name, None) for name in names}
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        said |= {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation", "version")}
+    return said | {"vocabulary": tokenizer.get_vocab()}
+
+
+def _as_before_a_call(scheduler: Any) -> Any:
+    """A copy of a scheduler in which nothing is left of the calls before, where it can be told how that is done."""
+    kept = copy.deepcopy(scheduler)
+    with contextlib.suppress(Exception):  # some take more than the steps, from what they are to make
+        kept.set_timesteps(3)
+    return kept
 
 
 def _first_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     for name in {**one, **other}:
         if one.get(name) != other.get(name):
-            return f": {name} is {one.get(name)}, and will be {other.get(name)}"
+            said = [f"{each.get(name)}" for each in (one, other)]
+            if max(map(len, said)) > 200:
+                return f": {name} will be another one"
+            return f": {name} is {said[0]}, and will be {said[1]}"
     return None
 
 
@@ -173,13 +283,3 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
         if value == full or value.startswith(f"{full}."):
             return name + value.removeprefix(full)
     return value
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two tensors are equal to the bit, NaNs too, wherever they lie."""
-    import torch
-
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    bits = [each.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for each in (one, other)]
-    return torch.equal(*bits)

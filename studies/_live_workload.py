@@ -64,6 +64,8 @@ def live_workload(
     pipelines, weights and configurations are written. They are loaded again once, into the memory of the processor, and
     what has become of them is compared: UserError names what would be lost.
     """
+    if not isinstance(requests, Sequence) or not all(isinstance(one, Mapping) for one in requests):
+        raise UserError('requests has to be a list of mappings, [{"prompt": "a cat", "width_px": 1024, ...}]')
     if not inspect.isfunction(run):
         raise UserError("run has to be a function, run(pipelines, request)")
     if callable(pipelines) and not isinstance(pipelines, Mapping):
@@ -99,8 +101,7 @@ def _written(
             head = f"{HEAD}\n\nThe files beside it: sha256 {_digest(draft)}.\n"
         file = draft / "workload.py"
         file.write_text(f'"""{head}"""\n\n{text}')
-        if pipelines is not None:
-            check_copy(pipelines, file, source.written)
+        check_copy(pipelines, file, source)
         key = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         place = Path(folder) if folder is not None else WORKLOADS / f"{run.__name__}-{key}"
         if place.exists() and any(place.iterdir()):
@@ -134,7 +135,10 @@ def _part(name: str, entry: Any, source: Source) -> str:
     kind = type(entry).__name__
     if not isinstance(name, str) or not name.isidentifier():
         raise UserError(f"the entry {name!r} needs a name that Python could give a variable")
-    refuse_adapters(name, entry)
+    try:
+        refuse_adapters(name, entry)
+    except ValueError:  # of diffusers
+        raise UserError(f"{name!r} has other components than a {kind} is made of: {INSTEAD}") from None
     if isinstance(entry, diffusers.DiffusionPipeline):
         if getattr(diffusers, kind, None) is not type(entry):
             raise UserError(f"{name!r} is a {kind}, which is not a pipeline of diffusers: {INSTEAD}")

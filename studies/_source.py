@@ -27,6 +27,8 @@ class Source:
         self.definitions: dict[str, str] = {}
         self.written: dict[str, str] = {}
         """{full name here: name in the text} of the functions and classes whose source it has."""
+        self.made: dict[str, Any] = {}
+        """{name in the text: the function or class}."""
         self._aliases: dict[str, list[str]] = {}
         self._names: dict[str, tuple[Any, str]] = {name: (object(), "paretune has") for name in reserved}
 
@@ -48,7 +50,7 @@ class Source:
         if what is getattr(builtins, name, self):
             return
         if isinstance(what, types.ModuleType):
-            if not _is_installed(what):
+            if not is_installed(what):
                 raise UserError(f"{where} uses {name}, a module of this session: {HINT}, so import it from a file")
             self.imports[f"import {what.__name__} as {name}"] = None
         elif type(what).__module__ == "torch" and type(what).__name__ == "dtype":
@@ -113,6 +115,7 @@ class Source:
             self.add(value, used, own)
         self.definitions[own] = source.rstrip()
         self.written[f"{what.__module__}.{what.__qualname__}"] = own
+        self.made[own] = what
 
 
 def _makes(tree: ast.Module, what: Any) -> bool:
@@ -131,13 +134,19 @@ def _makes(tree: ast.Module, what: Any) -> bool:
 def _class_source(what: Any) -> str | None:
     """The source of a class in a notebook's cell: Python finds that of its methods, and nothing of the class."""
     for method in vars(what).values() if inspect.isclass(what) else ():
-        if not inspect.isfunction(method):
+        if not inspect.isfunction(method) or method.__qualname__ != f"{what.__qualname__}.{method.__name__}":
             continue
-        text = "".join(linecache.getlines(method.__code__.co_filename))
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ClassDef) and node.name == what.__name__:
-                return textwrap.dedent(ast.get_source_segment(text, node) or "")
+        line, lines = method.__code__.co_firstlineno, linecache.getlines(method.__code__.co_filename)
+        for node in ast.walk(ast.parse("".join(lines))):
+            if isinstance(node, ast.ClassDef) and node.name == what.__name__ and line in _lines_of(node):
+                return textwrap.dedent("".join(lines[_lines_of(node).start - 1 : node.end_lineno]))
     return None
+
+
+def _lines_of(node: ast.ClassDef) -> range:
+    """With its decorators."""
+    first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+    return range(first, (node.end_lineno or node.lineno) + 1)
 
 
 def _looked_up(source: str) -> list[str]:
@@ -155,10 +164,12 @@ def _values(what: Any, own: str, names: list[str]) -> Iterator[tuple[str, Any]]:
     if inspect.isfunction(what):
         plain = inspect.unwrap(what)  # what a decorator has put around it looks names up in the decorator's file
         outside = dict(plain.__globals__)
-        for free, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True):
-            outside[free] = cell.cell_contents
+        outside |= _enclosed(plain, own)
     else:
         outside = dict(vars(sys.modules[what.__module__]))
+        for method in vars(what).values():
+            if inspect.isfunction(plain := inspect.unwrap(getattr(method, "__func__", method))):
+                outside |= _enclosed(plain, own)
     outside.setdefault(own, what)
     for used in names:
         if used in outside:
@@ -169,20 +180,31 @@ def _values(what: Any, own: str, names: list[str]) -> Iterator[tuple[str, Any]]:
             raise UserError(f"{own} uses {used}, which is defined nowhere")
 
 
+def _enclosed(function: Any, own: str) -> dict[str, Any]:
+    """What a function has from the function that it was defined in. Raises UserError for what has no value yet."""
+    found = {}
+    for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[free] = cell.cell_contents
+        except ValueError:
+            raise UserError(f"{own} uses {free}, which has no value yet") from None
+    return found
+
+
 def _import_of(what: Any, name: str) -> str | None:
     """The import that gives a class, function or constant of an installed module; None where there is none."""
     module, qualified = getattr(what, "__module__", None), getattr(what, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(qualified, str) or "." in qualified:
         return None
     found = sys.modules.get(module)
-    if found is None or not _is_installed(found) or getattr(found, qualified, None) is not what:
+    if found is None or not is_installed(found) or getattr(found, qualified, None) is not what:
         return None
     return f"from {module} import {qualified}" + ("" if qualified == name else f" as {name}")
 
 
-def _is_installed(module: types.ModuleType) -> bool:
+def is_installed(module: types.ModuleType | None) -> bool:
     """Whether another process can import it: of a package or the standard library, not of this session."""
-    if module.__name__ == "__main__":
+    if module is None or module.__name__ == "__main__":
         return False
     file = getattr(module, "__file__", None)
     if file is None:

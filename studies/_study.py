@@ -2,7 +2,6 @@
 
 import difflib
 import html
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -112,8 +111,10 @@ class Study(Section):
         for name, value in sections.items():
             known = data.get(name)
             data[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
+        if not isinstance(settings, Mapping | None):
+            raise UserError('with_() takes {"budget.trials": 12}, a mapping from keys of the study to values')
         for key, value in (settings or {}).items():
-            override(data, f"{key}={json.dumps(value)}")
+            _set(data, str(key), value, str(key))
         return parse_study(data, f"{self.name}.with_()", Path.cwd())
 
     def _repr_html_(self) -> str:
@@ -275,26 +276,29 @@ def override(data: dict[str, Any], setting: str) -> None:
         value = read_yaml(text)
     except UnreadableError as error:
         raise UserError(f"--set {short(setting)}: the value {error}") from None
+    _set(data, key, value, f"--set {short(setting)}")
+
+
+def _set(data: dict[str, Any], key: str, value: Any, said: str) -> None:
+    """Set "a.b" of a study file's content. said: what a UserError begins with."""
     node: Any = data
     *parents, last = key.split(".")
     if len(parents) >= MOST_DEPTH:
-        raise UserError(f"--set {short(setting)}: no key of a study lies so deep")
+        raise UserError(f"{said}: no key of a study lies so deep")
     for part in parents:
-        node = _item(node, part, setting) if isinstance(node, list) else node.setdefault(part, {})
+        node = _item(node, part, said) if isinstance(node, list) else node.setdefault(part, {})
         if not isinstance(node, dict | list):
-            raise UserError(f"--set {short(setting)}: {short(part)} is not a section of the study")
+            raise UserError(f"{said}: {short(part)} is not a section of the study")
     if isinstance(node, list):
-        _item(node, last, setting)
+        _item(node, last, said)
         node[int(last)] = value
     else:
         node[last] = value
 
 
-def _item(items: list[Any], part: str, setting: str) -> Any:
+def _item(items: list[Any], part: str, said: str) -> Any:
     if not part.isdecimal() or len(part) > 9 or int(part) >= len(items):
-        raise UserError(
-            f"--set {short(setting)}: {_shown(part)} is not one of the {len(items)} items, which are counted from 0"
-        )
+        raise UserError(f"{said}: {_shown(part)} is not one of the {len(items)} items, which are counted from 0")
     return items[int(part)]
 
 

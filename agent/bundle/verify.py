@@ -56,7 +56,7 @@ class Verification:
 
 
 def verify(
-    folder: Path,
+    folder: Path | str,
     *,
     compiled: Path | None = None,
     models: Mapping[str, Path] | None = None,
@@ -72,6 +72,7 @@ def verify(
     models: {pipeline: folder of its model}, for those that this machine is not known to have.
     Raises UserError when the folder is no bundle, a file was changed, or the process could not run it.
     """
+    folder = Path(folder)
     on_step("checking the files")
     with tempfile.TemporaryDirectory(prefix="paretune-verify-") as scratch:
         # Only a copy of the listed files is used: nothing can be added or changed after it was checked, and a bundle

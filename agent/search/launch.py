@@ -71,6 +71,10 @@ def launch(
     runner: where processes run; by default on this machine.
     Raises UserError for whatever the user can fix. Interrupted or killed, it loses nothing but the running trial.
     """
+    if trials is not None and trials < 1:
+        raise UserError(f"trials is {trials}, but the reference alone is one: give 1 or more, or leave it out")
+    if max_minutes is not None and not max_minutes > 0:
+        raise UserError(f"max_minutes is {max_minutes}: give more than 0, or leave it out")
     records = Records(storage)
     runs: StudyRuns | None = None
     try:

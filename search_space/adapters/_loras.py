@@ -48,11 +48,26 @@ def put_in_place(technique: str, pipeline: Any, denoiser: Any, others: list[Any]
 
     others: modules whose own methods are refused.
     """
+    import types
+
+    def bound(way: Any, owner: Any) -> Any:
+        """As a method, of which a deep copy makes one of its own: what it changes is this owner's all the same."""
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if self is not owner:
+                raise RuntimeError(
+                    f"{technique}: this {type(self).__name__} is a copy of one that apply() was given, and LoRAs would "
+                    "go into the weights of that one; load a pipeline anew and call apply() on it"
+                )
+            return way(*args, **kwargs)
+
+        return types.MethodType(call, owner)
+
     for owner in (pipeline, *others):
         refuse_lora_methods(technique, owner)
-    vars(pipeline).update(ways)
+    vars(pipeline).update({name: bound(way, pipeline) for name, way in ways.items()})
     # This is what pipelines that are made later call to unload.
-    vars(denoiser)["unload_lora"] = ways["unload_lora_weights"]
+    vars(denoiser)["unload_lora"] = bound(ways["unload_lora_weights"], denoiser)
 
 
 def refuse_other_loras(technique: str, modules: list[Any], own: str = "", *, applying: bool = False) -> None:

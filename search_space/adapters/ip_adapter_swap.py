@@ -156,7 +156,16 @@ def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
             if getattr(pipeline, name, None) is None and component is not None:
                 pipeline.register_modules(**{name: component})
 
+    def no_copy(pipeline: Any) -> None:
+        """RuntimeError for a copy of a pipeline, which has a U-Net of its own."""
+        if getattr(pipeline.unet, "_orig_mod", pipeline.unet) is not unet:
+            raise RuntimeError(
+                "ip_adapter_swap: this pipeline has another U-Net than apply() was given, as a copy of a pipeline has; "
+                "load the pipeline anew and call apply() on it"
+            )
+
     def load(pipeline: Any, original: Any, args: Any, kwargs: Any) -> None:
+        no_copy(pipeline)
         key = adapter_key((args, sorted(kwargs.items())))
         with lock:
             if unet.encoder_hid_proj is None:
@@ -194,6 +203,7 @@ def kept_adapters(unet: Any, how: str, lock: Any) -> Any:
         return same and kinds[0] == kinds[1] and shapes[0] == shapes[1]
 
     def unload(pipeline: Any, original: Any) -> None:
+        no_copy(pipeline)
         with lock:
             in_place = own()
             if in_place and now["off"]:

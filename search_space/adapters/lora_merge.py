@@ -15,6 +15,7 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
     loaded: what all pipelines with this denoiser have loaded. bases: {module: {layer: what base_of keeps of it}}, of
     all pipelines: they may share modules. lock: of the denoiser's pictures.
     """
+    import inspect
     import re
 
     import torch
@@ -144,7 +145,20 @@ def merged_loras(pipeline: Any, loaded: dict[str, Any], bases: dict[int, dict[st
         changed = {id(module) for module, *_ in loaded["changes"]}
         return {name: active() for name, module in torch_modules(pipeline).items() if id(module) in changed}
 
+    encode = getattr(pipeline, "encode_prompt", None)
+    takes = () if encode is None else inspect.signature(encode).parameters
+
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(encode).bind_partial(*args, **kwargs).arguments if encode is not None else {}
+        if (asked := given.get("lora_scale")) not in (None, 1.0) and loaded["changes"]:
+            raise RuntimeError(
+                f"lora_merge: a scale of {asked} cannot change a LoRA that is in the weights; leave it out of the "
+                f"call, and use set_adapters({loaded['name']!r}, {asked}) before"
+            )
+        return encode(*args, **kwargs)  # type: ignore[misc]
+
     return {
+        **({"encode_prompt": encode_prompt} if "lora_scale" in takes else {}),
         "load_lora_weights": load,
         "unload_lora_weights": restore,
         "set_adapters": scale,

@@ -1,9 +1,11 @@
 """The Python interface: everything a notebook needs is in dir(), shows itself, and says what reports say."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy
 import paretune
 import pytest
 from paretune.agent import interface
@@ -117,3 +119,41 @@ def test_the_progress_of_a_launch_is_shown_and_escaped() -> None:
     assert '<progress value="2" max="8">' in text
     assert "2/8 channels_last: 600 ms &lt;b&gt;" in text
     assert "front 2" in text
+
+
+def test_wrong_arguments_are_one_sentence_and_nothing_is_launched(tmp_path: Path) -> None:
+    study, storage = paretune.read_study("quickstart"), f"sqlite:///{tmp_path}/paretune.db"
+    wrong: list[tuple[Any, str]] = [
+        (lambda: paretune.launch("quickstart", storage=storage), "launch() takes a study"),  # type: ignore[arg-type]
+        (lambda: paretune.launch(study, storage=storage, trials=0), "trials is 0, but the reference alone is one"),
+        (lambda: paretune.launch(study, storage=storage, max_minutes=-1), "max_minutes is -1"),
+        (lambda: paretune.study("mine", None), "study() takes a workload"),  # type: ignore[arg-type]
+        (lambda: study.with_({"budget.trials": object()}), "budget.trials: input should be a valid integer"),
+        (lambda: study.with_(["budget.trials=3"]), "a mapping from keys"),  # type: ignore[arg-type]
+        (lambda: study.with_({"workload.requests.9.steps": 3}), "workload.requests.9.steps: '9' is not one of"),
+        (lambda: paretune.verify(str(tmp_path / "none")), "none"),
+    ]
+    for call, said in wrong:
+        with pytest.raises(paretune.UserError, match=re.escape(said)):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("key", "value"), [("measurement.most_seconds", 1e-5), ("price_per_gpu_hour", 1e-7)])
+def test_a_small_number_is_set_as_it_is(key: str, value: float) -> None:
+    section, _, name = key.rpartition(".")
+    changed = paretune.read_study("quickstart").with_({key: value})
+    assert getattr(getattr(changed, section) if section else changed, name) == value
+
+
+def test_a_text_is_set_as_it_is() -> None:
+    changed = paretune.read_study("quickstart").with_({"workload.requests.0.prompt": "a cat \U0001f600: {yes}"})
+    assert changed.workload.requests[0].prompt == "a cat \U0001f600: {yes}"
+
+
+def test_a_trial_is_named_by_its_number_of_any_kind_or_refused(results: paretune.StudyResults) -> None:
+    best = results.best().number
+    assert str(results.explain(numpy.int64(best))) == str(results.explain(best))  # type: ignore[arg-type]
+    for call in (results.explain, results.pictures, lambda trial: results.compare(0, trial)):
+        with pytest.raises(paretune.UserError, match="'best' is no trial: give one of results"):
+            call("best")

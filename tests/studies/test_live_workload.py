@@ -1,4 +1,6 @@
-"""A workload around live pipelines and a function: written with the source it needs, or refused with the reason."""
+"""PYTEST_DONT_REWRITE (its functions are compared with their source).
+
+A workload around live pipelines and a function: written with the source it needs, or refused with the reason."""
 
 import enum
 import linecache
@@ -10,12 +12,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy
+import paretune
 import pytest
 import torch
-from diffusers import StableDiffusionXLImg2ImgPipeline
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
+)
 from diffusers.models.attention_processor import AttnProcessor2_0
 from paretune.studies import UserError, Workload, live_workload, parse_study
 from paretune.testing import attach_lora, detach_lora, fuse_lora, ip_adapter, tiny_sdxl
+from tokenizers import normalizers
 
 SIDE, NAMES, HALF = 64, {"ann": (1, 2.5), "ben": [Path("x")]}, torch.float16
 LOCK = object()
@@ -343,3 +353,144 @@ def test_what_cannot_be_written_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(UserError, match=said):
         live_workload(entries, function, REQUESTS, folder=tmp_path)
+
+
+UP = """import functools, torch
+class Up(torch.nn.Module):
+    gain = 2
+    def forward(self, x): return x * self.gain
+"""
+SERVE = "def serve(p, r): return p['up'](torch.ones(1, 3, 8, 8))\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (UP + SERVE + "Up.gain = 5", "Up.gain is 5, and will be 2"),
+        (UP.replace("= 2", "= GAIN").replace("class", "GAIN = 2\nclass") + SERVE + "GAIN = 9", "Up.gain is 2, and wi"),
+        (
+            UP + "S = 2.0\ndef serve(p, r, s=S): return p['up'](torch.ones(1)) * s\nS = 3.0",
+            "the default of serve's s is 2.0, and will be 3.0",
+        ),
+        (UP + SERVE + "serve.note = 3", "serve.note is there, and will not be"),
+        (
+            UP + "def more(k):\n    def wrap(f):\n        @functools.wraps(f)\n        def by(*a): return f(*a) * k\n"
+            "        return by\n    return wrap\nK = 2\n@more(K)\n" + SERVE + "K = 5",
+            "k in serve is 2, and will be 5",
+        ),
+        (
+            UP + "def outer():\n    def serve(p, r): return inner()\n    if False: inner = 0\n    return serve\n"
+            "serve = outer()",
+            "serve uses inner, which has no value yet",
+        ),
+    ],
+)
+def test_a_source_that_would_do_something_else_than_the_session_is_refused(
+    cell: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = session(monkeypatch, one=cell)["one"]
+    with pytest.raises(UserError, match=said):
+        live_workload({"up": notebook.Up()}, notebook.serve, REQUESTS, folder=tmp_path / "written")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "import torch\nFACTOR = 2\ndef make():\n    FACTOR = 5\n    class Up(torch.nn.Module):\n"
+        "        def forward(self, x): return x * FACTOR\n    return Up\nUp = make()\n",
+        "import torch\nif False:\n    class Up(torch.nn.Module):\n        def forward(self, x): return x * 2\n"
+        "else:\n    class Up(torch.nn.Module):\n        def forward(self, x): return x * 3\n",
+        "import torch\ndef larger(kind):\n    kind.gain = 4\n    return kind\n@larger\n" + UP.partition("\n")[2],
+    ],
+)
+def test_a_class_is_written_as_it_was_defined(cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = session(monkeypatch, one=cell + SERVE)["one"]
+    live = {"up": notebook.Up()}
+    written = live_workload(live, notebook.serve, REQUESTS, folder=tmp_path / "written")
+    assert torch.equal(served(written), notebook.serve(live, None))
+
+
+@pytest.mark.parametrize(
+    ("made", "changed"),
+    [
+        ("[torch.ones(1)]", [torch.zeros(1)]),
+        ("numpy.ones(2)", numpy.zeros(2)),
+        ("types.SimpleNamespace(v=1)", SimpleNamespace(v=3)),
+        ("{1}", {3}),
+        ("{'_a': 1}", {"_a": 3}),
+        ("b'1'", b"3"),
+    ],
+)
+def test_what_a_layer_keeps_beside_its_weights_is_compared(
+    made: str, changed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = f"    def __init__(self):\n        super().__init__()\n        self.kept = {made}\n"
+    cell = "import numpy, types\n" + UP.replace("    gain = 2\n", f"    gain = 2\n{kept}") + SERVE
+    notebook = session(monkeypatch, one=cell)["one"]
+    up = notebook.Up()
+    live_workload({"up": up}, notebook.serve, REQUESTS, folder=tmp_path / "same")
+    up.kept = changed
+    with pytest.raises(UserError, match=r"up: kept.* when it is loaded again"):
+        live_workload({"up": up}, notebook.serve, REQUESTS, folder=tmp_path / "other")
+
+
+def brighter(pipeline: Any, name: str) -> None:
+    original = getattr(pipeline, name)
+    setattr(pipeline, name, types.MethodType(lambda self, *args, **kwargs: original(*args, **kwargs), pipeline))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda main: brighter(main, "encode_prompt"), "main.encode_prompt: a function was put there, and will not be"),
+        (lambda main: brighter(main.scheduler, "step"), "main.scheduler.step: a function was put there"),
+        (lambda main: brighter(main.image_processor, "postprocess"), "main.image_processor.postprocess: a function"),
+        (
+            lambda main: setattr(main.scheduler, "alphas_cumprod", main.scheduler.alphas_cumprod**2),
+            "main.scheduler: alphas_cumprod holds other numbers",
+        ),
+        (
+            lambda main: setattr(main.tokenizer.backend_tokenizer, "normalizer", normalizers.Replace("cat", "dog")),
+            "main.tokenizer: normalizer is .*, and will be",
+        ),
+        (lambda main: main.register_modules(extra=Upscaler()), "'main' has other components than a Stable"),
+    ],
+)
+def test_what_is_changed_beside_a_configuration_is_named(change: Any, said: str, tmp_path: Path) -> None:
+    main = tiny_sdxl()
+    change(main)
+    with pytest.raises(UserError, match=said):
+        live_workload({"main": main}, draws, REQUESTS, folder=tmp_path / "written")
+
+
+def test_a_method_that_was_put_into_a_packages_class_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = AttnProcessor2_0.__call__
+    monkeypatch.setattr(AttnProcessor2_0, "__call__", lambda *args, **kwargs: original(*args, **kwargs))
+    with pytest.raises(UserError, match=r"same .*: AttnProcessor2_0.__call__ is not its package's"):
+        live_workload({"main": tiny_sdxl()}, draws, REQUESTS, folder=tmp_path / "written")
+
+
+def test_new_tokens_are_written_too(tmp_path: Path) -> None:
+    main = StableDiffusionXLPipeline.from_pretrained(Path(paretune.__path__[0]) / "studies" / "quickstart" / "model")
+    main.set_progress_bar_config(disable=True)
+    width = main.text_encoder.config.hidden_size
+    main.load_textual_inversion(torch.ones(2, width), "<cat>", tokenizer=main.tokenizer, text_encoder=main.text_encoder)
+    written = live_workload({"main": main}, draws, REQUESTS, folder=tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(served(written), draws({"main": main}, None), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, HeunDiscreteScheduler])
+def test_what_a_call_leaves_in_a_scheduler_is_no_obstacle(kind: Any, tmp_path: Path) -> None:
+    main = tiny_sdxl()
+    main.scheduler = kind.from_config(main.scheduler.config)
+    with torch.no_grad():
+        expected = draws({"main": main}, None)
+        assert torch.equal(served(live_workload({"main": main}, draws, REQUESTS, folder=tmp_path)), expected)
+
+
+@pytest.mark.parametrize("requests", [REQUESTS[0], None, ["a cat"]])
+def test_requests_that_are_no_list_of_mappings_are_refused(requests: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="requests has to be a list of mappings"):
+        live_workload({"up": Upscaler()}, run, requests, folder=tmp_path)

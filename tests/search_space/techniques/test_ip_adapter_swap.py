@@ -1,5 +1,6 @@
 """IP-Adapters come and go without new weights or graphs, and each request's picture is what it is alone."""
 
+import copy
 import random
 import threading
 from collections.abc import Callable
@@ -347,3 +348,14 @@ def test_once_every_adapter_was_seen_nothing_is_compiled_again(
             assert torch.allclose(product.picture(name), alone[name], atol=1e-5)
         assert compilations.made() == Made(0, 0)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("how", ["stash", "in_place"])
+def test_a_copy_of_the_pipeline_is_refused(how: str) -> None:
+    pipeline = tiny_sdxl()
+    technique("ip_adapter_swap").apply({"main": pipeline}, how=how)
+    copied = copy.deepcopy(pipeline)
+    with pytest.raises(
+        RuntimeError, match=r"ip_adapter_swap: this pipeline has another U-Net than apply\(\) was given"
+    ):
+        copied.load_ip_adapter(ip_adapter(copied.unet), subfolder="", weight_name="", image_encoder_folder=None)

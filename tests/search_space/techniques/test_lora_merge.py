@@ -1,5 +1,6 @@
 """A LoRA that is written into the weights is in the picture, costs no layer, and leaves no trace when it goes."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ LEFT_TO_DIFFUSERS: dict[str, Any] = {
     "deleted": lambda pipeline: pipeline.delete_adapters("rose"),
     "scaled past the pipeline": lambda pipeline: pipeline.unet.set_adapters(["rose"], [0.25]),
     "scaled by a call": lambda pipeline: picture(pipeline, steps=1, batch=1, cross_attention_kwargs={"scale": 0.3}),
+    "scaled by encode_prompt": lambda pipeline: pipeline.encode_prompt("a cat", lora_scale=0.3),
     "loaded past the pipeline": lambda pipeline: pipeline.unet.load_lora_adapter({}, prefix="unet"),
     "loaded by another pipeline": lambda pipeline: StableDiffusionXLImg2ImgPipeline.from_pipe(
         pipeline
@@ -188,3 +190,15 @@ def test_loras_in_the_names_of_kohya_have_their_layers_and_their_scale() -> None
     pipeline.load_lora_weights(as_kohya_names_it(of_unet, 2.0))
     expected = picture(unchanged, steps=1, batch=1)
     assert torch.allclose(picture(pipeline, steps=1, batch=1), expected, atol=1e-5)
+
+
+def test_a_copy_of_the_pipeline_never_writes_into_the_pipeline_itself() -> None:
+    pipeline = tiny_sdxl()
+    technique("lora_merge").apply({"main": pipeline})
+    copied, lora = copy.deepcopy(pipeline), lora_of(pipeline, 1)
+    plain = picture(pipeline, steps=1, batch=1)
+    with pytest.raises(RuntimeError, match=r"lora_merge: this .* is a copy of one that apply\\(\\) was given"):
+        copied.load_lora_weights(lora)
+    with pytest.raises(RuntimeError, match=r"is a copy of one"):
+        copied.unet.unload_lora()
+    assert torch.equal(picture(pipeline, steps=1, batch=1), plain)
