@@ -21,7 +21,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from paretune.search_space import technique
 from paretune.search_space._artefacts import answered
-from paretune.search_space._call_shape import described
+from paretune.search_space._call_shape import described, switches
 from paretune.search_space._module_state import module_state
 from paretune.search_space._structure import module_weights, watched_structure
 from paretune.search_space.compiler import cuda_graphs
@@ -85,7 +85,7 @@ def no_driver() -> Any:
         for name, stand_in in stand_ins.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
         source = inspect.getsource(cuda_graphs.recorded).replace('device.type == "cuda"', 'device.type == "cpu"')
-        namespace: dict[str, Any] = {"Any": Any, "module_state": module_state}
+        namespace: dict[str, Any] = {"Any": Any, "watched_structure": watched_structure, "switches": switches}
         exec(inspect.getsource(cuda_graphs.recording_place), namespace)
         exec(source, namespace)
         yield namespace["recorded"]
