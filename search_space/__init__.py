@@ -3,6 +3,7 @@
 from ._apply_source import apply_source
 from ._artefacts import counters
 from ._by_device import Offer, default_space, offered
+from ._call_shape import described_switches
 from ._configuration import Configuration, Step
 from ._modules import denoisers, other_modules, text_encoders, torch_modules, user_modules, vaes
 from ._packages import how_to_install, is_installed
@@ -54,6 +55,7 @@ __all__ = [
     "default_space",
     "denoisers",
     "describe_pipelines",
+    "described_switches",
     "fitting_recipes",
     "forget_techniques",
     "how_to_install",

@@ -11,6 +11,7 @@ from typing import Any
 
 from ._errors import UserError
 from ._live_copy import check_copy, refuse_adapters
+from ._live_switches import switch_statements
 from ._source import Source
 
 WORKLOADS = Path("paretune.files") / "workloads"
@@ -61,7 +62,8 @@ def live_workload(
 
     Trials and bundles run that copy, so what run() uses has to be in it: its source, and that of the functions, classes
     and constants that it names, are found and written. Raises UserError for what has none, with the reason. Of the
-    pipelines, weights and configurations are written. They are loaded again once, into the memory of the processor, and
+    pipelines, weights and configurations are written, and of the session the switches that it has set (TF32, say). They
+    are loaded again once, into the memory of the processor, and
     what has become of them is compared: UserError names what would be lost.
     """
     if not isinstance(requests, Sequence) or not all(isinstance(one, Mapping) for one in requests):
@@ -165,7 +167,8 @@ def _save_and_load(pipelines: Mapping[str, Any], parts: Mapping[str, str], folde
 
     lines = ["def load(device):"]
     lines += [f"    import {package}" for package in ("diffusers", "safetensors.torch", "torch")]
-    lines += ["    from pathlib import Path", "", "    here = Path(__file__).parent", "    loaded = {}"]
+    lines += ["    from pathlib import Path", "", *(f"    {line}" for line in switch_statements())]
+    lines += ["    here = Path(__file__).parent", "    loaded = {}"]
     owners: dict[int, str] = {}
     for name, entry in pipelines.items():
         kind, place = type(entry).__name__, f'here / "{name}"'

@@ -3,8 +3,10 @@
 A workload around live pipelines and a function: written with the source it needs, or refused with the reason."""
 
 import enum
+import json
 import linecache
 import math
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -494,3 +496,46 @@ def test_what_a_call_leaves_in_a_scheduler_is_no_obstacle(kind: Any, tmp_path: P
 def test_requests_that_are_no_list_of_mappings_are_refused(requests: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="requests has to be a list of mappings"):
         live_workload({"up": Upscaler()}, run, requests, folder=tmp_path)
+
+
+SWITCHES = [
+    "torch.backends.cuda.matmul.allow_tf32 = True",
+    "torch.set_float32_matmul_precision('medium')",
+    "torch.backends.cudnn.allow_tf32 = False",
+    "torch.backends.cudnn.benchmark = True",
+    "torch.backends.cuda.enable_flash_sdp(False)",
+    "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_switches_that_a_session_has_set_are_set_in_trials(switch: str) -> None:
+    """Where trials computed without TF32, a notebook with it would gain what it has already."""
+    code = (
+        f"import torch\n{switch}\nfrom paretune.studies._live_switches import switch_statements\n"
+        "from paretune.search_space import described_switches\nimport json\n"
+        "print(json.dumps([switch_statements(), described_switches()]))"
+    )
+    statements, now = json.loads(_printed(code))
+    assert statements
+    again = "import torch, json\n" + "\n".join(statements) + "\nfrom paretune.search_space import described_switches\n"
+    assert json.loads(_printed(f"{again}print(json.dumps(described_switches()))")) == now
+
+
+def _printed(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def test_a_session_as_it_began_needs_none_and_others_are_written_into_load(tmp_path: Path) -> None:
+    def written(folder: str) -> str:
+        made = paretune.workload({"main": tiny_sdxl()}, run, REQUESTS, folder=tmp_path / folder)
+        return (made.folder / "workload.py").read_text()
+
+    assert "torch.backends" not in written("as-it-began")
+    torch.backends.cudnn.benchmark = True
+    try:
+        changed = written("changed")
+    finally:
+        torch.backends.cudnn.benchmark = False
+    assert "    torch.backends.cudnn.benchmark = True\n    here = " in changed
