@@ -198,3 +198,7 @@ def unet_refusal(pipelines: Any, branch: int) -> str | None:
         if unet.layers_per_block is not None and branch > unet.layers_per_block:
             return f"the U-Net has no skip connection {branch} in its first block"
     return None
+
+
+UNET_PARTS = (ends_are_known, unet_parts)
+"""What a technique that calls unet_parts() names among its helpers."""

@@ -53,9 +53,7 @@ class SameValues:
         if isinstance(one, numpy.ndarray):
             same = (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
             return None if same or one.dtype.hasobject else f"{name} holds other numbers"
-        if isinstance(one, types.MethodType):
-            return self.difference(name, one.__func__, other.__func__)
-        if isinstance(one, (staticmethod, classmethod)):
+        if isinstance(one, (types.MethodType, staticmethod, classmethod)):
             return self.difference(name, one.__func__, other.__func__)
         if isinstance(one, property):
             parts = [(each.fget, each.fset, each.fdel) for each in (one, other)]

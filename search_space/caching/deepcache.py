@@ -14,7 +14,7 @@ from .._calls import calling_pipeline, step_of_call, wrap_forward
 from .._modules import denoisers, torch_modules
 from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
-from .._unet_parts import ends_are_known, unet_parts, unet_refusal
+from .._unet_parts import UNET_PARTS, unet_parts, unet_refusal
 
 
 class DeepCacheParameters(Parameters):
@@ -166,14 +166,5 @@ TECHNIQUE = Technique(
     traits=frozenset({Trait.CALLS_INNER_LAYERS, Trait.CACHES_STEPS}),
     adapters_later="LoRAs and IP-Adapters may be loaded after it, between pictures.",
     plan=plan,
-    helpers=(
-        torch_modules,
-        denoisers,
-        wrap_forward,
-        calling_pipeline,
-        step_of_call,
-        ends_are_known,
-        unet_parts,
-        deepcache_plan,
-    ),
+    helpers=(torch_modules, denoisers, wrap_forward, calling_pipeline, step_of_call, *UNET_PARTS, deepcache_plan),
 )

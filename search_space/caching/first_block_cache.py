@@ -13,7 +13,7 @@ from .._modules import denoisers, torch_modules
 from .._steps import STEP_HELPERS, wrap_steps
 from .._target import PipelineFacts, Role, Target
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
-from .._unet_parts import ends_are_known, unet_parts, unet_refusal
+from .._unet_parts import UNET_PARTS, unet_parts, unet_refusal
 
 
 class FirstBlockCacheParameters(Parameters):
@@ -133,5 +133,5 @@ TECHNIQUE = Technique(
     stage=Stage.STRUCTURE,
     traits=frozenset({Trait.CACHES_STEPS, Trait.CALLS_INNER_LAYERS}),
     roles=frozenset({Role.DENOISER}),
-    helpers=(torch_modules, denoisers, *STEP_HELPERS, ends_are_known, unet_parts),
+    helpers=(torch_modules, denoisers, *STEP_HELPERS, *UNET_PARTS),
 )

@@ -12,7 +12,7 @@ from .._modules import denoisers, torch_modules
 from .._steps import STEP_HELPERS, wrap_steps
 from .._target import PipelineFacts, Role, Target, known_steps
 from .._technique import Axis, Loss, Parameters, Stage, Technique, Trait
-from .._unet_parts import ends_are_known, unet_parts, unet_refusal
+from .._unet_parts import UNET_PARTS, unet_parts, unet_refusal
 
 
 class ForecastCacheParameters(Parameters):
@@ -193,5 +193,5 @@ TECHNIQUE = Technique(
     stage=Stage.STRUCTURE,
     traits=traits,
     roles=frozenset({Role.DENOISER}),
-    helpers=(torch_modules, denoisers, *STEP_HELPERS, ends_are_known, unet_parts, forecast_plan, forecast_weights),
+    helpers=(torch_modules, denoisers, *STEP_HELPERS, *UNET_PARTS, forecast_plan, forecast_weights),
 )

@@ -1,6 +1,5 @@
 """LoRAs of several ranks take each other's place without new layers, weights or graphs, and leave no trace."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -137,15 +136,3 @@ def test_a_lora_may_be_loaded_in_inference_mode_and_the_next_one_outside() -> No
         pipeline.unload_lora_weights()
     pipeline.load_lora_weights(lora_of(pipeline, 2, 8))
     assert torch.allclose(shown(pipeline), as_diffusers_loads_it(2, 8), atol=1e-5)
-
-
-def test_a_copy_of_the_pipeline_never_writes_into_the_pipeline_itself() -> None:
-    pipeline = tiny_sdxl()
-    technique("lora_hotswap").apply({"main": pipeline}, most_rank=16)
-    copied, lora = copy.deepcopy(pipeline), lora_of(pipeline, 1, 4)
-    plain = picture(pipeline, steps=1, batch=1)
-    with pytest.raises(RuntimeError, match=r"lora_hotswap: this .* is a copy of one that apply\(\) was given"):
-        copied.load_lora_weights(lora)
-    with pytest.raises(RuntimeError, match=r"is a copy of one"):
-        copied.unet.unload_lora()
-    assert torch.equal(picture(pipeline, steps=1, batch=1), plain)

@@ -1,6 +1,5 @@
 """A LoRA that is written into the weights is in the picture, costs no layer, and leaves no trace when it goes."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -190,15 +189,3 @@ def test_loras_in_the_names_of_kohya_have_their_layers_and_their_scale() -> None
     pipeline.load_lora_weights(as_kohya_names_it(of_unet, 2.0))
     expected = picture(unchanged, steps=1, batch=1)
     assert torch.allclose(picture(pipeline, steps=1, batch=1), expected, atol=1e-5)
-
-
-def test_a_copy_of_the_pipeline_never_writes_into_the_pipeline_itself() -> None:
-    pipeline = tiny_sdxl()
-    technique("lora_merge").apply({"main": pipeline})
-    copied, lora = copy.deepcopy(pipeline), lora_of(pipeline, 1)
-    plain = picture(pipeline, steps=1, batch=1)
-    with pytest.raises(RuntimeError, match=r"lora_merge: this .* is a copy of one that apply\(\) was given"):
-        copied.load_lora_weights(lora)
-    with pytest.raises(RuntimeError, match=r"is a copy of one"):
-        copied.unet.unload_lora()
-    assert torch.equal(picture(pipeline, steps=1, batch=1), plain)
